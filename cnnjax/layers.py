@@ -1,0 +1,147 @@
+"""What the networks share: the output type, convolution, pooling and local response normalisation. NHWC throughout."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Padding = str | Sequence[tuple[int, int]]
+
+
+class Outputs(NamedTuple):
+    """What every model returns, in training and in evaluation."""
+
+    logits: jax.Array  # (N, num_classes) float32, before the softmax
+    aux: tuple[jax.Array, ...]  # logits of the auxiliary heads, nearest the input first; () in evaluation
+    features: jax.Array  # (N, D): what the classifier reads
+
+
+def stage(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
+    """Names a feature map, so that `apply(…, mutable=["stages"])` returns it under that name. Free otherwise."""
+    if not module.is_initializing():
+        module.sow("stages", name, x, init_fn=lambda: None, reduce_fn=lambda _, new: new)
+    return x
+
+
+def require_size(x: jax.Array, smallest: int, model: str) -> None:
+    """Raises ValueError when an image is smaller than the network's geometry allows."""
+    if x.ndim != 4:
+        raise ValueError(f"{model} takes images of shape (N, H, W, C), got {x.shape}")
+    if min(x.shape[1:3]) < smallest:
+        raise ValueError(f"{model} needs images of at least {smallest}x{smallest} pixels, got {x.shape[1]}x{x.shape[2]}")
+
+
+# ---------------------------------------------------------------------------------------------- convolution
+
+
+def _banded(x: jax.Array, kernel: jax.Array, precision: Any) -> jax.Array:
+    """A stride-1 VALID convolution as one matrix product with the kernel's banded (Toeplitz) matrix along the width.
+
+    Does W / kw times the multiplications, but as a large dense product, where XLA on a CPU reaches 30 times
+    the rate of its convolution with a handful of channels.
+    """
+    n, h, w, c_in = x.shape
+    kh, kw, _, c_out = kernel.shape
+    oh, ow = h - kh + 1, w - kw + 1
+    # Rows of length w + 1, repeated and cut into rows of length w, move one step to the right each time.
+    band = jnp.tile(jnp.pad(kernel, ((0, 0), (0, w + 1 - kw), (0, 0), (0, 0))), (1, ow, 1, 1))[:, : ow * w]
+    band = band.reshape(kh, ow, w, c_in, c_out).transpose(0, 2, 3, 1, 4).reshape(kh * w * c_in, ow * c_out)
+    rows = x.reshape(n, h, w * c_in)
+    rows = jnp.concatenate([rows[:, i : i + oh] for i in range(kh)], axis=-1)
+    return jnp.dot(rows.reshape(n * oh, -1), band, precision=precision).reshape(n, oh, ow, c_out)
+
+
+def convolve(x, kernel, window_strides, padding, *, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count,
+             precision, **kwargs):  # fmt: skip
+    """`lax.conv_general_dilated`, written for a CPU as a banded matrix product where that is faster.
+
+    `nn.Conv(conv_general_dilated=convolve)` takes it, so parameters and their names are those of a plain `nn.Conv`.
+    """
+    plain = partial(
+        lax.conv_general_dilated, window_strides=window_strides, padding=padding, lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation, dimension_numbers=dimension_numbers, feature_group_count=feature_group_count,
+        precision=precision, **kwargs,
+    )  # fmt: skip
+    kh, kw, c_in, c_out = kernel.shape
+    dense = feature_group_count == 1 and {*window_strides, *lhs_dilation, *rhs_dilation} == {1}
+    # Measured on two x86 cores: pays while the image is narrow and the channels fill no vector register. A kernel as
+    # wide as the image is a dense layer anyway.
+    narrow = kw > 1 and c_in * c_out <= 256 and x.shape[2] <= 36
+    whole = padding == "VALID" and kw == x.shape[2]
+    if not (dense and (narrow or whole)):
+        return plain(x, kernel)
+
+    def banded(x, kernel):
+        pads = lax.padtype_to_pads(x.shape[1:3], (kh, kw), window_strides, padding) if isinstance(padding, str) else padding
+        return _banded(jnp.pad(x, ((0, 0), *pads, (0, 0))), kernel, precision)
+
+    return lax.platform_dependent(x, kernel, cpu=banded, default=plain)
+
+
+Conv = partial(nn.Conv, conv_general_dilated=convolve)
+
+
+class ConvBN(nn.Module):
+    """Convolution, BatchNorm, activation: (N, H, W, C) -> (N, H', W', features). Batch Normalization (2015), section 3.2.
+
+    The convolution has no bias: BatchNorm's own shift takes its place. `norm` is a `partial(nn.BatchNorm, …)` that the network
+    makes once, so that blocks know nothing of training, precision or the axis over which statistics are synced.
+    """
+
+    features: int
+    kernel: tuple[int, int]
+    norm: Callable[..., nn.Module]
+    strides: int = 1
+    padding: Padding = "SAME"
+    use_bias: bool = False
+    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    kernel_init: Callable = nn.initializers.lecun_normal()
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = Conv(self.features, self.kernel, self.strides, self.padding, use_bias=self.use_bias,
+                 kernel_init=self.kernel_init, dtype=self.dtype, name="conv")(x)  # fmt: skip
+        return self.activation(self.norm(name="bn")(x))
+
+
+# ---------------------------------------------------------------------------------------------- normalisation
+
+
+def local_response_norm(x: jax.Array, *, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75) -> jax.Array:
+    """x / (k + alpha * sum of squares over `size` neighbouring channels) ** beta. Krizhevsky et al. 2012, section 3.3.
+
+    `alpha` is not divided by `size`, as in the paper; Caffe and torch divide, so their alpha is `size` times this one.
+    """
+    with jax.named_scope("lrn"):
+        half = size // 2
+        squares = lax.square(x.astype(jnp.float32))
+        total = lax.reduce_window(squares, 0.0, lax.add, (1, 1, 1, size), (1, 1, 1, 1), ((0, 0), (0, 0), (0, 0), (half, size - 1 - half)))
+        return (x * (k + alpha * total) ** -beta).astype(x.dtype)
+
+
+# ---------------------------------------------------------------------------------------------- pooling
+
+
+def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = "VALID", *, name: str = "pool") -> jax.Array:
+    """Square max pooling; padded cells never win. `name` labels it in traces and tables."""
+    with jax.named_scope(name):
+        return nn.max_pool(x, window_shape=(window, window), strides=(stride, stride), padding=padding)
+
+
+def avg_pool(x: jax.Array, window: int, stride: int, padding: Padding = "VALID", *, count_pad: bool = False,
+             name: str = "pool") -> jax.Array:  # fmt: skip
+    """Square average pooling. `count_pad` divides by the whole window at the edges, as torch does and TensorFlow does not."""
+    with jax.named_scope(name):
+        return nn.avg_pool(x, window_shape=(window, window), strides=(stride, stride), padding=padding,
+                           count_include_pad=count_pad or padding == "VALID")  # fmt: skip
+
+
+def global_avg_pool(x: jax.Array) -> jax.Array:
+    """(N, H, W, C) -> (N, C): the mean over the whole map, in float32."""
+    with jax.named_scope("global_pool"):
+        return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)

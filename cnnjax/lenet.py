@@ -1,0 +1,143 @@
+"""LeNet-5. LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition, 1998, section II.B.
+
+    layer   what                                    map       lenet5_1998 parameters    lenet5
+    C1      conv 5x5                                28²x6            156                   156
+    S2      2x2 sub-sampling                        14²x6             12 (a, b per map)      0
+    C3      conv 5x5, Table I says who sees whom    10²x16         1,516                 2,416 (all see all)
+    S4      2x2 sub-sampling                         5²x16            32                     0
+    C5      conv 5x5 over the whole map              1²x120       48,120                48,120
+    F6      dense                                      84         10,164                10,164
+    output  distances to fixed codes | dense           10              0                   850
+
+The ideas to see here: weights shared over positions (156 parameters make 122,304 connections), resolution traded for
+channels, and in 1998 a C3 whose maps see different inputs, to save work and to break the symmetry between them.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnnjax.initializers import glorot_uniform, lecun_uniform_1998
+from cnnjax.layers import Conv, Outputs, avg_pool, require_size, stage
+
+# Table I: the S2 maps that each of the 16 maps of C3 sees.
+C3_INPUTS = (
+    (0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (0, 4, 5), (0, 1, 5),
+    (0, 1, 2, 3), (1, 2, 3, 4), (2, 3, 4, 5), (0, 3, 4, 5), (0, 1, 4, 5), (0, 1, 2, 5),
+    (0, 1, 3, 4), (1, 2, 4, 5), (0, 2, 3, 5),
+    (0, 1, 2, 3, 4, 5),
+)  # fmt: skip
+C3_LINKS = np.array([(source, target) for target, sources in enumerate(C3_INPUTS) for source in sources])  # (60, 2)
+
+# The targets of the output layer: digits drawn on 7x12 bitmaps in the manner of Figure 3 (redrawn, not traced).
+DIGITS = """
+.......  .......  .......  .......  .......  .......  .......  .......  .......  .......
+..###..  ...#...  ..###..  .#####.  ....##.  .######  ..####.  .######  ..###..  ..###..
+.##.##.  ..##...  .##.##.  .....#.  ...###.  .#.....  .##....  .....##  .##.##.  .##.##.
+##...##  .###...  ##...##  ....#..  ...#.#.  .#.....  ##.....  .....#.  ##...##  ##...##
+##...##  ...#...  .....##  ...##..  ..##.#.  .#####.  ##.....  ....##.  ##...##  ##...##
+##...##  ...#...  ....##.  ....##.  ..#..#.  .##..##  ##.###.  ....#..  .##.##.  .##..##
+##...##  ...#...  ...##..  .....##  .##..#.  ......#  ###..##  ...##..  ..###..  ..###.#
+##...##  ...#...  ..##...  ......#  .######  ......#  ##...##  ...#...  .##.##.  .....##
+##...##  ...#...  .##....  ##....#  .....#.  ##....#  ##...##  ..##...  ##...##  .....##
+.##.##.  ...#...  ##.....  .##..##  .....#.  .##..##  .##.##.  ..#....  .##.##.  ....##.
+..###..  .#####.  #######  ..####.  .....#.  ..####.  ..###..  .##....  ..###..  .####..
+.......  .......  .......  .......  .......  .......  .......  .......  .......  .......
+"""
+CODES = np.array(
+    [[1.0 if cell == "#" else -1.0 for row in rows for cell in row] for rows in zip(*map(str.split, DIGITS.split("\n")[1:-1]))],
+    np.float32,
+)  # (10, 84)
+
+
+def to_32(x: jax.Array) -> jax.Array:
+    """MNIST's 28x28 images get a border of two, as in the paper: strokes must be able to end inside a C1 kernel."""
+    missing = [max(0, 32 - size) for size in x.shape[1:3]]
+    return jnp.pad(x, ((0, 0), *((m // 2, m - m // 2) for m in missing), (0, 0)))
+
+
+class LeNet5(nn.Module):
+    """The network as it is taught: every C3 map sees all of S2, plain average pooling, tanh, a dense output.
+
+    Images (N, 32, 32, C), or 28x28, to `Outputs`; 61,706 parameters on one channel and ten classes.
+    Larger images slide the network over the input and average C5 over the positions.
+    """
+
+    num_classes: int = 10
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
+        require_size(x, 28, "lenet5")
+        kernel = dict(kernel_init=glorot_uniform, dtype=self.dtype)
+        x = to_32(x)
+        x = stage(self, "c1", nn.tanh(Conv(6, (5, 5), padding="VALID", name="c1", **kernel)(x)))  # 28
+        x = stage(self, "s2", avg_pool(x, 2, 2, name="s2"))  # 14
+        x = stage(self, "c3", nn.tanh(Conv(16, (5, 5), padding="VALID", name="c3", **kernel)(x)))  # 10
+        x = stage(self, "s4", avg_pool(x, 2, 2, name="s4"))  # 5
+        x = stage(self, "c5", nn.tanh(Conv(120, (5, 5), padding="VALID", name="c5", **kernel)(x)))  # 1
+        x = nn.tanh(nn.Dense(84, name="f6", **kernel)(x.mean((1, 2))))
+        logits = nn.Dense(self.num_classes, name="output", kernel_init=glorot_uniform, dtype=jnp.float32)(x)
+        return Outputs(logits, (), x)
+
+
+def squash(x: jax.Array) -> jax.Array:
+    """1.7159 tanh(2x/3): f(1) = 1, f(-1) = -1, and the curvature is largest there (appendix A)."""
+    return 1.7159 * nn.tanh(2 / 3 * x)
+
+
+class SubSampling(nn.Module):
+    """Layers S2 and S4: the sum of four neighbours, times a trainable coefficient per map, plus a bias, squashed."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        # The paper leaves their initial values open: start as the plain average.
+        coefficient = self.param("coefficient", nn.initializers.constant(0.25), x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        return squash(4 * avg_pool(x, 2, 2) * coefficient.astype(x.dtype) + bias.astype(x.dtype))
+
+
+class SparseConv(nn.Module):
+    """Layer C3: 60 kernels of 5x5, one for each link of Table I, summed into 16 maps with a bias each."""
+
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        sources, targets = C3_LINKS.T
+        fan_in = jnp.array([25 * len(C3_INPUTS[target]) for target in targets])
+        init = lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -2.4, 2.4) / fan_in  # noqa: E731
+        links = nn.Conv(60, (5, 5), padding="VALID", feature_group_count=60, use_bias=False, kernel_init=init,
+                        dtype=self.dtype, name="links")(x[..., sources])  # fmt: skip
+        bias = self.param("bias", nn.initializers.zeros, (16,))
+        return jnp.zeros((*links.shape[:-1], 16), links.dtype).at[..., targets].add(links) + bias.astype(links.dtype)
+
+
+class LeNet5Of1998(nn.Module):
+    """The network of the paper, with 60,000 trained parameters. Images (N, 32, 32, 1), or 28x28, to `Outputs`.
+
+    Class i scores minus the squared distance of F6 to the fixed code i (equation 7), so that softmax cross-entropy
+    on the logits is the paper's discriminative criterion (equation 9) without its constant e^-j.
+    """
+
+    num_classes: int = 10
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
+        require_size(x, 28, "lenet5_1998")
+        if self.num_classes != 10:
+            raise ValueError(f"lenet5_1998 compares with the codes of ten digits, got num_classes={self.num_classes}")
+        kernel = dict(kernel_init=lecun_uniform_1998, dtype=self.dtype)
+        x = to_32(x)
+        x = stage(self, "c1", squash(Conv(6, (5, 5), padding="VALID", name="c1", **kernel)(x)))  # 28
+        x = stage(self, "s2", SubSampling(name="s2")(x))  # 14
+        x = stage(self, "c3", squash(SparseConv(self.dtype, name="c3")(x)))  # 10
+        x = stage(self, "s4", SubSampling(name="s4")(x))  # 5
+        x = stage(self, "c5", squash(Conv(120, (5, 5), padding="VALID", name="c5", **kernel)(x)))  # 1
+        x = squash(nn.Dense(84, name="f6", **kernel)(x.mean((1, 2)))).astype(jnp.float32)
+        logits = 2 * x @ CODES.T - jnp.sum(x**2, -1, keepdims=True) - 84  # -|x - code|², since |code|² = 84
+        return Outputs(logits, (), x)

@@ -1,0 +1,84 @@
+"""The table of models: name -> how to build it, where it comes from, what it takes."""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable
+from functools import cached_property
+
+import flax.linen as nn
+
+from cnnjax import lenet
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """One row of the registry. Counts are computed from the module (one abstract trace), never stored."""
+
+    build: Callable[..., nn.Module]
+    paper: str
+    reference: str  # the implementation whose numbers and weights this variant can be compared with
+    input_size: tuple[int, int, int] = (224, 224, 3)  # H, W, C
+    num_classes: int = 1000
+
+    @cached_property
+    def _total(self):
+        from cnnjax import analysis
+
+        return analysis.summarize(self.build(num_classes=self.num_classes), self.input_size)
+
+    @property
+    def parameters(self) -> int:
+        """Trainable values of the inference network: auxiliary heads and moving statistics are not counted."""
+        return self._total.parameters
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-accumulates of convolutions and dense layers for one image of `input_size`."""
+        return self._total.multiply_adds
+
+    @property
+    def receptive_field(self) -> int:
+        """Side in pixels of the input square that one cell of the last convolution or pooling sees."""
+        return self._total.receptive_field
+
+
+MNIST = dict(input_size=(32, 32, 1), num_classes=10)
+
+MODELS: dict[str, Spec] = {
+    "lenet5": Spec(lenet.LeNet5, "LeCun et al. 1998", "as taught: dense C3, average pooling", **MNIST),
+    "lenet5_1998": Spec(lenet.LeNet5Of1998, "LeCun et al. 1998", "the paper: Table I, trainable S, RBF output", **MNIST),
+}
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """', did you mean …?' for a mistyped word, or the list of what is known."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}"
+
+
+def list_models() -> list[str]:
+    """The names that `create_model` takes, in the order of the papers."""
+    return list(MODELS)
+
+
+def get_spec(name: str) -> Spec:
+    """The registry's row for a name; ValueError names the nearest known ones."""
+    if name not in MODELS:
+        raise ValueError(f"no model is called {name!r}; {nearest(name, MODELS)}")
+    return MODELS[name]
+
+
+def create_model(name: str, *, num_classes: int | None = None, dtype=None, **options) -> nn.Module:
+    """Builds a model of the registry.
+
+    `num_classes` defaults to that of the paper's data set; `dtype` is the compute type (float32 or bfloat16), parameters
+    and logits stay float32; further options are the fields of the model's class. ValueError names what is unknown.
+    """
+    spec = get_spec(name)
+    model = spec.build(num_classes=spec.num_classes if num_classes is None else num_classes, dtype=dtype)
+    known = [field.name for field in dataclasses.fields(model) if field.name not in ("parent", "name")]
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{name} has no option {option!r}; {nearest(option, known)}")
+    return model.clone(**options)
