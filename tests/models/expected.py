@@ -1,0 +1,45 @@
+"""What every model of the registry must come to: numbers of the papers and of the reference implementations.
+
+Typed here and nowhere else; the models are built from widths and kernels, so that a slip in either shows.
+"""
+
+from typing import NamedTuple
+
+
+class Expected(NamedTuple):
+    """One model at its own input size and number of classes."""
+
+    parameters: int  # trainable, without auxiliary heads
+    multiply_adds: int  # convolutions and dense layers, one image, without auxiliary heads
+    features: int  # width of what the classifier reads
+    smallest: int  # side of the smallest legal image
+    parameters_with_aux: int | None = None  # None: the model has no auxiliary head by default
+    heads: int = 0  # auxiliary heads
+    norms: int = 0  # BatchNorm layers, without auxiliary heads
+    channels: int = 0  # channels that they normalise: parameters with gamma = parameters without + this
+
+
+EXPECTED: dict[str, Expected] = {
+    "lenet5": Expected(61_706, 416_520, 84, 28),
+    "lenet5_1998": Expected(60_000, 326_520, 84, 28),
+    "alexnet": Expected(60_965_224, 724_406_816, 4096, 67),
+    "alexnet_owt": Expected(61_100_840, 714_188_480, 4096, 63),
+    "vgg11": Expected(132_863_336, 7_609_090_048, 4096, 32),
+    "vgg11_lrn": Expected(132_863_336, 7_609_090_048, 4096, 32),
+    "vgg13": Expected(133_047_848, 11_308_466_176, 4096, 32),
+    "vgg16_c": Expected(133_638_952, 11_770_888_192, 4096, 32),
+    "vgg16": Expected(138_357_544, 15_470_264_320, 4096, 32),
+    "vgg19": Expected(143_667_240, 19_632_062_464, 4096, 32),
+    "vgg11_bn": Expected(132_868_840, 7_609_090_048, 4096, 32, norms=8, channels=2_752),
+    "vgg13_bn": Expected(133_053_736, 11_308_466_176, 4096, 32, norms=10, channels=2_944),
+    "vgg16_bn": Expected(138_365_992, 15_470_264_320, 4096, 32, norms=13, channels=4_224),
+    "vgg19_bn": Expected(143_678_248, 19_632_062_464, 4096, 32, norms=16, channels=5_504),
+    "inception_v1": Expected(6_998_552, 1_582_671_872, 1024, 15, parameters_with_aux=13_378_280, heads=2),
+    # Not in print: summed by hand from the widths, with every reduction left out and the pooling branch passed on whole.
+    "inception_v1_naive": Expected(97_526_008, 12_568_061_056, 4048, 15),
+    "inception_v1_bn": Expected(
+        6_624_904, 1_498_376_192, 1024, 15, parameters_with_aux=13_004_888, heads=2, norms=57, channels=7_280
+    ),
+    "inception_v2": Expected(11_285_224, 2_032_600_064, 1024, 15, heads=2, norms=69, channels=10_016),
+    "inception_v2_slim": Expected(11_178_336, 1_934_857_216, 1024, 15, norms=68, channels=9_888),
+}
