@@ -15,3 +15,20 @@ def lecun_uniform_1998(key, shape, dtype=jnp.float32):
 
 # Glorot & Bengio 2010; the default of Keras and of TF-slim layers without an override.
 glorot_uniform = initializers.glorot_uniform()
+
+# He et al. 2015, truncated at two standard deviations: TF-slim's convolutions in Inception v1 to v4.
+he_normal = initializers.he_normal()
+
+
+def truncated_normal(std: float):
+    """N(0, std²) drawn again beyond 2 std, as in TF and torch: the result's standard deviation is 0.88 std."""
+    return initializers.truncated_normal(std)
+
+
+def torch_uniform(fan_in: int):
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): what torch gives kernels and biases unless told otherwise."""
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
+
+    return init

@@ -22,8 +22,9 @@ class Outputs(NamedTuple):
 
 def stage(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
     """Names a feature map, so that `apply(…, mutable=["stages"])` returns it under that name. Free otherwise."""
-    if not module.is_initializing():
-        module.sow("stages", name, x, init_fn=lambda: None, reduce_fn=lambda _, new: new)
+    # Not `sow`: it takes names away from the children, and a stage bears the name of the layer that ends it.
+    if module.is_mutable_collection("stages") and not module.is_initializing():
+        module.put_variable("stages", name, x)
     return x
 
 
@@ -85,6 +86,23 @@ def convolve(x, kernel, window_strides, padding, *, lhs_dilation, rhs_dilation, 
 Conv = partial(nn.Conv, conv_general_dilated=convolve)
 
 
+class ConvRelu(nn.Module):
+    """Convolution with a bias, ReLU: (N, H, W, C) -> (N, H', W', features). The place of `ConvBN` without BatchNorm."""
+
+    features: int
+    kernel: tuple[int, int]
+    strides: int = 1
+    padding: Padding = "SAME"
+    kernel_init: Callable = nn.initializers.lecun_normal()
+    bias_init: Callable = nn.initializers.zeros
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.relu(Conv(self.features, self.kernel, self.strides, self.padding, kernel_init=self.kernel_init,
+                            bias_init=self.bias_init, dtype=self.dtype, name="conv")(x))  # fmt: skip
+
+
 class ConvBN(nn.Module):
     """Convolution, BatchNorm, activation: (N, H, W, C) -> (N, H', W', features). Batch Normalization (2015), section 3.2.
 
@@ -141,7 +159,46 @@ def avg_pool(x: jax.Array, window: int, stride: int, padding: Padding = "VALID",
                            count_include_pad=count_pad or padding == "VALID")  # fmt: skip
 
 
+def adaptive_avg_pool(x: jax.Array, size: int, *, name: str = "adaptive_pool") -> jax.Array:
+    """(N, H, W, C) -> (N, size, size, C): cell i is the mean of the rows floor(i H / size) to ceil((i + 1) H / size).
+
+    The rule of torch. Windows overlap where they do not divide the map; a map of this size stays as it is.
+    """
+    with jax.named_scope(name):
+        for axis in (1, 2):
+            if (length := x.shape[axis]) != size:
+                edges = [(i * length // size, -(-(i + 1) * length // size)) for i in range(size)]
+                cells = [lax.slice_in_dim(x, *edge, axis=axis).mean(axis, keepdims=True) for edge in edges]
+                x = jnp.concatenate(cells, axis=axis)
+        return x
+
+
 def global_avg_pool(x: jax.Array) -> jax.Array:
     """(N, H, W, C) -> (N, C): the mean over the whole map, in float32."""
     with jax.named_scope("global_pool"):
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+
+
+# ---------------------------------------------------------------------------------------------- heads
+
+
+class AuxHead(nn.Module):
+    """The auxiliary classifier of Inception v3, v4 and Inception-ResNet-v2: (N, 17, 17, C) -> (N, num_classes) float32.
+
+    The 5x5 over the whole pooled map is the fully connected layer of Inception v1's heads; `bn` normalises it too
+    ("BN-auxiliary" of the v3 paper). Behind a larger image it slides, and its answers are averaged.
+    """
+
+    num_classes: int
+    conv: Callable[..., nn.Module]  # a partial(ConvBN, norm=…)
+    bn: bool = True
+    conv1_init: Callable = nn.initializers.he_normal()
+    head_init: Callable = nn.initializers.glorot_uniform()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        plain = {} if self.bn else dict(norm=lambda name: lambda x: x, use_bias=True)
+        x = avg_pool(x, 5, 3)  # 5
+        x = self.conv(128, (1, 1), name="conv0")(x)
+        x = self.conv(768, (5, 5), padding="VALID", kernel_init=self.conv1_init, name="conv1", **plain)(x)  # 1
+        return nn.Dense(self.num_classes, kernel_init=self.head_init, dtype=jnp.float32, name="head")(global_avg_pool(x))

@@ -3,11 +3,11 @@
 import dataclasses
 import difflib
 from collections.abc import Callable, Iterable
-from functools import cached_property
+from functools import cached_property, partial
 
 import flax.linen as nn
 
-from cnnjax import lenet
+from cnnjax import alexnet, lenet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +47,8 @@ MNIST = dict(input_size=(32, 32, 1), num_classes=10)
 MODELS: dict[str, Spec] = {
     "lenet5": Spec(lenet.LeNet5, "LeCun et al. 1998", "as taught: dense C3, average pooling", **MNIST),
     "lenet5_1998": Spec(lenet.LeNet5Of1998, "LeCun et al. 1998", "the paper: Table I, trainable S, RBF output", **MNIST),
+    "alexnet": Spec(alexnet.AlexNet, "Krizhevsky et al. 2012", "the paper; Caffe bvlc_alexnet", (227, 227, 3)),
+    "alexnet_owt": Spec(partial(alexnet.AlexNet, plan=alexnet.ONE_WEIRD_TRICK), "Krizhevsky 2014", "torchvision"),
 }
 
 
