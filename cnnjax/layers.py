@@ -197,8 +197,9 @@ class AuxHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        plain = {} if self.bn else dict(norm=lambda name: lambda x: x, use_bias=True)
+        plain: dict[str, Any] = {} if self.bn else {"norm": lambda name: lambda x: x, "use_bias": True}
         x = avg_pool(x, 5, 3)  # 5
         x = self.conv(128, (1, 1), name="conv0")(x)
         x = self.conv(768, (5, 5), padding="VALID", kernel_init=self.conv1_init, name="conv1", **plain)(x)  # 1
-        return nn.Dense(self.num_classes, kernel_init=self.head_init, dtype=jnp.float32, name="head")(global_avg_pool(x))
+        x = global_avg_pool(x)
+        return nn.Dense(self.num_classes, kernel_init=self.head_init, dtype=jnp.float32, name="head")(x)
