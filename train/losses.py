@@ -1,0 +1,30 @@
+"""The training objective: cross-entropy with smoothed labels, on the classifier and on auxiliary heads."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cnnjax import Outputs
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+    """Mean over the batch of -sum q log softmax(logits); logits (N, K), labels (N,).
+
+    q is (1 - e) * onehot + e / K: label smoothing, Szegedy et al. 2015 (Rethinking the Inception architecture), section 7.
+    """
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
+    return optax.softmax_cross_entropy(logits, targets).mean()
+
+
+def objective(outputs: Outputs, labels: jax.Array, *, label_smoothing: float, main_weight: float, aux_weight: float):
+    """(loss, parts): main_weight * xent(logits) + aux_weight * mean of xent(aux), and its parts unweighted.
+
+    GoogLeNet (2014, section 5) adds 0.3 of each of its two heads to 1.0 of the classifier: weights 1.0 and 0.6.
+    """
+    main = cross_entropy(outputs.logits, labels, label_smoothing)
+    parts = {"main_loss": main}
+    loss = main_weight * main
+    if outputs.aux:
+        parts["aux_loss"] = jnp.mean(jnp.stack([cross_entropy(aux, labels, label_smoothing) for aux in outputs.aux]))
+        loss += aux_weight * parts["aux_loss"]
+    return loss, parts
