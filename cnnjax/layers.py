@@ -80,6 +80,8 @@ def convolve(x, kernel, window_strides, padding, *, lhs_dilation, rhs_dilation, 
         pads = lax.padtype_to_pads(x.shape[1:3], (kh, kw), window_strides, padding) if isinstance(padding, str) else padding
         return _banded(jnp.pad(x, ((0, 0), *pads, (0, 0))), kernel, precision)
 
+    if whole and kh == x.shape[1]:  # one plain matrix product: better than sliding on a GPU too
+        return lax.platform_dependent(x, kernel, cpu=banded, cuda=banded, rocm=banded, default=plain)
     return lax.platform_dependent(x, kernel, cpu=banded, default=plain)
 
 

@@ -7,7 +7,7 @@ from functools import cached_property, partial
 
 import flax.linen as nn
 
-from cnnjax import alexnet, lenet
+from cnnjax import alexnet, inception_v3, lenet, vgg
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +49,17 @@ MODELS: dict[str, Spec] = {
     "lenet5_1998": Spec(lenet.LeNet5Of1998, "LeCun et al. 1998", "the paper: Table I, trainable S, RBF output", **MNIST),
     "alexnet": Spec(alexnet.AlexNet, "Krizhevsky et al. 2012", "the paper; Caffe bvlc_alexnet", (227, 227, 3)),
     "alexnet_owt": Spec(partial(alexnet.AlexNet, plan=alexnet.ONE_WEIRD_TRICK), "Krizhevsky 2014", "torchvision"),
+    "vgg11": Spec(partial(vgg.VGG, column=vgg.A), "Simonyan, Zisserman 2014", "column A; torchvision"),
+    "vgg11_lrn": Spec(partial(vgg.VGG, column=vgg.A, lrn=True), "Simonyan, Zisserman 2014", "column A-LRN"),
+    "vgg13": Spec(partial(vgg.VGG, column=vgg.B), "Simonyan, Zisserman 2014", "column B; torchvision"),
+    "vgg16_c": Spec(partial(vgg.VGG, column=vgg.C), "Simonyan, Zisserman 2014", "column C"),
+    "vgg16": Spec(partial(vgg.VGG, column=vgg.D), "Simonyan, Zisserman 2014", "column D; torchvision, Keras, TF-slim"),
+    "vgg19": Spec(partial(vgg.VGG, column=vgg.E), "Simonyan, Zisserman 2014", "column E; torchvision, Keras, TF-slim"),
+    "vgg11_bn": Spec(partial(vgg.VGG, column=vgg.A, batch_norm=True), "Simonyan, Zisserman 2014", "torchvision"),
+    "vgg13_bn": Spec(partial(vgg.VGG, column=vgg.B, batch_norm=True), "Simonyan, Zisserman 2014", "torchvision"),
+    "vgg16_bn": Spec(partial(vgg.VGG, column=vgg.D, batch_norm=True), "Simonyan, Zisserman 2014", "torchvision"),
+    "vgg19_bn": Spec(partial(vgg.VGG, column=vgg.E, batch_norm=True), "Simonyan, Zisserman 2014", "torchvision"),
+    "inception_v3": Spec(inception_v3.InceptionV3, "Szegedy et al. 2015", "torchvision, timm; TF-slim", (299, 299, 3)),
 }
 
 
