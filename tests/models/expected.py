@@ -46,4 +46,21 @@ EXPECTED: dict[str, Expected] = {
         11_285_224, 2_032_600_064, 1024, 7, parameters_with_aux=17_685_688, heads=2, norms=69, channels=10_016
     ),
     "inception_v2_slim": Expected(11_178_336, 1_934_857_216, 1024, 1, norms=68, channels=9_888),
+    "inception_v3": Expected(
+        23_834_568,
+        5_713_216_096,
+        2048,
+        75,
+        parameters_with_aux=27_161_264,
+        heads=1,
+        norms=94,
+        channels=17_216,
+        smallest_with_aux=299,
+    ),  # fmt: skip
+    "inception_v4": Expected(42_679_816, 12_253_974_624, 1536, 75, norms=149, channels=31_584),
+    "inception_resnet_v1": Expected(22_756_328, 6_206_361_696, 1792, 75, norms=107, channels=13_520),
+    # facenet's 23,467,824 (no gamma, no classifier), its 14,800 gammas, and 513 values for each of 8,631 classes.
+    "inception_resnet_v1_facenet": Expected(27_910_327, 1_422_081_376, 512, 75, norms=112, channels=14_800),
+    "inception_resnet_v2": Expected(55_843_464, 13_155_794_016, 1536, 75, norms=204, channels=30_272),
+    "inception_resnet_v2_paper": Expected(32_433_928, 9_257_953_632, 2144, 75, norms=112, channels=16_432),
 }
