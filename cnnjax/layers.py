@@ -148,7 +148,12 @@ def local_response_norm(x: jax.Array, *, size: int = 5, k: float = 2.0, alpha: f
 
 
 def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = "VALID", *, name: str = "pool") -> jax.Array:
-    """Square max pooling; padded cells never win. `name` labels it in traces and tables."""
+    """Square max pooling; padded cells never win. `name` labels it in traces and tables.
+
+    `padding="CEIL"` is Caffe's rule: the last window may hang over the edge, so that no cell is left out.
+    """
+    if padding == "CEIL":
+        padding = [(0, -(size - window) % stride if size > window else window - size) for size in x.shape[1:3]]
     with jax.named_scope(name):
         return nn.max_pool(x, window_shape=(window, window), strides=(stride, stride), padding=padding)
 
@@ -182,6 +187,30 @@ def global_avg_pool(x: jax.Array) -> jax.Array:
 
 
 # ---------------------------------------------------------------------------------------------- heads
+
+
+class GridAuxHead(nn.Module):
+    """The auxiliary classifier of Inception v1 and v2: (N, H, W, C) -> (N, num_classes) float32.
+
+    The map pooled to 4x4, a 1x1 convolution, 1024 hidden units, dropout, a dense layer. The paper pools 14x14 by windows
+    of 5 at stride 3; other maps, and all with `adaptive` (torchvision), are averaged to 4x4 whatever their size.
+    """
+
+    num_classes: int
+    conv: Callable[..., nn.Module]  # of the 1x1
+    hidden: Callable[..., nn.Module]  # of the hidden units: a dense layer is a convolution over the whole map
+    dropout: float
+    adaptive: bool = False
+    head_init: Callable = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if not self.adaptive and min(x.shape[1:3]) >= 5:
+            x = avg_pool(x, 5, 3)
+        x = self.conv(128, (1, 1), name="conv")(adaptive_avg_pool(x, 4))  # 4
+        x = self.hidden(1024, (4, 4), padding="VALID", name="fc")(x)  # 1
+        x = nn.Dropout(self.dropout, deterministic=False)(x.reshape(x.shape[0], -1))  # heads exist in training only
+        return nn.Dense(self.num_classes, kernel_init=self.head_init, dtype=jnp.float32, name="head")(x)
 
 
 class AuxHead(nn.Module):

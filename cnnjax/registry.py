@@ -7,7 +7,7 @@ from functools import cached_property, partial
 
 import flax.linen as nn
 
-from cnnjax import alexnet, inception_v3, lenet, vgg
+from cnnjax import alexnet, inception_resnet, inception_v1, inception_v3, inception_v4, lenet, vgg
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,9 @@ MNIST = dict(input_size=(32, 32, 1), num_classes=10)
 
 MODELS: dict[str, Spec] = {
     "lenet5": Spec(lenet.LeNet5, "LeCun et al. 1998", "as taught: dense C3, average pooling", **MNIST),
-    "lenet5_1998": Spec(lenet.LeNet5Of1998, "LeCun et al. 1998", "the paper: Table I, trainable S, RBF output", **MNIST),
+    "lenet5_1998": Spec(
+        lenet.LeNet5Of1998, "LeCun et al. 1998", "the paper: Table I, trainable S, RBF output", **MNIST
+    ),
     "alexnet": Spec(alexnet.AlexNet, "Krizhevsky et al. 2012", "the paper; Caffe bvlc_alexnet", (227, 227, 3)),
     "alexnet_owt": Spec(partial(alexnet.AlexNet, plan=alexnet.ONE_WEIRD_TRICK), "Krizhevsky 2014", "torchvision"),
     "vgg11": Spec(partial(vgg.VGG, column=vgg.A), "Simonyan, Zisserman 2014", "column A; torchvision"),
@@ -59,7 +61,38 @@ MODELS: dict[str, Spec] = {
     "vgg13_bn": Spec(partial(vgg.VGG, column=vgg.B, batch_norm=True), "Simonyan, Zisserman 2014", "torchvision"),
     "vgg16_bn": Spec(partial(vgg.VGG, column=vgg.D, batch_norm=True), "Simonyan, Zisserman 2014", "torchvision"),
     "vgg19_bn": Spec(partial(vgg.VGG, column=vgg.E, batch_norm=True), "Simonyan, Zisserman 2014", "torchvision"),
-    "inception_v3": Spec(inception_v3.InceptionV3, "Szegedy et al. 2015", "torchvision, timm; TF-slim", (299, 299, 3)),
+    "inception_v1": Spec(inception_v1.InceptionV1, "Szegedy et al. 2014", "the paper; Caffe bvlc_googlenet"),
+    "inception_v1_naive": Spec(inception_v1.InceptionV1Naive, "Szegedy et al. 2014", "Figure 2a"),
+    "inception_v1_bn": Spec(inception_v1.InceptionV1BN, "Szegedy et al. 2014", "torchvision googlenet; TF-slim"),
+    "inception_v3": Spec(
+        inception_v3.InceptionV3, "Szegedy et al. 2015", "torchvision, timm; Keras, TF-slim", (299, 299, 3)
+    ),
+    "inception_v4": Spec(inception_v4.InceptionV4, "Szegedy et al. 2016", "timm; TF-slim", (299, 299, 3)),
+    "inception_resnet_v1": Spec(
+        partial(inception_resnet.InceptionResNet, plan=inception_resnet.V1),
+        "Szegedy et al. 2016",
+        "the paper",
+        (299, 299, 3),
+    ),
+    "inception_resnet_v1_facenet": Spec(
+        partial(inception_resnet.InceptionResNet, plan=inception_resnet.V1_FACENET),
+        "Szegedy et al. 2016",
+        "facenet",
+        (160, 160, 3),
+        num_classes=8631,  # the identities of VGGFace2
+    ),
+    "inception_resnet_v2": Spec(
+        partial(inception_resnet.InceptionResNet, plan=inception_resnet.V2),
+        "Szegedy et al. 2016",
+        "as released: timm; Keras, TF-slim",
+        (299, 299, 3),
+    ),
+    "inception_resnet_v2_paper": Spec(
+        partial(inception_resnet.InceptionResNet, plan=inception_resnet.V2_PAPER),
+        "Szegedy et al. 2016",
+        "the paper",
+        (299, 299, 3),
+    ),
 }
 
 
