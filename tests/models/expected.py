@@ -56,7 +56,7 @@ EXPECTED: dict[str, Expected] = {
         norms=94,
         channels=17_216,
         smallest_with_aux=299,
-    ),  # fmt: skip
+    ),
     "inception_v4": Expected(42_679_816, 12_253_974_624, 1536, 75, norms=149, channels=31_584),
     "inception_resnet_v1": Expected(22_756_328, 6_206_361_696, 1792, 75, norms=107, channels=13_520),
     # facenet's 23,467,824 (no gamma, no classifier), its 14,800 gammas, and 513 values for each of 8,631 classes.
