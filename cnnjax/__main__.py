@@ -2,12 +2,13 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from cnnjax import analysis
 from cnnjax.registry import MODELS, create_model, get_spec
 
 
-def table(rows: list[tuple[str, ...]], numeric: tuple[int, ...]) -> str:
+def table(rows: Sequence[tuple[str, ...]], numeric: tuple[int, ...]) -> str:
     """Columns as wide as their widest cell; the numeric ones end on the same column."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     align = [str.rjust if i in numeric else str.ljust for i in range(len(widths))]
@@ -22,7 +23,7 @@ def models() -> str:
     rows = [("model", "paper", "input", "parameters", "multiply-adds", "receptive field")]
     for name, spec in MODELS.items():
         rows.append((name, spec.paper, shape(spec.input_size), f"{spec.parameters:,}", f"{spec.multiply_adds:,}",
-                     f"{spec.receptive_field}"))  # fmt: skip
+                     f"{spec.receptive_field}"))
     return table(rows, numeric=(3, 4, 5))
 
 
@@ -33,9 +34,9 @@ def layers(name: str) -> str:
     for layer in summary.layers:
         sees, stride = ("all", "") if layer.field == analysis.WHOLE else map(str, layer.field)
         rows.append((layer.name, layer.kind, shape(layer.shape), f"{layer.parameters:,}", f"{layer.multiply_adds:,}", sees,
-                     stride, f"{layer.activation_bytes:,}"))  # fmt: skip
+                     stride, f"{layer.activation_bytes:,}"))
     rows.append(("total", "", "", f"{summary.parameters:,}", f"{summary.multiply_adds:,}",
-                 f"{summary.receptive_field}", "", f"{summary.activation_bytes:,}"))  # fmt: skip
+                 f"{summary.receptive_field}", "", f"{summary.activation_bytes:,}"))
     head = f"{name}: {spec.paper} ({spec.reference}), input {shape(spec.input_size)}, {spec.num_classes} classes, one image"
     return f"{head}\n\n{table(rows, numeric=(3, 4, 5, 6, 7))}"
 

@@ -69,7 +69,9 @@ def summarize(model: nn.Module, input_size: tuple[int, int, int]) -> Summary:
     layers: list[Layer] = []
     fields: dict[Any, tuple[Field, Field]] = {jaxpr.jaxpr.invars[-1]: (Field(), Field())}
     _walk(jaxpr.jaxpr, fields, layers, "")
-    params = {_path(path): math.prod(leaf.shape) for path, leaf in jax.tree.leaves_with_path(variables.get("params", {}))}
+    params = {
+        _path(path): math.prod(leaf.shape) for path, leaf in jax.tree.leaves_with_path(variables.get("params", {}))
+    }
     _assign(params, layers)
     spatial = [layer.field for layer in layers if layer.field != WHOLE]
     return Summary(
@@ -156,9 +158,15 @@ def _event(eqn) -> tuple[str, int, tuple] | None:
         kernel, numbers = eqn.invars[1].aval.shape, eqn.params["dimension_numbers"].rhs_spec
         c_in, window = kernel[numbers[1]], tuple(kernel[i] for i in numbers[2:])
         groups = eqn.params["feature_group_count"]
-        kind = f"conv {window[0]}x{window[1]}" + (f" /{eqn.params['window_strides'][0]}" if max(eqn.params["window_strides"]) > 1 else "")
+        kind = f"conv {window[0]}x{window[1]}" + (
+            f" /{eqn.params['window_strides'][0]}" if max(eqn.params["window_strides"]) > 1 else ""
+        )
         kind += f", {groups} groups" if groups > 1 else ""
-        return kind, math.prod(out.shape) * c_in * math.prod(window), (window, eqn.params["window_strides"], eqn.params["rhs_dilation"])
+        return (
+            kind,
+            math.prod(out.shape) * c_in * math.prod(window),
+            (window, eqn.params["window_strides"], eqn.params["rhs_dilation"]),
+        )
     if name == "dot_general":
         (contracted, _), _ = eqn.params["dimension_numbers"]
         return "dense", math.prod(out.shape) * math.prod(eqn.invars[0].aval.shape[i] for i in contracted), none

@@ -56,17 +56,20 @@ def _banded(x: jax.Array, kernel: jax.Array, precision: Any) -> jax.Array:
     return jnp.dot(rows.reshape(n * oh, -1), band, precision=precision).reshape(n, oh, ow, c_out)
 
 
-def convolve(x, kernel, window_strides, padding, *, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count,
-             precision, **kwargs):  # fmt: skip
+def convolve(
+    x, kernel, window_strides, padding, *, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count, precision, **rest
+):
     """`lax.conv_general_dilated`, written for a CPU as a banded matrix product where that is faster.
 
     `nn.Conv(conv_general_dilated=convolve)` takes it, so parameters and their names are those of a plain `nn.Conv`.
     """
-    plain = partial(
-        lax.conv_general_dilated, window_strides=window_strides, padding=padding, lhs_dilation=lhs_dilation,
-        rhs_dilation=rhs_dilation, dimension_numbers=dimension_numbers, feature_group_count=feature_group_count,
-        precision=precision, **kwargs,
-    )  # fmt: skip
+
+    def plain(x, kernel):
+        return lax.conv_general_dilated(
+            x, kernel, window_strides, padding, lhs_dilation=lhs_dilation, rhs_dilation=rhs_dilation,
+            dimension_numbers=dimension_numbers, feature_group_count=feature_group_count, precision=precision, **rest,
+        )  # fmt: skip
+
     kh, kw, c_in, c_out = kernel.shape
     dense = feature_group_count == 1 and {*window_strides, *lhs_dilation, *rhs_dilation} == {1}
     # Measured on two x86 cores: pays while the image is narrow and the channels fill no vector register. A kernel as

@@ -42,13 +42,11 @@ class Spec:
         return self._total.receptive_field
 
 
-MNIST = dict(input_size=(32, 32, 1), num_classes=10)
+digits = partial(Spec, input_size=(32, 32, 1), num_classes=10)
 
 MODELS: dict[str, Spec] = {
-    "lenet5": Spec(lenet.LeNet5, "LeCun et al. 1998", "as taught: dense C3, average pooling", **MNIST),
-    "lenet5_1998": Spec(
-        lenet.LeNet5Of1998, "LeCun et al. 1998", "the paper: Table I, trainable S, RBF output", **MNIST
-    ),
+    "lenet5": digits(lenet.LeNet5, "LeCun et al. 1998", "as taught: dense C3, average pooling"),
+    "lenet5_1998": digits(lenet.LeNet5Of1998, "LeCun et al. 1998", "the paper: Table I, trainable S, RBF output"),
     "alexnet": Spec(alexnet.AlexNet, "Krizhevsky et al. 2012", "the paper; Caffe bvlc_alexnet", (227, 227, 3)),
     "alexnet_owt": Spec(partial(alexnet.AlexNet, plan=alexnet.ONE_WEIRD_TRICK), "Krizhevsky 2014", "torchvision"),
     "vgg11": Spec(partial(vgg.VGG, column=vgg.A), "Simonyan, Zisserman 2014", "column A; torchvision"),

@@ -1,4 +1,7 @@
-"""Checkpoints in `<workdir>/checkpoints/<step>`: the latest k and the best, written in the background. Only this file knows orbax."""
+"""Checkpoints in `<workdir>/checkpoints/<step>`: the latest k and the best, written in the background.
+
+The only file that knows orbax.
+"""
 
 import logging
 import sys
@@ -15,9 +18,9 @@ logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports each file it 
 
 
 class Checkpoints:
-    """A folder of steps, each a state (a tree of arrays) and `meta` (JSON). Use as a context: leaving it waits for writes."""
+    """A folder of steps, each a state (a tree of arrays) and `meta` (JSON). Leaving its context waits for writes."""
 
-    def __init__(self, folder: epath.PathLike, keep: int = 2):
+    def __init__(self, folder: epath.PathLike, keep: int = 2, *, read_only: bool = False):
         self.folder = epath.Path(folder)
         policies = ocp.checkpoint_managers
         accuracy = lambda metrics: metrics["top1"]  # noqa: E731
@@ -28,7 +31,8 @@ class Checkpoints:
                 best_fn=accuracy,
                 # max_to_keep would delete the newest step when it is not among the best, and resume would go back in time.
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
-                enable_async_checkpointing=True,
+                read_only=read_only,
+                create=not read_only,
             ),
             item_names=("state", "meta"),
         )
@@ -50,7 +54,9 @@ class Checkpoints:
     def save(self, step: int, state: Any, meta: dict, metrics: dict | None) -> None:
         """Starts writing and returns; `metrics` are an evaluation at this very step, if there was one."""
         self._manager.save(
-            step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)), metrics=metrics
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)),
+            metrics=metrics,
         )
 
     def wait(self) -> None:
@@ -83,7 +89,7 @@ class Checkpoints:
         return None
 
 
-def weights_of(like: Any) -> Any:
-    """Abstract arrays on one device, as a target for evaluation on whatever device is here."""
+def on_one_device(like: Any) -> Any:
+    """Abstract arrays with a place to be: a target for `restore` on whatever device is here."""
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding), like)

@@ -98,8 +98,11 @@ HARMLESS = ("parallel.mapping", "parallel.devices", "checkpoint.", "log.tensorbo
 
 def to_dict(config: Config) -> dict:
     """Plain values, as in `config.json`: tuples become lists."""
-    plain = lambda v: [plain(x) for x in v] if isinstance(v, list | tuple) else v  # noqa: E731
-    return dataclasses.asdict(config, dict_factory=lambda items: {key: plain(value) for key, value in items})
+    return dataclasses.asdict(config, dict_factory=lambda items: {key: _plain(value) for key, value in items})
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def from_dict(values: dict, cls: type = Config) -> Any:

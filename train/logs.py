@@ -12,16 +12,22 @@ from etils import epath
 class Metrics:
     """Appends rows to `metrics.jsonl`: one object a line with `step`, `split` and scalars."""
 
-    def __init__(self, workdir: epath.Path, *, resume_at: int = 0, tensorboard: bool = False):
-        """Keeps the rows up to `resume_at`: those behind it are written again, bit for bit, so none stands twice."""
-        self._path = workdir / "metrics.jsonl"
-        kept = [row for row in read(workdir) if row["step"] <= resume_at]
-        self._lines = "".join(json.dumps(row) + "\n" for row in kept)
-        self._path.write_text(self._lines)
-        self._tensorboard = _tensorboard(workdir, resume_at) if tensorboard else None
+    def __init__(self, workdir: epath.Path | None, *, resume_at: int = 0, tensorboard: bool = False):
+        """Keeps the rows up to step `resume_at`: later ones will be written again. Without a folder nothing is written."""
+        self._path = workdir / "metrics.jsonl" if workdir else None
+        self._tensorboard = None
+        if workdir and self._path:
+            kept = [row for row in read(workdir) if row["step"] <= resume_at]
+            self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            if tensorboard:
+                from tensorboardX import SummaryWriter
+
+                self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_at + 1)
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """On disk when it returns, so that a checkpoint that follows never outlives its rows."""
+        if not self._path:
+            return
         row = {"step": step, "split": split} | values
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -46,12 +52,6 @@ def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
     return rows
 
 
-def _tensorboard(workdir: epath.Path, step: int) -> Any:
-    from tensorboardX import SummaryWriter
-
-    return SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
-
-
 class Progress:
     """A bar with images/s and time left on a terminal, plain lines elsewhere, nothing on processes but the first."""
 
@@ -71,8 +71,8 @@ class Progress:
         elif not self._quiet:
             print(text, file=sys.stderr, flush=True)
 
-    def compiled(self) -> None:
-        """The clock starts again behind the first step, which compiles."""
+    def restart(self) -> None:
+        """The pace counts from here on: behind the first step, which compiles."""
         self._began, self._start = time.perf_counter(), self._start + 1
 
     def step(self) -> None:
@@ -84,7 +84,9 @@ class Progress:
         shown = "  ".join(f"{name} {format_value(name, value)}" for name, value in values.items())
         elapsed = time.perf_counter() - self._began
         left = elapsed / max(1, step - self._start) * (self._steps - step)
-        self.say(f"step {step}/{self._steps}  {split:<5}  {shown}" + (f"  left {duration(left)}" if split == "train" else ""))
+        self.say(
+            f"step {step}/{self._steps}  {split:<5}  {shown}" + (f"  left {duration(left)}" if split == "train" else "")
+        )
         if self._bar is not None:
             rate = (step - self._start) * self._batch_size / max(elapsed, 1e-9)
             self._bar.set_postfix_str(f"{rate:,.0f} images/s", refresh=False)
@@ -95,7 +97,7 @@ class Progress:
 
 
 def format_value(name: str, value: float) -> str:
-    if name.startswith("top"):
+    if name.startswith("top") or name == "data_wait":
         return f"{value:.2%}"
     if name in ("images_per_second", "examples"):
         return f"{value:,.0f}"

@@ -17,14 +17,12 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
 
 
 def objective(outputs: Outputs, labels: jax.Array, *, label_smoothing: float, main_weight: float, aux_weight: float):
-    """(loss, parts): main_weight * xent(logits) + aux_weight * mean of xent(aux), and its parts unweighted.
+    """(loss, parts): main_weight * xent(logits) + aux_weight * mean of xent(aux); with heads, both parts unweighted.
 
     GoogLeNet (2014, section 5) adds 0.3 of each of its two heads to 1.0 of the classifier: weights 1.0 and 0.6.
     """
     main = cross_entropy(outputs.logits, labels, label_smoothing)
-    parts = {"main_loss": main}
-    loss = main_weight * main
-    if outputs.aux:
-        parts["aux_loss"] = jnp.mean(jnp.stack([cross_entropy(aux, labels, label_smoothing) for aux in outputs.aux]))
-        loss += aux_weight * parts["aux_loss"]
-    return loss, parts
+    if not outputs.aux:
+        return main_weight * main, {}
+    aux = jnp.mean(jnp.stack([cross_entropy(head, labels, label_smoothing) for head in outputs.aux]))
+    return main_weight * main + aux_weight * aux, {"main_loss": main, "aux_loss": aux}

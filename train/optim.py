@@ -12,7 +12,9 @@ SCHEDULES = ("cosine", "step", "constant")
 OPTIMIZERS = ("sgd",)
 
 
-def make_schedule(name: str, lr: float, *, steps: int, warmup: int = 0, decay_every: int = 1, decay_rate: float = 0.1) -> optax.Schedule:
+def make_schedule(
+    name: str, lr: float, *, steps: int, warmup: int = 0, decay_every: int = 1, decay_rate: float = 0.1
+) -> optax.Schedule:
     """step -> learning rate, over `steps` updates of which the first `warmup` rise linearly from zero.
 
     cosine: lr/2 (1 + cos(pi t / T)), Loshchilov & Hutter 2017 without restarts. step: lr * decay_rate^floor(t / decay_every),
@@ -37,8 +39,9 @@ def decayed(params: Any) -> Any:
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
-def make_optimizer(name: str, schedule: optax.Schedule, *, momentum: float = 0.9, nesterov: bool = False,
-                   weight_decay: float = 0.0) -> optax.GradientTransformation:  # fmt: skip
+def make_optimizer(
+    name: str, schedule: optax.Schedule, *, momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0
+) -> optax.GradientTransformation:
     """sgd: v <- momentum v + (gradient + weight_decay p), p <- p - lr v (the rate is outside the velocity, as in torch)."""
     if name not in OPTIMIZERS:
         raise UserError(f"optim.name={name!r} is unknown; {nearest(name, OPTIMIZERS)}")

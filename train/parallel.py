@@ -31,6 +31,15 @@ class Parallel:
         # make_mesh would make explicit axes, whose arrays refuse to mix with ordinary ones.
         self.mesh = jax.make_mesh((len(self.devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=self.devices)
 
+    @property
+    def steps_ahead(self) -> int:
+        """How many steps the host may hand out before the first of them is done.
+
+        One, so that the devices never wait for the host; none on several devices made of one CPU, where the collectives
+        of two steps at once can wait for each other's threads for ever.
+        """
+        return 0 if len(self.devices) > 1 and self.devices[0].platform == "cpu" else 1
+
     def check(self, name: str, batch_size: int) -> None:
         """Raises UserError when a global batch does not divide over the devices."""
         if batch_size <= 0 or batch_size % len(self.devices):

@@ -46,7 +46,9 @@ def override(config: Config, arguments: list[str]) -> Config:
         values(argv)
     except (flags.Error, ValueError, TypeError, KeyError, SyntaxError) as error:
         raise UserError(_one_sentence(error, config, arguments)) from None
-    return values["config"].value
+    result = values["config"].value
+    assert isinstance(result, Config)
+    return result
 
 
 def _check_key(config: Config, argument: str) -> None:
@@ -103,5 +105,11 @@ def _one_sentence(error: Exception, config: Config, arguments: list[str]) -> str
 
 
 def _kind(value: Any) -> str:
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", tuple: "a tuple such as '(0.5,)'"}
+    names = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        tuple: "a tuple such as '(0.5,)'",
+    }
     return names.get(type(value), type(value).__name__)

@@ -24,8 +24,14 @@ class TrainState(flax.struct.PyTreeNode):
         return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def create_state(model: nn.Module, tx: optax.GradientTransformation, key: jax.Array, image_shape: tuple[int, ...], *,
-                 ema: bool = False) -> TrainState:  # fmt: skip
+def create_state(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    key: jax.Array,
+    image_shape: tuple[int, ...],
+    *,
+    ema: bool = False,
+) -> TrainState:
     """Initialises a model on one black image of (H, W, C), auxiliary heads included."""
     params_key, dropout_key = jax.random.split(key)
     images = jnp.zeros((1, *image_shape), jnp.float32)

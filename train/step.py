@@ -23,9 +23,18 @@ def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
     return images.astype(jnp.float32) * scale - jnp.array(mean, jnp.float32) / jnp.array(std, jnp.float32)
 
 
-def train_step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array, *, model: nn.Module,
-               tx: optax.GradientTransformation, loss_fn: Callable, preprocess: Callable, ema: float = 0.0,
-               axis: str = AXIS) -> tuple[TrainState, dict[str, jax.Array]]:  # fmt: skip
+def train_step(
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    key: jax.Array,
+    *,
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    loss_fn: Callable,
+    preprocess: Callable,
+    ema: float = 0.0,
+    axis: str = AXIS,
+) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from this device's share: batch leaves are (n, …); state and key are replicated, and so are the results.
 
     `key` is the run's: the step and the device are folded in here, so nothing else carries randomness.
@@ -36,8 +45,13 @@ def train_step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array, *
     params, batch_stats = jax.lax.pcast((state.params, state.batch_stats), axis, to="varying")
 
     def objective(params):
-        outputs, updated = model.apply({"params": params, "batch_stats": batch_stats}, preprocess(batch["image"]), train=True,
-                                       rngs={"dropout": key}, mutable=["batch_stats"])  # fmt: skip
+        outputs, updated = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            preprocess(batch["image"]),
+            train=True,
+            rngs={"dropout": key},
+            mutable=["batch_stats"],
+        )
         loss, parts = loss_fn(outputs, batch["label"])
         return loss, (outputs.logits, updated.get("batch_stats", {}), parts)
 
@@ -54,8 +68,9 @@ def train_step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array, *
     return TrainState(state.step + 1, params, batch_stats, opt_state, averages), values
 
 
-def eval_step(variables: Any, batch: dict[str, jax.Array], *, model: nn.Module, preprocess: Callable,
-              axis: str = AXIS) -> dict[str, jax.Array]:  # fmt: skip
+def eval_step(
+    variables: Any, batch: dict[str, jax.Array], *, model: nn.Module, preprocess: Callable, axis: str = AXIS
+) -> dict[str, jax.Array]:
     """`metrics.sums` over the whole batch, replicated; padding is masked."""
     logits = model.apply(variables, preprocess(batch["image"]), train=False).logits
     return jax.lax.psum(metrics.sums(logits, batch["label"], batch["mask"]), axis)

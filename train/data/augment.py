@@ -9,13 +9,11 @@ from train.config import Augment
 from train.data.tf import tf
 
 
-def make_augment(config: Augment) -> Callable | None:
-    """(images uint8 (N, H, W, C), uniform) -> images, or None where nothing is random.
+def make_augment(config: Augment) -> Callable:
+    """(images uint8 (N, H, W, C), uniform) -> images.
 
     `uniform(k)` gives (N, k) numbers in [-1, 1) that depend on the seed, the step and the row alone.
     """
-    if not (config.rotate or config.scale or config.shear or config.shift):
-        return None
 
     def augment(images, uniform):
         rotate, scale_x, scale_y, shear, shift_x, shift_y = tf.unstack(uniform(6), axis=1)
@@ -45,6 +43,10 @@ def affine(images, *, angle, scale, shear, shift):
     offset_y = y - c * (x + shift[0]) - d * (y + shift[1])
     zero = tf.zeros_like(a)
     return tf.raw_ops.ImageProjectiveTransformV3(
-        images=images, transforms=tf.stack([a, b, offset_x, c, d, offset_y, zero, zero], axis=1),
-        output_shape=[height, width], interpolation="BILINEAR", fill_mode="CONSTANT", fill_value=0.0,
-    )  # fmt: skip
+        images=images,
+        transforms=tf.stack([a, b, offset_x, c, d, offset_y, zero, zero], axis=1),
+        output_shape=[height, width],
+        interpolation="BILINEAR",
+        fill_mode="CONSTANT",
+        fill_value=0.0,
+    )

@@ -1,4 +1,7 @@
-"""From a split and a plan to host batches. Training is a pure function of (seed, step); evaluation sees each example once."""
+"""From a split and a plan to host batches.
+
+A training batch is a pure function of (seed, step); evaluation sees each example exactly once.
+"""
 
 from collections.abc import Iterator
 
@@ -11,8 +14,9 @@ from train.data.sources import Split
 Batch = dict[str, np.ndarray]  # image (n, H, W, C) uint8, label (n,) int32, mask (n,) bool
 
 
-def train_batches(split: Split, plan: Plan, augment: Augment, *, start: int, stop: int, process: int = 0,
-                  processes: int = 1) -> Iterator[Batch]:  # fmt: skip
+def train_batches(
+    split: Split, plan: Plan, augment: Augment, *, start: int, stop: int, process: int = 0, processes: int = 1
+) -> Iterator[Batch]:
     """This process's rows of the global batches of steps start..stop-1: together the processes' rows are the batch."""
     share = plan.batch_size // processes
     rows = slice(process * share, (process + 1) * share)

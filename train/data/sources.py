@@ -101,7 +101,7 @@ def _npz(path: str, split: str) -> Split:
         names = tuple(map(str, arrays["class_names"].ravel()))
     else:
         names = tuple(map(str, range(1 + max(int(arrays[labels].max()) for _, labels in pairs.values()))))
-    splits = {}
+    splits: dict[str, Split] = {}
     for part, (images, labels) in pairs.items():
         x, y = arrays[images], arrays[labels].reshape(-1).astype(np.int32)
         if y.max() >= len(names):

@@ -3,7 +3,9 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # a notice on every start, for kernels that the pipeline has no use for
+os.environ.setdefault(
+    "TF_ENABLE_ONEDNN_OPTS", "0"
+)  # a notice on every start, for kernels that the pipeline has no use for
 
 try:
     import tensorflow as tf

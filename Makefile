@@ -1,0 +1,53 @@
+# `make demo` and `make test` set up what they need: a virtual environment in .venv with pinned versions.
+# Another interpreter (3.11 to 3.13) gets an environment of its own: make test PYTHON=python3.13
+
+PYTHON ?= python3
+ifeq ($(PYTHON),python3)
+  VENV ?= .venv
+else
+  VENV ?= .venv-$(notdir $(PYTHON))
+endif
+PY := $(VENV)/bin/python
+INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -q -c .ci/constraints.txt
+SET_UP := pyproject.toml .ci/constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check parity clean
+
+help: ## what there is
+	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile | expand -t 16
+
+demo: $(VENV)/.ready ## train LeNet-5 on real digits, evaluate the checkpoint, write the report
+	rm -rf runs/demo
+	$(PY) -m train --config=configs/lenet_mnist.py --workdir=runs/demo
+	$(PY) -m train.report --workdir=runs/demo
+	$(PY) -m train.evaluate --workdir=runs/demo
+
+test: $(VENV)/.ready ## all tests that need no peer
+	$(PY) -m pytest -m "not slow and not parity" tests
+
+check: $(VENV)/.ready ## lint, format, types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+parity: $(VENV)/.parity ## compare with torchvision and timm (installs torch)
+	$(PY) -m pytest -m parity tests
+
+clean: ## remove environments and caches
+	rm -rf .venv .venv-* build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)/.ready: $(SET_UP)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "error: Python 3.11, 3.12 or 3.13 is needed; name one with make PYTHON=python3.12"; exit 1; }
+	@echo "setting up $(VENV) (a minute or two)…"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(INSTALL) -e '.[test]'
+	@touch $@
+
+# Parity compares definitions on random weights: the two packages' own dependencies are not needed.
+$(VENV)/.parity: $(VENV)/.ready
+	@echo "adding torch, torchvision and timm to $(VENV)…"
+	@$(INSTALL) torch
+	@$(INSTALL) --no-deps torchvision timm
+	@touch $@
