@@ -7,7 +7,7 @@ from functools import cached_property, partial
 
 import flax.linen as nn
 
-from cnnjax import alexnet, inception_resnet, inception_v1, inception_v3, inception_v4, lenet, vgg
+from cnnjax import alexnet, inception_resnet, inception_v1, inception_v2, inception_v3, inception_v4, lenet, vgg
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +62,8 @@ MODELS: dict[str, Spec] = {
     "inception_v1": Spec(inception_v1.InceptionV1, "Szegedy et al. 2014", "the paper; Caffe bvlc_googlenet"),
     "inception_v1_naive": Spec(inception_v1.InceptionV1Naive, "Szegedy et al. 2014", "Figure 2a"),
     "inception_v1_bn": Spec(inception_v1.InceptionV1BN, "Szegedy et al. 2014", "torchvision googlenet; TF-slim"),
+    "inception_v2": Spec(inception_v2.InceptionV2, "Ioffe, Szegedy 2015", "the paper; Caffe bn_inception"),
+    "inception_v2_slim": Spec(inception_v2.InceptionV2Slim, "Ioffe, Szegedy 2015", "TF-slim"),
     "inception_v3": Spec(
         inception_v3.InceptionV3, "Szegedy et al. 2015", "torchvision, timm; Keras, TF-slim", (299, 299, 3)
     ),
