@@ -1,0 +1,209 @@
+"""What is known of each published file: where it comes from, its hash, its accuracy and the input it was trained with.
+
+Accuracies are top-1 and top-5 in percent on the ImageNet validation set, one centre crop, as each publisher states
+them; LFW accuracy for the face networks. A licence is that of the weights: what covers a repository's code only is not
+taken for it. None: not published, or not verified.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From an image on disk to the network's input. Calling it does the last step; the fields say how to do the first ones.
+
+    With `resize`, the short side is scaled to it and a square of `size` is cut from the centre. Without, the central
+    `fraction` of both sides is scaled to a square of `size`, whatever the aspect ratio.
+    """
+
+    size: int
+    mean: tuple[float, ...] = (127.5,)  # of each channel as the network reads them, or one for all, on 0..255
+    std: tuple[float, ...] = (127.5,)
+    resize: int | None = None
+    fraction: float = 1.0
+    interpolation: str = "bilinear"
+    antialias: bool = True
+    channels: str = "RGB"  # RGB, BGR or L: the order in which the network reads them
+
+    def __call__(self, images: Any) -> Any:
+        """uint8 (..., H, W, C) in RGB, numpy or jax, to what the network reads, float32."""
+        x = images.astype(np.float32)
+        if self.channels == "BGR":
+            x = x[..., ::-1]
+        mean, std = (
+            np.array(values, np.float32).reshape((1,) * (x.ndim - 1) + (-1,)) for values in (self.mean, self.std)
+        )
+        return (x - mean) / std
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Preprocessing":
+        """The inverse of `to_dict`, also behind JSON, which turns tuples into lists."""
+        known: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
+        }
+        return cls(**known)
+
+
+class Record(NamedTuple):
+    """One published file."""
+
+    source: str
+    model: str
+    file: str
+    where: str  # the folder, archive or page that holds it
+    preprocessing: Preprocessing
+    top1: float | None = None
+    top5: float | None = None
+    hash: str | None = None  # "sha256:…" or "md5:…", as far as it is published
+    licence: str | None = None
+    tag: str | None = None  # which of several weights of one model
+    background: bool = False  # class 0 of 1001 is not a class of ImageNet; dropped at import
+    note: str = ""
+
+
+# torchvision's reference transforms: antialiased bilinear, 256 -> 224 and 342 -> 299.
+IMAGENET: dict[str, Any] = dict(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+TORCH_224 = Preprocessing(224, resize=256, **IMAGENET)
+# GoogLeNet and Inception-v3 were ported from TensorFlow: torchvision maps its normalised images back to [-1, 1] inside
+# the model (`transform_input`). Here they are brought there at once.
+TORCH_224_SYMMETRIC = Preprocessing(224, resize=256)
+TORCH_299_SYMMETRIC = Preprocessing(299, resize=342)
+TIMM_224 = TORCH_224
+TIMM_299 = Preprocessing(299, resize=341, interpolation="bicubic")  # crop_pct 0.875
+TIMM_299_GLUON = Preprocessing(299, resize=341, interpolation="bicubic", **IMAGENET)
+TIMM_299_WIDE = Preprocessing(299, resize=333, interpolation="bicubic")  # crop_pct 0.8975
+# TF-slim evaluates on the central 87.5 % of both sides, scaled without antialiasing.
+SLIM_224 = Preprocessing(224, fraction=0.875, antialias=False)
+SLIM_299 = Preprocessing(299, fraction=0.875, antialias=False)
+SLIM_VGG = Preprocessing(224, mean=(123.68, 116.78, 103.94), std=(1.0,), resize=256, antialias=False)
+# Keras publishes the values only; the crop is that of the implementation that the weights were ported from.
+KERAS_VGG = Preprocessing(224, mean=(103.939, 116.779, 123.68), std=(1.0,), resize=256, channels="BGR")
+KERAS_299 = SLIM_299
+# Faces, already aligned and cropped.
+FACE = Preprocessing(160, std=(128.0,))
+
+TORCH = "https://download.pytorch.org/models/"
+HUB = "https://huggingface.co/timm/"
+TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/"
+CADENE = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-cadene/"
+KERAS = "https://storage.googleapis.com/tensorflow/keras-applications/"
+SLIM = "http://download.tensorflow.org/models/"
+FACENET = "https://github.com/davidsandberg/facenet"
+FACENET_PORT = "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/"
+
+APACHE, BSD = "Apache-2.0", "BSD-3-Clause"
+
+
+def torchvision(
+    model: str, file: str, top1: float, top5: float, preprocessing: Preprocessing = TORCH_224, note: str = ""
+) -> Record:
+    """torchvision writes the first 8 hex digits of the SHA-256 into the file name, and states no licence of the weights."""
+    digits = file.removesuffix(".pth").rpartition("-")[2]
+    return Record("torchvision", model, file, TORCH, preprocessing, top1, top5, f"sha256:{digits}", note=note)
+
+
+def timm(
+    model: str, tag: str, top1: float, top5: float | None, preprocessing: Preprocessing = TIMM_224, licence: str = BSD
+) -> Record:
+    """On the hub every model has a folder of its own and every file the same name."""
+    page = f"{HUB}{model}.{tag}"
+    return Record("timm", model, "model.safetensors", page, preprocessing, top1, top5, licence=licence, tag=tag)
+
+
+def timm_release(
+    model: str, tag: str, file: str, preprocessing: Preprocessing, where: str = TIMM, background: bool = True
+) -> Record:
+    """The same weights as before the hub: named by hash; ports from TensorFlow still with the background class."""
+    digits = file.removesuffix(".pth").rpartition("-")[2]
+    return Record("timm", model, file, where, preprocessing, hash=f"sha256:{digits}", tag=tag, background=background)
+
+
+def keras(
+    model: str, folder: str, top: str, no_top: str, top1: float, top5: float, preprocessing: Preprocessing
+) -> tuple[Record, ...]:
+    """Each with the classifier and without; the MD5 are those that Keras checks."""
+    stem = f"{folder}_weights_tf_dim_ordering_tf_kernels"
+    where = f"{KERAS}{folder}/"
+    return (
+        Record("keras", model, f"{stem}.h5", where, preprocessing, top1, top5, f"md5:{top}"),
+        Record("keras", model, f"{stem}_notop.h5", where, preprocessing, hash=f"md5:{no_top}", note="no classifier"),
+    )
+
+
+def slim(
+    model: str, archive: str, file: str, top1: float | None, top5: float | None, preprocessing: Preprocessing
+) -> Record:
+    """Archives that hold a checkpoint; Inception's have 1001 classes, VGG's 1000. No hashes are published."""
+    background = preprocessing is not SLIM_VGG
+    tag = "adv" if "adv" in archive else None
+    return Record("slim", model, file, f"{SLIM}{archive}.tar.gz", preprocessing, top1, top5, tag=tag,
+                  background=background)  # fmt: skip
+
+
+RECORDS: tuple[Record, ...] = (
+    torchvision("alexnet_owt", "alexnet-owt-7be5be79.pth", 56.522, 79.066),
+    torchvision("vgg11", "vgg11-8a719046.pth", 69.020, 88.628),
+    torchvision("vgg11_bn", "vgg11_bn-6002323d.pth", 70.370, 89.810),
+    torchvision("vgg13", "vgg13-19584684.pth", 69.928, 89.246),
+    torchvision("vgg13_bn", "vgg13_bn-abd245e5.pth", 71.586, 90.374),
+    torchvision("vgg16", "vgg16-397923af.pth", 71.592, 90.382),
+    torchvision("vgg16_bn", "vgg16_bn-6c64b313.pth", 73.360, 91.516),
+    torchvision("vgg19", "vgg19-dcbb9e9d.pth", 72.376, 90.876),
+    torchvision("vgg19_bn", "vgg19_bn-c79401a0.pth", 74.218, 91.842),
+    torchvision("inception_v1_bn", "googlenet-1378be20.pth", 69.778, 89.530, TORCH_224_SYMMETRIC,
+                note="its auxiliary heads are untrained"),
+    torchvision("inception_v3", "inception_v3_google-0cc3c7bd.pth", 77.294, 93.450, TORCH_299_SYMMETRIC),
+    torchvision("inception_v3", "inception_v3_google-1a9a5a14.pth", 77.294, 93.450, TORCH_299_SYMMETRIC,
+                note="an earlier name of the same weights"),
+    timm("vgg11", "tv_in1k", 69.050, None),
+    timm("vgg11_bn", "tv_in1k", 70.374, None),
+    timm("vgg13", "tv_in1k", 69.950, None),
+    timm("vgg13_bn", "tv_in1k", 71.560, None),
+    timm("vgg16", "tv_in1k", 71.594, None),
+    timm("vgg16_bn", "tv_in1k", 73.354, None),
+    timm("vgg19", "tv_in1k", 72.400, None),
+    timm("vgg19_bn", "tv_in1k", 74.230, None),
+    timm("inception_v3", "tf_in1k", 77.866, 93.644, TIMM_299, APACHE),
+    timm("inception_v3", "tf_adv_in1k", 77.598, 93.726, TIMM_299, APACHE),
+    timm("inception_v3", "tv_in1k", 77.472, 93.468, TIMM_299, APACHE),
+    timm("inception_v3", "gluon_in1k", 78.806, 94.372, TIMM_299_GLUON, APACHE),
+    timm("inception_v4", "tf_in1k", 80.144, 94.982, TIMM_299, APACHE),
+    timm("inception_resnet_v2", "tf_in1k", 80.434, 95.312, TIMM_299_WIDE, APACHE),
+    timm("inception_resnet_v2", "tf_ens_adv_in1k", 79.998, 94.940, TIMM_299_WIDE, APACHE),
+    timm_release("inception_v3", "tf_in1k", "tf_inception_v3-e0069de4.pth", TIMM_299),
+    timm_release("inception_v3", "tf_adv_in1k", "adv_inception_v3-9e27bd63.pth", TIMM_299),
+    timm_release("inception_v3", "gluon_in1k", "gluon_inception_v3-9f746940.pth", TIMM_299_GLUON, background=False),
+    timm_release("inception_v4", "tf_in1k", "inceptionv4-8e4777a0.pth", TIMM_299, CADENE),
+    timm_release("inception_resnet_v2", "tf_in1k", "inception_resnet_v2-940b1cd6.pth", TIMM_299_WIDE),
+    timm_release("inception_resnet_v2", "tf_ens_adv_in1k", "ens_adv_inception_resnet_v2-2592a550.pth", TIMM_299_WIDE),
+    *keras("vgg16", "vgg16", "64373286793e3c8b2b4e3219cbf3544b", "6d6bbae143d832006294945121d1f1fc", 71.3, 90.1, KERAS_VGG),
+    *keras("vgg19", "vgg19", "cbe5617147190e668d6c5d5026f83318", "253f8cb515780f3b799900260a226db6", 71.3, 90.0, KERAS_VGG),
+    *keras("inception_v3", "inception_v3", "9a0d58056eeedaa3f26cb7ebd46da564", "bcbd6486424b2319ff4ef7d526e38f63",
+           77.9, 93.7, KERAS_299),
+    *keras("inception_resnet_v2", "inception_resnet_v2", "e693bd0210a403b3192acc6073ad2e96",
+           "d19885ff4a710c122648d3b5c3b684e4", 80.3, 95.3, KERAS_299),
+    slim("vgg16", "vgg_16_2016_08_28", "vgg_16.ckpt", 71.5, 89.8, SLIM_VGG),
+    slim("vgg19", "vgg_19_2016_08_28", "vgg_19.ckpt", 71.1, 89.8, SLIM_VGG),
+    slim("inception_v1_bn", "inception_v1_2016_08_28", "inception_v1.ckpt", 69.8, 89.6, SLIM_224),
+    slim("inception_v2_slim", "inception_v2_2016_08_28", "inception_v2.ckpt", 73.9, 91.8, SLIM_224),
+    slim("inception_v3", "inception_v3_2016_08_28", "inception_v3.ckpt", 78.0, 93.9, SLIM_299),
+    slim("inception_v3", "adv_inception_v3_2017_08_18", "adv_inception_v3.ckpt", None, None, SLIM_299),
+    slim("inception_v4", "inception_v4_2016_09_09", "inception_v4.ckpt", 80.2, 95.2, SLIM_299),
+    slim("inception_resnet_v2", "inception_resnet_v2_2016_08_30", "inception_resnet_v2_2016_08_30.ckpt", 80.4, 95.3, SLIM_299),
+    slim("inception_resnet_v2", "ens_adv_inception_resnet_v2_2017_08_18", "ens_adv_inception_resnet_v2.ckpt", None, None,
+         SLIM_299),
+    Record("facenet", "inception_resnet_v1_facenet", "model-20180402-114759.ckpt-275", FACENET, FACE, 99.65,
+           tag="vggface2", note="LFW accuracy; 8631 identities"),
+    Record("facenet", "inception_resnet_v1_facenet", "model-20180408-102900.ckpt-90", FACENET, FACE, 99.05,
+           tag="casia", note="LFW accuracy; 10575 identities"),
+    Record("facenet", "inception_resnet_v1_facenet", "20180402-114759-vggface2.pt", FACENET_PORT, FACE, 99.65,
+           tag="vggface2", note="LFW accuracy; 8631 identities"),
+    Record("facenet", "inception_resnet_v1_facenet", "20180408-102900-casia-webface.pt", FACENET_PORT, FACE, 99.05,
+           tag="casia", note="LFW accuracy; 10575 identities"),
+)  # fmt: skip
