@@ -5,6 +5,7 @@ included. The receptive field follows Araujo, Norris, Sim: Computing receptive f
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -14,16 +15,26 @@ import jax.numpy as jnp
 
 
 class Field(NamedTuple):
-    """The input rows that one cell of a map sees, in pixels: how many, and how far apart neighbouring cells' are."""
+    """The part of the input that one cell of a map sees, in pixels along (height, width)."""
 
-    size: int = 1
-    stride: int = 1
+    size: tuple[int, ...] = (1, 1)
+    stride: tuple[int, ...] = (1, 1)  # how far apart the parts of neighbouring cells are
 
-    def window(self, kernel: int, stride: int, dilation: int = 1) -> "Field":
-        return Field(self.size + (kernel - 1) * dilation * self.stride, self.stride * stride)
+    def window(self, kernel: tuple, strides: tuple, dilation: tuple) -> "Field":
+        """What a cell sees that is computed from a window of `kernel` cells."""
+        if self == WHOLE:
+            return WHOLE
+        size = tuple(s + (k - 1) * d * step for s, k, d, step in zip(self.size, kernel, dilation, self.stride))
+        return Field(size, tuple(step * s for step, s in zip(self.stride, strides)))
+
+    def union(self, other: "Field") -> "Field":
+        """What a cell sees that is computed from one cell of each of two maps."""
+        if WHOLE in (self, other):
+            return WHOLE
+        return Field(tuple(map(max, self.size, other.size)), tuple(map(max, self.stride, other.stride)))
 
 
-WHOLE = Field(-1, 0)  # every pixel, behind a dense layer or a global mean
+WHOLE = Field((-1, -1), (0, 0))  # every pixel, behind a dense layer or a global mean
 
 
 @dataclasses.dataclass
@@ -45,7 +56,7 @@ class Summary(NamedTuple):
     layers: list[Layer]
     parameters: int
     multiply_adds: int
-    receptive_field: int
+    receptive_field: int  # the longer side of the largest
     activation_bytes: int
 
 
@@ -67,18 +78,16 @@ def summarize(model: nn.Module, input_size: tuple[int, int, int]) -> Summary:
     image = jax.ShapeDtypeStruct((1, *input_size), jnp.float32)
     jaxpr = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, image)
     layers: list[Layer] = []
-    fields: dict[Any, tuple[Field, Field]] = {jaxpr.jaxpr.invars[-1]: (Field(), Field())}
+    fields: dict[Any, Field] = {jaxpr.jaxpr.invars[-1]: Field()}
     _walk(jaxpr.jaxpr, fields, layers, "")
-    params = {
-        _path(path): math.prod(leaf.shape) for path, leaf in jax.tree.leaves_with_path(variables.get("params", {}))
-    }
+    leaves = jax.tree.leaves_with_path(variables.get("params", {}))
+    params = {_path(path): math.prod(leaf.shape) for path, leaf in leaves}
     _assign(params, layers)
-    spatial = [layer.field for layer in layers if layer.field != WHOLE]
     return Summary(
         layers,
         sum(params.values()),
         sum(layer.multiply_adds for layer in layers),
-        max((field.size for field in spatial), default=0),
+        max((max(layer.field.size) for layer in layers if layer.field != WHOLE), default=0),
         sum(layer.activation_bytes for layer in layers),
     )
 
@@ -88,7 +97,7 @@ def _path(path: tuple) -> str:
 
 
 def _assign(params: dict[str, int], layers: list[Layer]) -> None:
-    """Gives each parameter to the last row under its nearest enclosing scope that has one (BatchNorm: its convolution)."""
+    """Gives each parameter to the last row under its nearest enclosing scope with a row (BatchNorm: its convolution)."""
     for path, size in params.items():
         scope = path
         while scope:
@@ -130,19 +139,19 @@ def _walk(jaxpr, fields: dict, layers: list[Layer], prefix: str) -> None:
                     fields[out] = local[var]
             continue
         row = _event(eqn)
-        sees = tuple(max(pair, key=lambda f: math.inf if f == WHOLE else f.size) for pair in zip(*seen))
+        sees = functools.reduce(Field.union, seen)
         if row is not None:
-            kind, multiply_adds, (kernel, stride, dilation) = row
-            sees = tuple(f if f == WHOLE else f.window(k, s, d) for f, k, s, d in zip(sees, kernel, stride, dilation))
+            kind, multiply_adds, window = row
+            sees = sees.window(*window)
         out = eqn.outvars[0].aval
         if len(out.shape) < 4 or _is_global(eqn):
-            sees = (WHOLE, WHOLE)
+            sees = WHOLE
         for var in eqn.outvars:
             fields[var] = sees
         if row is not None:
             name = scope.partition("/")[2] or kind.split()[0]
             size = math.prod(out.shape)
-            layers.append(Layer(name, kind, out.shape[1:], 0, multiply_adds, sees[0], size * out.dtype.itemsize))
+            layers.append(Layer(name, kind, out.shape[1:], 0, multiply_adds, sees, size * out.dtype.itemsize))
 
 
 def _is_global(eqn) -> bool:
@@ -157,23 +166,21 @@ def _event(eqn) -> tuple[str, int, tuple] | None:
     if name == "conv_general_dilated":
         kernel, numbers = eqn.invars[1].aval.shape, eqn.params["dimension_numbers"].rhs_spec
         c_in, window = kernel[numbers[1]], tuple(kernel[i] for i in numbers[2:])
-        groups = eqn.params["feature_group_count"]
-        kind = f"conv {window[0]}x{window[1]}" + (
-            f" /{eqn.params['window_strides'][0]}" if max(eqn.params["window_strides"]) > 1 else ""
-        )
+        strides, groups = eqn.params["window_strides"], eqn.params["feature_group_count"]
+        kind = f"conv {window[0]}x{window[1]}"
+        kind += f" /{strides[0]}" if max(strides) > 1 else ""
         kind += f", {groups} groups" if groups > 1 else ""
-        return (
-            kind,
-            math.prod(out.shape) * c_in * math.prod(window),
-            (window, eqn.params["window_strides"], eqn.params["rhs_dilation"]),
-        )
+        multiply_adds = math.prod(out.shape) * c_in * math.prod(window)
+        return kind, multiply_adds, (window, strides, eqn.params["rhs_dilation"])
     if name == "dot_general":
         (contracted, _), _ = eqn.params["dimension_numbers"]
         return "dense", math.prod(out.shape) * math.prod(eqn.invars[0].aval.shape[i] for i in contracted), none
     if name.startswith("reduce_window"):
-        window, stride = eqn.params["window_dimensions"][1:3], eqn.params["window_strides"][1:3]
+        _, *window, channels = eqn.params["window_dimensions"]
+        strides = eqn.params["window_strides"][1:3]
         pool = "max pool" if "max" in name else "average pool"
-        return f"{pool} {window[0]}x{window[1]} /{stride[0]}", 0, (window, stride, (1, 1))
+        kind = f"norm over {channels} channels" if channels > 1 else f"{pool} {window[0]}x{window[1]} /{strides[0]}"
+        return kind, 0, (window, strides, (1, 1))
     if _is_global(eqn) and max(eqn.invars[0].aval.shape[1:3]) > 1:
         return "global average", 0, none
     return None
