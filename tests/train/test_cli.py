@@ -1,0 +1,218 @@
+"""The command line as a user meets it: speed, exit codes, and one clear sentence for each mistake."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from tests.helpers import ROOT, command
+from train import recipe
+from train.__main__ import main
+from train.config import describe
+from train.errors import DataError, DivergedError, UserError
+
+LENET = str(ROOT / "configs/lenet_mnist.py")
+TINY = [
+    "--config.data.source=synthetic:28x28x1/10",
+    "--config.data.augment.rotate=0",
+    "--config.data.augment.scale=0",
+    "--config.data.augment.shear=0",
+    "--config.data.augment.shift=0",
+    "--config.epochs=0.5",
+    "--config.data.eval_batch_size=64",
+]
+
+
+def train(*overrides, workdir, config=LENET):
+    return main([f"--config={config}", f"--workdir={workdir}", *TINY, *overrides])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run folder of a short training."""
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    return workdir, train(workdir=workdir)
+
+
+def test_a_run_folder_holds_what_the_readme_says(finished):
+    workdir, result = finished
+    assert {"step", "loss", "top1", "examples"} <= set(result)
+    assert result["step"] == 8 and result["examples"] == 512
+    assert json.loads((workdir / "config.json").read_text())["class_names"][0] == "grating0"
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["split"]) for row in rows] == [(8, "train"), (8, "test")]
+    assert (workdir / "checkpoints" / "8").is_dir()
+
+
+def test_the_same_command_on_a_finished_run_trains_no_more(finished):
+    workdir, result = finished
+    assert train(workdir=workdir) == result
+
+
+@pytest.mark.parametrize("arguments", [("train", "--help"), ("cnnjax",)])
+def test_help_and_table_are_quick(arguments):
+    before = os.times()
+    done = command(*arguments)
+    after = os.times()
+    assert done.returncode == 0, done.stderr
+    # Processor time, which does not depend on what else this machine is doing.
+    assert after.children_user - before.children_user + after.children_system - before.children_system < 2
+
+
+def test_help_lists_every_option():
+    text = command("train", "--help").stdout
+    for flag, _, comment in describe():
+        assert flag in text and comment, flag
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--config=configs/lenet_mnits.py"], "configs/lenet_mnits.py does not exist; did you mean configs/lenet_mnist.py"),
+        (["--config.optim.lrr=1"], "no key 'optim.lrr'; did you mean optim.lr"),
+        (["--config.optm.lr=1"], "no key 'optm.lr'; did you mean optim.lr"),
+        (["--config.optim.lr=fast"], "--config.optim.lr takes a number, got 'fast'"),
+        (["--config.data.batch_size=12.5"], "--config.data.batch_size takes a whole number, got '12.5'"),
+        (["--config.optim.nesterov=maybe"], "--config.optim.nesterov takes true or false, got 'maybe'"),
+        (["--config.optim=sgd"], "--config.optim is a group of keys"),
+        (["--config.optim.lr"], "--config.optim.lr needs a value"),
+        (["--config.optim.lr.x=1"], "optim.lr is a value"),
+        (["--confg.optim.lr=1"], "unknown argument '--confg.optim.lr=1'; did you mean"),
+        (["--config.model.name=lenet"], "no model is called 'lenet'; did you mean lenet5"),
+        (["--config.model.options.dropuot=0.1"], "lenet5 has no option 'dropuot'"),
+        (["--config.model.dtype=float16"], "model.dtype is float32 or bfloat16, got 'float16'"),
+        (["--config.model.num_classes=3"], "model.num_classes=3, but the data has 10 classes"),
+        (["--config.optim.schedule=cosin"], "optim.schedule='cosin' is unknown; did you mean cosine"),
+        (["--config.parallel.mapping=vmap"], "parallel.mapping is auto, pmap or shard_map, got 'vmap'"),
+        (["--config.parallel.devices=99"], "parallel.devices=99, but this process has"),
+        (["--config.data.batch_size=0"], "data.batch_size=0 must be a positive multiple"),
+        (["--config.data.mean=(0.1, 0.2)"], "data.mean has 2 values for images of 1 channel"),
+        (["--config.data.source=synthetic:8x8x1/10"], "lenet5 needs images of at least 28x28 pixels, got 8x8"),
+        (["--config.epochs=0"], "epochs=0.0 of 2048 examples make no batch"),
+    ],
+)
+def test_usage_mistakes(tmp_path, arguments, sentence):
+    config = [a for a in arguments if a.startswith("--config=")] or [f"--config={LENET}"]
+    with pytest.raises(UserError) as caught:
+        main([*config, f"--workdir={tmp_path / 'run'}", *TINY, *(a for a in arguments if a not in config)])
+    assert sentence in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_a_mistake_prints_one_line_and_no_trace(tmp_path):
+    done = command("train", f"--config={LENET}", f"--workdir={tmp_path}", "--config.optim.lrr=1")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the config has no key 'optim.lrr'") and done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_broken_recipes(tmp_path):
+    (tmp_path / "raises.py").write_text("def get_config():\n    return 1 / 0\n")
+    with pytest.raises(UserError, match="raises.py failed: ZeroDivisionError"):
+        recipe.load(str(tmp_path / "raises.py"))
+    (tmp_path / "wrong.py").write_text("def get_config():\n    return {}\n")
+    with pytest.raises(UserError, match="must return a train.config.Config, got dict"):
+        recipe.load(str(tmp_path / "wrong.py"))
+
+
+def test_a_recipe_can_take_an_argument(tmp_path):
+    (tmp_path / "r.py").write_text("from train.config import Config\ndef get_config(seed='3'):\n    return Config(seed=int(seed))\n")
+    assert recipe.load(str(tmp_path / "r.py") + ":7").seed == 7
+
+
+def test_workdir_that_cannot_be_one(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(UserError, match="is a file, not a folder"):
+        train(workdir=file)
+    with pytest.raises(UserError, match="cannot be written"):
+        train(workdir="/proc/nothing/run")
+
+
+@pytest.mark.parametrize(
+    ("override", "difference"),
+    [("--config.model.name=lenet5_1998", "model.name: lenet5 -> lenet5_1998"), ("--config.optim.lr=0.3", "-> 0.3")],
+)
+def test_a_run_folder_of_another_config_is_refused_with_the_difference(finished, override, difference):
+    with pytest.raises(UserError, match="holds a run with another config") as caught:
+        train(override, workdir=finished[0])
+    assert difference in str(caught.value)
+
+
+def test_harmless_options_may_change(finished):
+    workdir, result = finished
+    assert train("--config.checkpoint.keep=7", "--config.parallel.mapping=shard_map", workdir=workdir) == result
+
+
+def test_a_diverged_loss_stops_and_names_the_step(tmp_path):
+    with pytest.raises(DivergedError, match=r"the loss of step \d+ is (nan|inf)") as caught:
+        train("--config.optim.lr=1e30", "--config.optim.warmup=0", workdir=tmp_path / "run")
+    assert caught.value.exit_code == 5
+    assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
+
+
+def save(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+def good(n=20, **changes):
+    arrays = {
+        "x_train": np.zeros((n, 28, 28, 1), np.uint8),
+        "y_train": np.arange(n) % 10,
+        "x_test": np.zeros((n, 28, 28), np.uint8),
+        "y_test": np.arange(n) % 10,
+    }
+    return {name: value for name, value in (arrays | changes).items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"x_train": np.zeros((0, 28, 28, 1), np.uint8), "y_train": np.zeros(0, int)}, "x_train is empty"),
+        ({"y_train": np.arange(20) - 1}, "y_train has the label -1"),
+        ({"y_train": np.arange(20), "class_names": np.array(list("abcdefghij"))}, "has the label 19, but there are 10 class"),
+        ({"x_train": np.zeros((20, 784), np.uint8)}, r"must be (N, H, W, C) or (N, H, W), got shape (20, 784)"),
+        ({"x_train": np.zeros((20, 28, 28, 1), np.float32)}, "x_train must be uint8 in 0..255, got float32"),
+        ({"y_train": np.zeros(20, np.float32)}, "y_train must be integers of shape (N,), got float32"),
+        ({"x_train": np.zeros((7, 28, 28, 1), np.uint8)}, "x_train has 7 examples, y_train has 20"),
+        ({"x_test": None}, "has no split 'test'"),
+        ({"x_test": None, "x_train": None}, "needs arrays x_train, y_train, x_test, y_test or images, labels"),
+        ({"y_train": np.array([{}] * 20, object)}, "it holds pickled Python objects, which are never loaded"),
+    ],
+)
+def test_bad_npz(tmp_path, changes, sentence):
+    path = save(tmp_path / "data.npz", **good(**changes))
+    with pytest.raises(DataError) as caught:
+        train(f"--config.data.source=npz:{path}", workdir=tmp_path / "run")
+    assert sentence in str(caught.value) and str(path) in str(caught.value)
+    assert caught.value.exit_code == 3
+
+
+def test_files_that_are_no_npz(tmp_path):
+    for name, content in [("empty.npz", b""), ("text.npz", b"<html>"), ("cut.npz", None)]:
+        path = tmp_path / name
+        if content is None:
+            content = save(tmp_path / "whole.npz", **good()).read_bytes()[:300]
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="cannot be read as npz"):
+            train(f"--config.data.source=npz:{path}", workdir=tmp_path / "run")
+    with pytest.raises(DataError, match="does not exist"):
+        train(f"--config.data.source=npz:{tmp_path}/no.npz", workdir=tmp_path / "run")
+    with pytest.raises(DataError, match="is unknown; did you mean mnist5k"):
+        train("--config.data.source=mnist", workdir=tmp_path / "run")
+
+
+def test_own_arrays_train(tmp_path):
+    path = save(tmp_path / "data.npz", **good(n=200))
+    result = train(f"--config.data.source=npz:{path}", "--config.epochs=2", workdir=tmp_path / "run")
+    assert result["examples"] == 200
+
+
+def test_one_array_pair_is_split(tmp_path):
+    path = save(tmp_path / "one.npz", images=np.zeros((100, 28, 28), np.uint8), labels=np.arange(100) % 10)
+    result = train(f"--config.data.source=npz:{path}", "--config.epochs=2", workdir=tmp_path / "run")
+    assert result["examples"] == 20
+
+

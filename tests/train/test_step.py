@@ -1,0 +1,121 @@
+"""The step: equal under both mappings and on any number of devices; it computes what a loop in numpy would."""
+
+import dataclasses
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cnnjax import Outputs, create_model
+from cnnjax.layers import ConvBN, global_avg_pool
+from tests.helpers import assert_trees_close
+from train import losses, state, step
+from train.config import Loss
+from train.parallel import Parallel
+
+
+class Small(nn.Module):
+    """A network with everything a step has to carry: BatchNorm, an auxiliary head, optional dropout."""
+
+    num_classes: int = 10
+    dropout: float = 0.0
+    bn_axis: str | None = "data"
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, axis_name=self.bn_axis)
+        x = ConvBN(8, (3, 3), norm, name="conv1")(x)
+        aux = (nn.Dense(self.num_classes, name="aux")(global_avg_pool(x)),) if train else ()
+        x = ConvBN(8, (3, 3), norm, strides=2, name="conv2")(x)
+        x = nn.Dropout(self.dropout, deterministic=not train)(global_avg_pool(x))
+        return Outputs(nn.Dense(self.num_classes, name="head")(x), aux, x)
+
+
+def run(model, mapping, devices, steps=20, shape=(8, 8, 1), batch=16):
+    """Parameters, statistics and metrics after some steps on fixed random data."""
+    spread = Parallel(mapping, devices)
+    tx = optax.sgd(0.1, 0.9)
+    loss_fn = partial(losses.objective, **dataclasses.asdict(Loss(label_smoothing=0.1)))
+    preprocess = partial(step.normalize, mean=(0.5,), std=(0.5,))
+    create = jax.jit(partial(state.create_state, model, tx, image_shape=shape, ema=True))
+    current = spread.replicate(create(jax.random.key(0)))
+    share = partial(step.train_step, model=model, tx=tx, loss_fn=loss_fn, preprocess=preprocess, ema=0.9)
+    mapped = spread.map(share, split=(False, True, False), donate=True)
+    random = np.random.RandomState(0)
+    for _ in range(steps):
+        images = random.randint(0, 256, (batch, *shape)).astype(np.uint8)
+        labels = (images.mean((1, 2, 3)) > 127).astype(np.int32)
+        values = {"image": images, "label": labels, "mask": np.ones(batch, bool)}
+        current, metrics = mapped(current, spread.shard(values), jax.random.key(1))
+        jax.block_until_ready(metrics)
+    return jax.device_get((current, metrics))
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return {"small": run(Small(), "pmap", 1), "lenet5": run(create_model("lenet5"), "pmap", 1, shape=(28, 28, 1))}
+
+
+@pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
+@pytest.mark.parametrize("devices", [1, 4])
+def test_mappings_and_devices_agree_with_synced_batchnorm(reference, mapping, devices):
+    assert_trees_close(run(Small(), mapping, devices), reference["small"], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("mapping", "devices"), [("pmap", 4), ("shard_map", 1), ("shard_map", 4)])
+def test_lenet_on_any_devices(reference, mapping, devices):
+    final, _ = run(create_model("lenet5"), mapping, devices, shape=(28, 28, 1))
+    assert_trees_close(final.params, reference["lenet5"][0].params, atol=1e-6)
+
+
+def test_statistics_of_each_device_differ_from_the_synced_ones(reference):
+    local, _ = run(Small(bn_axis=None), "pmap", 4)
+    distance = jnp.abs(local.params["conv2"]["conv"]["kernel"] - reference["small"][0].params["conv2"]["conv"]["kernel"]).max()
+    assert distance > 1e-4
+
+
+def test_dropout_depends_on_step_and_device_and_repeats():
+    first, again = (run(Small(dropout=0.5), "shard_map", 2, steps=2) for _ in range(2))
+    assert_trees_close(first, again)
+    plain, _ = run(Small(), "shard_map", 2, steps=2)
+    assert np.abs(first[0].params["head"]["kernel"] - plain.params["head"]["kernel"]).max() > 1e-4
+
+
+def test_moving_average_covers_statistics(reference):
+    final, _ = reference["small"]
+    assert set(final.ema) == {"params", "batch_stats"}
+    assert final.variables is final.ema
+    change = jax.tree.map(lambda a, b: np.abs(a - b).max(), final.ema["batch_stats"], final.batch_stats)
+    assert min(jax.tree.leaves(change)) > 0
+
+
+def test_one_step_is_plain_gradient_descent():
+    """Against the gradient of an independently written loss, outside any map."""
+    model, shape = create_model("lenet5"), (28, 28, 1)
+    random = np.random.RandomState(0)
+    images = random.randint(0, 256, (16, *shape)).astype(np.uint8)
+    labels = (images.mean((1, 2, 3)) > 127).astype(np.int32)
+    create = jax.jit(partial(state.create_state, model, optax.sgd(0.1), image_shape=shape))
+    before = create(jax.random.key(0)).params
+
+    @jax.jit
+    def loss(params):
+        logits = model.apply({"params": params}, (images / 255 - 0.5) / 0.5, train=True).logits
+        targets = 0.9 * np.eye(10)[labels] + 0.01
+        return -(targets * jax.nn.log_softmax(logits)).sum(-1).mean()
+
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, before, jax.grad(loss)(before))
+    final, metrics = run(model, "pmap", 4, steps=1, shape=shape)
+    assert_trees_close(final.params, expected, atol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], loss(before), rtol=1e-5)
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    from train.errors import UserError
+
+    with pytest.raises(UserError, match="data.batch_size=6 must be a positive multiple of the 4 device"):
+        Parallel("pmap", 4).check("data.batch_size", 6)
