@@ -64,11 +64,10 @@ class Checkpoints:
         self._manager.wait_until_finished()
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict]:
-        """(state, meta) of one step; `like` has the shapes and the shardings that the state must have."""
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        """(state, meta) of one step; `like` are abstract arrays with the shardings that the state will have."""
         try:
             out = self._manager.restore(
-                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore())
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore())
             )
         except Exception as error:  # orbax has no error class for a damaged file
             reason = " ".join(str(error).split())[:200]

@@ -29,8 +29,8 @@ class Augment:
 @dataclass
 class Data:
     source: str = "mnist5k"  # mnist5k | npz:FILE | synthetic:HxWxC/K
-    train_split: str = "train"
-    eval_split: str = "test"
+    train_split: str = "train"  # a split of the source
+    eval_split: str = "test"  # likewise; its name labels the rows of metrics.jsonl
     batch_size: int = 128  # examples a step, over all devices
     eval_batch_size: int = 500  # likewise
     mean: tuple[float, ...] = (0.0,)  # subtracted on the device from images in [0, 1]; one value, or one a channel
@@ -42,8 +42,8 @@ class Data:
 class Optim:
     name: str = "sgd"  # sgd
     lr: float = 0.1  # the peak learning rate, for the whole batch
-    momentum: float = 0.9
-    nesterov: bool = False
+    momentum: float = 0.9  # share of the velocity that the next step keeps
+    nesterov: bool = False  # look ahead along the velocity
     weight_decay: float = 0.0  # L2, added to the gradient of kernels; biases and norms are spared
     schedule: str = "cosine"  # cosine | step | constant
     warmup: float = 0.0  # epochs of linear warm-up from zero

@@ -35,31 +35,21 @@ def train(config: configs.Config, workdir: str) -> dict[str, Any]:
     preprocess = build_preprocess(config, image_shape[-1])
 
     init_key, run_key = jax.random.split(jax.random.key(config.seed))
+    create = partial(state.create_state, model, tx, image_shape=image_shape, ema=config.optim.ema > 0)
     try:
-        fresh = jax.jit(partial(state.create_state, model, tx, image_shape=image_shape, ema=config.optim.ema > 0))(
-            init_key
-        )
+        shapes = jax.eval_shape(create, init_key)
     except ValueError as error:  # images that the model's geometry does not allow
         raise UserError(str(error)) from None
-    current = spread.replicate(fresh)
     loss_fn = partial(losses.objective, **dataclasses.asdict(config.loss))
-    share_step = partial(
-        step.train_step, model=model, tx=tx, loss_fn=loss_fn, preprocess=preprocess, ema=config.optim.ema
-    )
-    train_step = spread.map(share_step, split=(False, True, False), donate=True)
-    evaluate = partial(
-        evaluate_split,
-        map_eval(spread, model, preprocess),
-        spread,
-        eval_split,
-        config.data.eval_batch_size,
-        model.num_classes,
-    )
+    share = partial(step.train_step, model=model, tx=tx, loss_fn=loss_fn, preprocess=preprocess, ema=config.optim.ema)
+    train_step = spread.map(share, split=(False, True, False), donate=True)
+    eval_step = map_eval(spread, model, preprocess)
+    evaluate = partial(evaluate_split, eval_step, spread, eval_split, config.data.eval_batch_size, model.num_classes)
 
     folder = open_workdir(workdir, config, train_split.class_names)
     with checkpoint.Checkpoints(folder / "checkpoints", config.checkpoint.keep) as checkpoints:
-        restored = checkpoints.restore_latest(current)
-        current, meta = restored or (current, {"window": {}, "result": {}})
+        restored = checkpoints.restore_latest(spread.abstract(shapes))
+        current, meta = restored or (spread.replicate(jax.jit(create)(init_key)), {"window": {}, "result": {}})
         window, start = Window(meta["window"]), int(current.step)
         result: dict[str, float] = meta["result"]
         progress = logs.Progress(start, steps, config.data.batch_size, quiet=not first_process)

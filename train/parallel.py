@@ -63,6 +63,11 @@ class Parallel:
         """Puts the same values on every device."""
         return jax.device_put(tree, NamedSharding(self.mesh, P()))
 
+    def abstract(self, shapes: Any) -> Any:
+        """Shapes of a tree that will be replicated: what a checkpoint is restored to."""
+        where = NamedSharding(self.mesh, P())
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes)
+
     def shard(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         """Puts this process's share of a global host batch (N / processes, …) on its devices."""
         if self.mapping == "pmap":
