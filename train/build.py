@@ -1,17 +1,19 @@
-"""From a config to the things that it names: model, optimizer, preprocessing, number of steps."""
+"""From a config to the things that it names: data, model, optimizer, and the compiled step over the devices."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import optax
 
 from cnnjax import create_model
-from train import optim, step
+from train import data, losses, optim, state, step
 from train.config import Config
 from train.errors import UserError
+from train.parallel import Parallel
 
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
@@ -65,3 +67,45 @@ def build_optimizer(config: Config, steps: int) -> tuple[optax.GradientTransform
         chosen.name, schedule, momentum=chosen.momentum, nesterov=chosen.nesterov, weight_decay=chosen.weight_decay
     )
     return tx, schedule
+
+
+class Task:
+    """Everything that a config names, built and checked, ready to run: what the loop loops over."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.spread = Parallel(config.parallel.mapping, config.parallel.devices)
+        self.spread.check("data.batch_size", config.data.batch_size)
+        self.train_split = data.load(config.data.source, config.data.train_split)
+        self.eval_split = data.load(config.data.source, config.data.eval_split)
+        self.class_names = self.train_split.class_names
+        self.steps = count_steps(config, len(self.train_split))
+        self.model = build_model(config, len(self.class_names))
+        self.tx, self.schedule = build_optimizer(config, self.steps)
+        image_shape = self.train_split.images.shape[1:]
+        self.preprocess = build_preprocess(config, image_shape[-1])
+
+        self._init_key, self.key = jax.random.split(jax.random.key(config.seed))
+        averaged = config.optim.ema > 0
+        self._create = partial(state.create_state, self.model, self.tx, image_shape=image_shape, ema=averaged)
+        try:
+            self.abstract_state = self.spread.abstract(jax.eval_shape(self._create, self._init_key))
+        except ValueError as error:  # images that the model's geometry does not allow
+            raise UserError(str(error)) from None
+        share = partial(
+            step.train_step, model=self.model, tx=self.tx, preprocess=self.preprocess, ema=config.optim.ema,
+            loss_fn=partial(losses.objective, **dataclasses.asdict(config.loss)),
+        )  # fmt: skip
+        self.step = self.spread.map(share, split=(False, True, False), donate=True)
+
+    def fresh_state(self) -> state.TrainState:
+        """Initial parameters, on the devices."""
+        return self.spread.replicate(jax.jit(self._create)(self._init_key))
+
+    def batches(self, start: int) -> Iterator[data.Batch]:
+        """This process's share of the training batches from a step on."""
+        plan = data.Plan(len(self.train_split), self.config.data.batch_size, self.config.seed)
+        return data.train_batches(
+            self.train_split, plan, self.config.data.augment, start=start, stop=self.steps,
+            process=jax.process_index(), processes=jax.process_count(),
+        )  # fmt: skip

@@ -6,70 +6,33 @@ python -m train.evaluate --workdir=runs/lenet [--step=best] [--split=test]
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
-from etils import epath
 
-from train import checkpoint, data, errors, loop, state
-from train import config as configs
-from train.build import build_model, build_optimizer, build_preprocess, count_steps
-from train.errors import CheckpointError, DataError, UserError
+from train import data, errors, metrics, step
+from train.build import build_preprocess
 from train.parallel import Parallel
+from train.run import Run
 
 
-class Run:
-    """A run folder, opened to look at: its config, its classes, its model and any of its checkpoints."""
+class Evaluator:
+    """Counts over whole splits, spread over the devices: every example exactly once, whatever the batch size."""
 
-    def __init__(self, workdir: str):
-        self.folder = epath.Path(workdir)
-        path = self.folder / "config.json"
-        if not path.exists():
-            raise UserError(f"{workdir} is no run folder: it has no config.json")
-        try:
-            values = json.loads(path.read_text())
-        except json.JSONDecodeError:
-            raise UserError(f"{path} is not JSON") from None
-        self.config: configs.Config = configs.from_dict(values)
-        self.class_names = tuple(values["class_names"])
-        self.model: nn.Module = build_model(self.config, len(self.class_names))
+    def __init__(self, spread: Parallel, model: nn.Module, preprocess: Callable, batch_size: int):
+        spread.check("data.eval_batch_size", batch_size)
+        self._spread, self._batch_size, self._classes = spread, batch_size, model.num_classes
+        self._step = spread.map(partial(step.eval_step, model=model, preprocess=preprocess), split=(False, True))
 
-    def load_split(self, name: str = "") -> data.Split:
-        """A split of the run's data, the evaluation split by default; DataError where its classes are not the run's."""
-        split = data.load(self.config.data.source, name or self.config.data.eval_split)
-        if split.class_names != self.class_names:
-            pairs = [
-                f"{i}: {a!r} is now {b!r}"
-                for i, (a, b) in enumerate(zip(self.class_names, split.class_names))
-                if a != b
-            ]
-            counts = f"{len(self.class_names)} classes were trained, the data has {len(split.class_names)}"
-            raise DataError(
-                f"{self.config.data.source} has other classes than {self.folder}: {'; '.join(pairs[:3]) or counts}"
-            )
-        return split
-
-    def restore(self, step: str, split: data.Split) -> tuple[int, Any]:
-        """(step, variables) of a checkpoint: 'latest', 'best' or a number. Moving averages where the run keeps them."""
-        with checkpoint.Checkpoints(self.folder / "checkpoints", read_only=True) as checkpoints:
-            steps = checkpoints.steps()
-            if not steps:
-                raise CheckpointError(f"{self.folder} has no checkpoint yet")
-            wanted = {"latest": steps[-1], "best": checkpoints.best()}.get(step) or (
-                int(step) if step.isdigit() else None
-            )
-            if wanted is None or wanted not in steps:
-                raise CheckpointError(f"{self.folder} has no checkpoint {step}; there are {', '.join(map(str, steps))}")
-            tx, _ = build_optimizer(self.config, count_steps(self.config, len(split)))
-            create = partial(
-                state.create_state, self.model, tx, image_shape=split.images.shape[1:], ema=self.config.optim.ema > 0
-            )
-            like = jax.eval_shape(create, jax.random.key(0))
-            restored, _ = checkpoints.restore(wanted, checkpoint.on_one_device(like))
-        return wanted, restored.variables
+    def __call__(self, variables: Any, split: data.Split) -> dict[str, float]:
+        """loss, top1, top5 (above ten classes) and the number of examples; `variables` are replicated."""
+        shares = dict(process=jax.process_index(), processes=jax.process_count())
+        batches = data.eval_batches(split, self._batch_size, **shares)
+        return metrics.finalize([self._step(variables, self._spread.shard(batch)) for batch in batches], self._classes)
 
 
 def predict(model: nn.Module, variables: Any, preprocess, images: np.ndarray, batch_size: int = 500) -> np.ndarray:
@@ -89,11 +52,9 @@ def evaluate(workdir: str, step: str = "latest", split_name: str = "", protocol:
     split = run.load_split(split_name)
     number, variables = run.restore(step, split)
     spread = Parallel(run.config.parallel.mapping, run.config.parallel.devices)
-    spread.check("data.eval_batch_size", run.config.data.eval_batch_size)
-    eval_step = loop.map_eval(spread, run.model, build_preprocess(run.config, split.images.shape[-1]))
-    result = loop.evaluate_split(
-        eval_step, spread, split, run.config.data.eval_batch_size, run.model.num_classes, spread.replicate(variables)
-    )
+    preprocess = build_preprocess(run.config, split.images.shape[-1])
+    evaluator = Evaluator(spread, run.model, preprocess, run.config.data.eval_batch_size)
+    result = evaluator(spread.replicate(variables), split)
     about = {"step": number, "split": split_name or run.config.data.eval_split, "protocol": protocol}
     if jax.process_index() == 0:
         (run.folder / "eval").mkdir(exist_ok=True)

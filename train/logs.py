@@ -4,9 +4,14 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
+import jax
+import numpy as np
 from etils import epath
+
+from train.errors import DivergedError
 
 
 class Metrics:
@@ -108,3 +113,74 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class Window:
+    """Training metrics since the last row: values still on the devices, and the sums of those that were fetched."""
+
+    def __init__(self, sums: dict[str, float]):
+        self.sums = dict(sums)
+        self._pending: list[tuple[int, dict[str, jax.Array]]] = []
+
+    def add(self, number: int, values: dict[str, jax.Array]) -> None:
+        self._pending.append((number, values))
+
+    def wait(self, ahead: int) -> None:
+        """Until at most `ahead` steps are under way: the host must not run far ahead of the devices."""
+        if len(self._pending) > ahead:
+            jax.block_until_ready(self._pending[-1 - ahead][1])
+
+    def fetch(self) -> None:
+        """Adds up what is pending; DivergedError names the first step whose loss is not finite."""
+        numbers, values = [number for number, _ in self._pending], jax.device_get([v for _, v in self._pending])
+        self._pending.clear()
+        for number, of_step in zip(numbers, values):
+            if not np.isfinite(of_step["loss"]):
+                raise DivergedError(
+                    f"the loss of step {number} is {of_step['loss']}; lower optim.lr, or raise optim.warmup"
+                )
+            for name, value in (of_step | {"steps": 1}).items():
+                self.sums[name] = self.sums.get(name, 0.0) + float(value)
+
+    def close(self) -> dict[str, float]:
+        """The means since the last row; a new window begins."""
+        steps, sums, self.sums = self.sums.pop("steps"), self.sums, {}
+        return {name: value / steps for name, value in sums.items()}
+
+
+class Pace:
+    """How fast training goes, and what share of the time it waits for data, since the last row."""
+
+    def __init__(self, batch_size: int):
+        self._batch_size = batch_size
+        self.restart()
+
+    def restart(self) -> None:
+        self._began, self._waited, self._steps = time.perf_counter(), 0.0, 0
+
+    def step(self) -> None:
+        self._steps += 1
+
+    def waiting(self):
+        return _Stopwatch(lambda seconds: setattr(self, "_waited", self._waited + seconds))
+
+    def paused(self):
+        return _Stopwatch(lambda seconds: setattr(self, "_began", self._began + seconds))
+
+    def close(self) -> dict[str, float]:
+        """images_per_second and data_wait (0 to 1)."""
+        taken = max(time.perf_counter() - self._began, 1e-9)
+        result = {"images_per_second": self._steps * self._batch_size / taken, "data_wait": self._waited / taken}
+        self.restart()
+        return result
+
+
+class _Stopwatch:
+    def __init__(self, report: Callable[[float], None]):
+        self._report = report
+
+    def __enter__(self):
+        self._began = time.perf_counter()
+
+    def __exit__(self, *_):
+        self._report(time.perf_counter() - self._began)

@@ -23,7 +23,8 @@ from matplotlib import pyplot as plt
 from train import data, errors, logs
 from train.build import build_preprocess
 from train.config import flatten, to_dict
-from train.evaluate import Run, predict
+from train.evaluate import predict
+from train.run import Run
 
 PAGE = string.Template((Path(__file__).parent / "report.html").read_text())
 

@@ -69,7 +69,10 @@ def test_help_lists_every_option():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--config=configs/lenet_mnits.py"], "configs/lenet_mnits.py does not exist; did you mean configs/lenet_mnist.py"),
+        (
+            ["--config=configs/lenet_mnits.py"],
+            "configs/lenet_mnits.py does not exist; did you mean configs/lenet_mnist.py",
+        ),
         (["--config.optim.lrr=1"], "no key 'optim.lrr'; did you mean optim.lr"),
         (["--config.optm.lr=1"], "no key 'optm.lr'; did you mean optim.lr"),
         (["--config.optim.lr=fast"], "--config.optim.lr takes a number, got 'fast'"),
@@ -109,15 +112,17 @@ def test_a_mistake_prints_one_line_and_no_trace(tmp_path):
 
 def test_broken_recipes(tmp_path):
     (tmp_path / "raises.py").write_text("def get_config():\n    return 1 / 0\n")
-    with pytest.raises(UserError, match="raises.py failed: ZeroDivisionError"):
+    with pytest.raises(UserError, match="failed: ZeroDivisionError"):
         recipe.load(str(tmp_path / "raises.py"))
     (tmp_path / "wrong.py").write_text("def get_config():\n    return {}\n")
-    with pytest.raises(UserError, match="must return a train.config.Config, got dict"):
+    with pytest.raises(UserError, match=r"must return a train\.config\.Config, got dict"):
         recipe.load(str(tmp_path / "wrong.py"))
 
 
 def test_a_recipe_can_take_an_argument(tmp_path):
-    (tmp_path / "r.py").write_text("from train.config import Config\ndef get_config(seed='3'):\n    return Config(seed=int(seed))\n")
+    (tmp_path / "r.py").write_text(
+        "from train.config import Config\ndef get_config(seed='3'):\n    return Config(seed=int(seed))\n"
+    )
     assert recipe.load(str(tmp_path / "r.py") + ":7").seed == 7
 
 
@@ -172,7 +177,10 @@ def good(n=20, **changes):
     [
         ({"x_train": np.zeros((0, 28, 28, 1), np.uint8), "y_train": np.zeros(0, int)}, "x_train is empty"),
         ({"y_train": np.arange(20) - 1}, "y_train has the label -1"),
-        ({"y_train": np.arange(20), "class_names": np.array(list("abcdefghij"))}, "has the label 19, but there are 10 class"),
+        (
+            {"y_train": np.arange(20), "class_names": np.array(list("abcdefghij"))},
+            "has the label 19, but there are 10 class",
+        ),
         ({"x_train": np.zeros((20, 784), np.uint8)}, r"must be (N, H, W, C) or (N, H, W), got shape (20, 784)"),
         ({"x_train": np.zeros((20, 28, 28, 1), np.float32)}, "x_train must be uint8 in 0..255, got float32"),
         ({"y_train": np.zeros(20, np.float32)}, "y_train must be integers of shape (N,), got float32"),
@@ -214,5 +222,3 @@ def test_one_array_pair_is_split(tmp_path):
     path = save(tmp_path / "one.npz", images=np.zeros((100, 28, 28), np.uint8), labels=np.arange(100) % 10)
     result = train(f"--config.data.source=npz:{path}", "--config.epochs=2", workdir=tmp_path / "run")
     assert result["examples"] == 20
-
-

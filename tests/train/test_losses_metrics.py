@@ -20,7 +20,9 @@ def log_softmax(x):
 def test_cross_entropy(smoothing):
     targets = (1 - smoothing) * np.eye(20)[LABELS] + smoothing / 20
     expected = -(targets * log_softmax(LOGITS)).sum(-1).mean()
-    np.testing.assert_allclose(losses.cross_entropy(jnp.array(LOGITS), jnp.array(LABELS), smoothing), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        losses.cross_entropy(jnp.array(LOGITS), jnp.array(LABELS), smoothing), expected, rtol=1e-6
+    )
 
 
 def test_objective_weights_the_mean_of_the_heads():
@@ -33,7 +35,9 @@ def test_objective_weights_the_mean_of_the_heads():
 
 
 def test_without_heads_only_the_classifier_counts():
-    loss, parts = losses.objective(Outputs(LOGITS, (), LOGITS), LABELS, label_smoothing=0.0, main_weight=1.0, aux_weight=9.0)
+    loss, parts = losses.objective(
+        Outputs(LOGITS, (), LOGITS), LABELS, label_smoothing=0.0, main_weight=1.0, aux_weight=9.0
+    )
     np.testing.assert_allclose(loss, losses.cross_entropy(LOGITS, LABELS))
     assert parts == {}
 

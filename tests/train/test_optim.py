@@ -44,7 +44,9 @@ def test_sgd_for_fifty_steps(nesterov):
         for name in params:
             g = gradient[name] + (0.01 * params[name] if name == "kernel" else 0)  # decay spares the bias
             velocity[name] = 0.9 * velocity[name] + g
-            params[name] = params[name] - float(schedule(t)) * (g + 0.9 * velocity[name] if nesterov else velocity[name])
+            params[name] = params[name] - float(schedule(t)) * (
+                g + 0.9 * velocity[name] if nesterov else velocity[name]
+            )
     for name in params:
         np.testing.assert_allclose(ours[name], params[name], atol=1e-5)
 

@@ -35,4 +35,8 @@ def test_same_in_another_process_and_for_ever():
     code = "from train.data import Plan; print(*Plan(12, 12, 7).indices(5))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     # If this list changes, every run in the world that is under way resumes with another order.
-    assert done.stdout.split() == [str(i) for i in Plan(12, 12, 7).indices(5)] == ["2", "5", "4", "7", "6", "10", "0", "11", "9", "3", "8", "1"]
+    assert (
+        done.stdout.split()
+        == [str(i) for i in Plan(12, 12, 7).indices(5)]
+        == ["2", "5", "4", "7", "6", "10", "0", "11", "9", "3", "8", "1"]
+    )

@@ -16,7 +16,7 @@ from tests.helpers import ROOT, assert_trees_close
 from train.__main__ import main
 from train.checkpoint import Checkpoints
 from train.errors import CheckpointError
-from train.evaluate import Run
+from train.run import Run
 
 # Augmentation, a moving average, rows and checkpoints that fall neither on each other nor on the border of a pass.
 OPTIONS = [
@@ -35,7 +35,9 @@ OPTIONS = [
 def start(workdir):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     arguments = [sys.executable, "-m", "train", *OPTIONS, f"--workdir={workdir}"]
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
+    return subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+    )
 
 
 def last_row(workdir):
@@ -79,7 +81,7 @@ def test_kill_9_and_resume_is_bit_identical(tmp_path):
         deaths.append(last_row(killed))
     last = start(killed)
     for process in (undisturbed, last):
-        output, errors = process.communicate()
+        _, errors = process.communicate()
         assert process.returncode == 0, errors
     assert "going on at step" in errors and deaths == sorted(deaths)
 
@@ -158,4 +160,6 @@ def test_restores_on_another_number_of_devices(finished):
     run = Run(str(finished))
     step, variables = run.restore("latest", run.load_split("train"))
     assert step == 32
-    assert {leaf.sharding for leaf in jax.tree.leaves(variables)} == {jax.sharding.SingleDeviceSharding(jax.devices()[0])}
+    assert {leaf.sharding for leaf in jax.tree.leaves(variables)} == {
+        jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    }

@@ -74,7 +74,9 @@ def test_lenet_on_any_devices(reference, mapping, devices):
 
 def test_statistics_of_each_device_differ_from_the_synced_ones(reference):
     local, _ = run(Small(bn_axis=None), "pmap", 4)
-    distance = jnp.abs(local.params["conv2"]["conv"]["kernel"] - reference["small"][0].params["conv2"]["conv"]["kernel"]).max()
+    distance = jnp.abs(
+        local.params["conv2"]["conv"]["kernel"] - reference["small"][0].params["conv2"]["conv"]["kernel"]
+    ).max()
     assert distance > 1e-4
 
 
@@ -117,5 +119,5 @@ def test_one_step_is_plain_gradient_descent():
 def test_a_batch_that_does_not_divide_is_refused():
     from train.errors import UserError
 
-    with pytest.raises(UserError, match="data.batch_size=6 must be a positive multiple of the 4 device"):
+    with pytest.raises(UserError, match=r"data\.batch_size=6 must be a positive multiple of the 4 device"):
         Parallel("pmap", 4).check("data.batch_size", 6)
