@@ -1,0 +1,24 @@
+"""What a network comes to on an image of some size, without computing it."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from cnnjax import analysis
+
+KEYS = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+
+
+def shapes(model, side, *, train=False):
+    """(variables, outputs, feature maps) for one image of side x side x 3, maps as (H, W, C)."""
+    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    variables = analysis.abstract_variables(model, image.shape[1:], train=train)
+    apply = partial(model.apply, train=train, rngs=KEYS, mutable=["stages", "batch_stats"])
+    outputs, mutated = jax.eval_shape(lambda v, x: apply(v, x), variables, image)
+    return variables, outputs, {name: x.shape[1:] for name, x in mutated["stages"].items()}
+
+
+def parameters(model, side=299, *, train=False):
+    """How many values a network trains; with its auxiliary heads where `train`."""
+    return analysis.count_parameters(analysis.abstract_variables(model, (side, side, 3), train=train)["params"])
