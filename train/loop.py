@@ -12,7 +12,10 @@ from train.run import open_workdir
 
 
 def train(config: Config, workdir: str) -> dict[str, Any]:
-    """Runs a config to its end in `workdir`, from its newest checkpoint if it has one; returns the last evaluation."""
+    """Runs a config to its end in `workdir`, from its newest checkpoint if it has one.
+
+    Returns the last evaluation, and the speed behind the first step: all but compilation and evaluation.
+    """
     task = Task(config)
     evaluator = Evaluator(task.spread, task.model, task.preprocess, config.data.eval_batch_size)
     folder = open_workdir(workdir, config, task.class_names)
@@ -32,7 +35,7 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
             )
 
         batches = task.batches(start)
-        pace = logs.Pace(config.data.batch_size)
+        pace, whole = (logs.Pace(config.data.batch_size) for _ in range(2))
         for number in range(start + 1, steps + 1):
             with pace.waiting():
                 batch = next(batches)
@@ -40,10 +43,12 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
             window.add(number, measured)
             window.wait(task.spread.steps_ahead)
             pace.step()
+            whole.step()
             progress.step()
             if number == start + 1:  # it compiled: time starts behind it
                 window.wait(0)
                 pace.restart()
+                whole.restart()
                 progress.restart()
 
             last = number == steps
@@ -54,7 +59,7 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
                 progress.row(number, "train", values)
             evaluated = None
             if number % config.log.eval_every == 0 or last:
-                with pace.paused():
+                with pace.paused(), whole.paused():
                     evaluated = result = evaluator(state.variables, task.eval_split)
                 rows.write(number, config.data.eval_split, evaluated)
                 progress.row(number, config.data.eval_split, evaluated)
@@ -63,4 +68,5 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
                 checkpoints.save(number, state, {"window": window.sums, "result": result}, evaluated)
         progress.close()
         rows.close()
-    return {"step": steps, **result, "workdir": str(workdir)}
+        speed = {"images_per_second": round(whole.close()["images_per_second"])} if steps - start > 1 else {}
+    return {"step": steps, **result, **speed, "workdir": str(workdir)}

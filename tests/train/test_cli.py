@@ -47,7 +47,7 @@ def test_a_run_folder_holds_what_the_readme_says(finished):
 
 def test_the_same_command_on_a_finished_run_trains_no_more(finished):
     workdir, result = finished
-    assert train(workdir=workdir) == result
+    assert train(workdir=workdir).items() <= result.items()
 
 
 @pytest.mark.parametrize("arguments", [("train", "--help"), ("cnnjax",)])
@@ -147,7 +147,7 @@ def test_a_run_folder_of_another_config_is_refused_with_the_difference(finished,
 
 def test_harmless_options_may_change(finished):
     workdir, result = finished
-    assert train("--config.checkpoint.keep=7", "--config.parallel.mapping=shard_map", workdir=workdir) == result
+    assert train("--config.checkpoint.keep=7", "--config.parallel.mapping=shard_map", workdir=workdir).items() <= result.items()
 
 
 def test_a_diverged_loss_stops_and_names_the_step(tmp_path):

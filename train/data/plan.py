@@ -1,5 +1,9 @@
-"""Which examples make up which batch: a pure function of (seed, step), so that resuming is starting at step N."""
+"""Which examples make up which batch, and every random number spent on them: pure functions of (seed, step).
 
+So resuming is starting at step N, on any number of processes or threads, and there is nothing to save.
+"""
+
+import zlib
 from functools import lru_cache
 
 import numpy as np
@@ -21,12 +25,31 @@ class Plan:
         bits = np.random.MT19937(np.random.SeedSequence([self.seed, epoch]))
         return np.random.RandomState(bits).permutation(self.examples)
 
+    def positions(self, step: int) -> np.ndarray:
+        """(batch_size,) int64: the places of the global batch of a step in the endless stream of examples."""
+        return np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+
     def indices(self, step: int) -> np.ndarray:
         """(batch_size,) int64: the examples of the global batch of a step, counted from 0."""
-        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        positions = self.positions(step)
         epochs, offsets = np.divmod(positions, self.examples)
         result = np.empty_like(positions)
         for epoch in np.unique(epochs):
             here = epochs == epoch
             result[here] = self._order(int(epoch))[offsets[here]]
         return result
+
+
+def uniform(seed: int, name: str, positions: np.ndarray, columns: int) -> np.ndarray:
+    """(n, columns) float32 in [0, 1): the random numbers that the augmentation `name` spends on the examples there.
+
+    SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014) read at any place: no number
+    depends on another, nor on the batch that it is drawn with.
+    """
+    start = np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1, np.uint64)
+    counters = positions.astype(np.uint64)[:, None] << np.uint64(12) | np.arange(columns, dtype=np.uint64)
+    x = start + (counters + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return (x >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)

