@@ -160,7 +160,7 @@ def save(path: str | os.PathLike, pretrained: Pretrained) -> None:
         network, pretrained.name, tensors, OURS, Map((), ""), 0, False, f"these variables do not fit {pretrained.name}"
     )
     partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, {"format": "flax", "cnnjax": text})
+    save_file(tensors, partial, {"cnnjax": text})  # one key: the library writes several in any order
     os.replace(partial, path)
 
 
@@ -207,7 +207,8 @@ def _assemble(network: nn.Module, name: str, tensors: Tensors, source: Source, m
     wanted = {ours[path]: shape for path, shape in shapes.items() if path not in fresh}
     flat = fill(tensors, wanted, source, map, drop, what)
     values = {path: flat[ours[path]] for path in shapes if path not in fresh} | _initialise(network, size, fresh)
-    return nest({path: values[path] for path in shapes}), tuple(sorted({module(path) for path in fresh}))
+    modules = {path.partition("/")[2].rpartition("/")[0] for path in fresh}
+    return nest({path: values[path] for path in shapes}), tuple(sorted(modules))
 
 
 def _initialise(network: nn.Module, size: tuple[int, int, int], paths: set[str]) -> Tensors:

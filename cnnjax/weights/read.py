@@ -65,6 +65,11 @@ def sniff(path: Path) -> str:
         raise WeightsError(
             f"{path} is a zip archive, but neither torch nor Keras wrote it: unpack it and name the file in it"
         )
+    length = int.from_bytes(head[:8], "little")  # of a JSON object: looks like a pickle if it is 0x280
+    if head[8:9] == b"{" and length < 2**40:
+        if length + 8 > size:
+            raise WeightsError(f"{path} is truncated or damaged: its header is longer than the file")
+        return "safetensors"
     if re.match(rb"\x80[\x02-\x05]", head):
         return "torch"
     if head.startswith(b"\x1f\x8b") or head[257:262] == b"ustar":
@@ -73,11 +78,6 @@ def sniff(path: Path) -> str:
         raise WeightsError(f"{path} is a web page, not weights: the download went wrong")
     if head.startswith(b"version https://git-lfs"):
         raise WeightsError(f"{path} is a Git LFS pointer: fetch the file that it stands for")
-    length = int.from_bytes(head[:8], "little")
-    if head[8:9] == b"{":
-        if length + 8 > size:
-            raise WeightsError(f"{path} is truncated or damaged: its header is longer than the file")
-        return "safetensors"
     raise WeightsError(f"{path} is none of the known formats (torch, safetensors, HDF5, Keras, TensorFlow checkpoint)")
 
 
