@@ -1,0 +1,80 @@
+"""In training, every parameter moves the loss: no branch, head or scale is forgotten."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cnnjax
+from cnnjax import analysis
+from tests.models.expected import EXPECTED
+
+# The others take minutes together: one of each kind of layer and block is enough for every run.
+QUICK = (
+    "lenet5", "lenet5_1998", "alexnet", "alexnet_owt", "vgg11_lrn", "vgg11_bn", "inception_v1",
+    "inception_v2", "inception_resnet_v1_facenet",
+)  # fmt: skip
+# Auxiliary heads that are there on request only, and the images that they take.
+ON_REQUEST = {"inception_v4": 299, "inception_resnet_v1": 299, "inception_resnet_v2": 299}
+
+
+def starting_values(shapes, generator):
+    """An array for each shape: He et al. 2015 for kernels, so that activations neither die nor explode."""
+
+    def leaf(path, shape):
+        noise = generator.standard_normal(shape.shape, np.float32)
+        match path[-1].key:
+            case "kernel":
+                return noise * np.sqrt(2 / (shape.size // shape.shape[-1]))
+            case "scale" | "var":
+                return np.exp(0.1 * noise)
+            case _:
+                return 0.1 * noise
+
+    return jax.tree.map_with_path(leaf, shapes)
+
+
+def gradients(name, side, **options):
+    """Of the summed cross-entropy of all heads, for two random images."""
+    model, shape = cnnjax.create_model(name, **options), (side, side, cnnjax.get_spec(name).input_size[-1])
+    generator = np.random.default_rng(0)
+    variables = starting_values(analysis.abstract_variables(model, shape, train=True), generator)
+    images = generator.standard_normal((2, *shape), np.float32)
+
+    def loss(params):
+        trained = variables | {"params": params}
+        rngs = {"dropout": jax.random.key(0)}
+        (logits, aux, _), _ = model.apply(trained, images, train=True, rngs=rngs, mutable=["batch_stats"])
+        return -sum(jax.nn.log_softmax(x)[jnp.arange(2), jnp.arange(2)].mean() for x in (logits, *aux))
+
+    # Compiling takes most of the time, and a third of it without LLVM's optimisations.
+    return jax.jit(jax.grad(loss), compiler_options={"xla_backend_optimization_level": "0"})(variables["params"])
+
+
+def cancelled(name, path):
+    """Biases that the mean of a BatchNorm behind them takes away again."""
+    biased_conv = name.startswith("vgg") and name.endswith("_bn") and path.endswith("/conv/bias")
+    return biased_conv or (name, path) == ("inception_resnet_v2", "block8_10/up/bias")
+
+
+def check(name, gradients):
+    for path, gradient in jax.tree.leaves_with_path(gradients):
+        path, largest = "/".join(key.key for key in path), np.abs(gradient).max()
+        assert np.isfinite(largest), path
+        assert (largest < 1e-4) if cancelled(name, path) else (largest > 1e-3), (path, largest)
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in cnnjax.list_models()]
+)
+def test_every_parameter_has_a_gradient(name):
+    classes = 10 if name == "lenet5_1998" else 5
+    check(name, gradients(name, EXPECTED[name].smallest_with_aux or EXPECTED[name].smallest, num_classes=classes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ON_REQUEST)
+def test_heads_on_request_have_gradients(name):
+    found = gradients(name, ON_REQUEST[name], num_classes=5, aux=True)
+    assert "aux" in found
+    check(name, found)
