@@ -23,4 +23,6 @@ def load() -> dict[str, dict[str, int]]:
 
 
 if __name__ == "__main__":
-    FILE.write_text("{\n" + ",\n".join(f" {json.dumps(name)}: {json.dumps(row)}" for name, row in compute().items()) + "\n}\n")
+    FILE.write_text(
+        "{\n" + ",\n".join(f" {json.dumps(name)}: {json.dumps(row)}" for name, row in compute().items()) + "\n}\n"
+    )

@@ -33,7 +33,9 @@ def require_size(x: jax.Array, smallest: int, model: str) -> None:
     if x.ndim != 4:
         raise ValueError(f"{model} takes images of shape (N, H, W, C), got {x.shape}")
     if min(x.shape[1:3]) < smallest:
-        raise ValueError(f"{model} needs images of at least {smallest}x{smallest} pixels, got {x.shape[1]}x{x.shape[2]}")
+        raise ValueError(
+            f"{model} needs images of at least {smallest}x{smallest} pixels, got {x.shape[1]}x{x.shape[2]}"
+        )
 
 
 # ---------------------------------------------------------------------------------------------- convolution
@@ -57,7 +59,17 @@ def _banded(x: jax.Array, kernel: jax.Array, precision: Any) -> jax.Array:
 
 
 def convolve(
-    x, kernel, window_strides, padding, *, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count, precision, **rest
+    x,
+    kernel,
+    window_strides,
+    padding,
+    *,
+    lhs_dilation,
+    rhs_dilation,
+    dimension_numbers,
+    feature_group_count,
+    precision,
+    **rest,
 ):
     """`lax.conv_general_dilated`, written for a CPU as a banded matrix product where that is faster.
 
@@ -80,7 +92,11 @@ def convolve(
         return plain(x, kernel)
 
     def banded(x, kernel):
-        pads = lax.padtype_to_pads(x.shape[1:3], (kh, kw), window_strides, padding) if isinstance(padding, str) else padding
+        pads = (
+            lax.padtype_to_pads(x.shape[1:3], (kh, kw), window_strides, padding)
+            if isinstance(padding, str)
+            else padding
+        )
         return _banded(jnp.pad(x, ((0, 0), *pads, (0, 0))), kernel, precision)
 
     if whole and kh == x.shape[1]:  # one plain matrix product: better than sliding on a GPU too
@@ -135,7 +151,9 @@ class ConvBN(nn.Module):
 # ---------------------------------------------------------------------------------------------- normalisation
 
 
-def local_response_norm(x: jax.Array, *, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75) -> jax.Array:
+def local_response_norm(
+    x: jax.Array, *, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75
+) -> jax.Array:
     """x / (k + alpha * sum of squares over `size` neighbouring channels) ** beta. Krizhevsky et al. 2012, section 3.3.
 
     `alpha` is not divided by `size`, as in the paper; Caffe and torch divide, so their alpha is `size` times this one.
@@ -143,7 +161,9 @@ def local_response_norm(x: jax.Array, *, size: int = 5, k: float = 2.0, alpha: f
     with jax.named_scope("lrn"):
         half = size // 2
         squares = lax.square(x.astype(jnp.float32))
-        total = lax.reduce_window(squares, 0.0, lax.add, (1, 1, 1, size), (1, 1, 1, 1), ((0, 0), (0, 0), (0, 0), (half, size - 1 - half)))
+        total = lax.reduce_window(
+            squares, 0.0, lax.add, (1, 1, 1, size), (1, 1, 1, 1), ((0, 0), (0, 0), (0, 0), (half, size - 1 - half))
+        )
         return (x * (k + alpha * total) ** -beta).astype(x.dtype)
 
 

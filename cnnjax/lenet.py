@@ -48,7 +48,10 @@ DIGITS = """
 .......  .......  .......  .......  .......  .......  .......  .......  .......  .......
 """
 CODES = np.array(
-    [[1.0 if cell == "#" else -1.0 for row in rows for cell in row] for rows in zip(*map(str.split, DIGITS.split("\n")[1:-1]))],
+    [
+        [1.0 if cell == "#" else -1.0 for row in rows for cell in row]
+        for rows in zip(*map(str.split, DIGITS.split("\n")[1:-1]))
+    ],
     np.float32,
 )  # (10, 84)
 

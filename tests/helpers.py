@@ -23,5 +23,10 @@ def command(*arguments, timeout=240, env=None, cwd=ROOT):
     # TensorFlow and XLA say things at the C++ level that no test is about.
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | (env or {})
     return subprocess.run(
-        [sys.executable, "-m", *map(str, arguments)], capture_output=True, text=True, timeout=timeout, env=environment, cwd=cwd
+        [sys.executable, "-m", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment,
+        cwd=cwd,
     )

@@ -7,7 +7,7 @@ import pytest
 
 from tests.helpers import ROOT
 
-HEAVY = "tensorflow orbax optax ml_collections torch matplotlib keras h5py".split()
+HEAVY = ["tensorflow", "orbax", "optax", "ml_collections", "torch", "matplotlib", "keras", "h5py"]
 
 
 @pytest.mark.parametrize(
