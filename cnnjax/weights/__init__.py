@@ -16,26 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
-import jax
 import numpy as np
 
-from cnnjax.analysis import abstract_variables
 from cnnjax.registry import create_model, get_spec, nearest
 from cnnjax.weights import facenet, keras, slim, timm, torchvision
-from cnnjax.weights.layout import (
-    Map,
-    Source,
-    Tensors,
-    WeightsError,
-    WeightsWarning,
-    fill,
-    from_tensorflow,
-    leaves,
-    nest,
-    rename,
-)
-from cnnjax.weights.metadata import RECORDS, Preprocessing, Record
-from cnnjax.weights.read import digest, read, safetensors_metadata
+from cnnjax.weights.assemble import assemble
+from cnnjax.weights.layout import Source, WeightsError, WeightsWarning, leaves
+from cnnjax.weights.metadata import RECORDS, Preprocessing, Record, find, records_of
+from cnnjax.weights.read import read, safetensors_metadata
 
 __all__ = ["RECORDS", "Preprocessing", "Pretrained", "Record", "WeightsError", "WeightsWarning", "load", "save"]
 
@@ -47,7 +35,6 @@ SOURCES: dict[str, tuple[Source, ...]] = {
     "slim": (slim.SOURCE,),
     "facenet": (facenet.SOURCE_CHECKPOINT, facenet.SOURCE_PORT),
 }
-OURS = Source(formats=("safetensors",), maps={}, axes=from_tensorflow)
 VERSION = 1
 
 # Fields of a model that say how to run it, not which network it is.
@@ -107,19 +94,21 @@ def load(path: str | os.PathLike, model: str | None = None, source: str = "cnnja
     network = create_model(model, num_classes=num_classes or fitting, **needed | options)
     if map.aux is not None and needed["aux"] and not getattr(network, "aux", False):
         tensors = {name: x for name, x in tensors.items() if not name.startswith(map.aux)}
-    what = f"{path} does not fit {source}'s {model}"
-    variables, fresh = _assemble(
-        network, model, tensors, publisher, map, drop, num_classes not in (None, fitting), what
+    variables, fresh = assemble(
+        network,
+        get_spec(model).input_size,
+        tensors,
+        f"{path} does not fit {source}'s {model}",
+        publisher,
+        map,
+        drop=drop,
+        new_heads=num_classes not in (None, fitting),
     )
-    if fresh:
-        warnings.warn(
-            f"{path} has no values for {', '.join(fresh)}: initialised at random", WeightsWarning, stacklevel=2
-        )
-
-    record, note = _record(path, source, model, tag)
-    if note:
-        warnings.warn(note, WeightsWarning, stacklevel=2)
-    preprocessing = record.preprocessing if record else _default(source, model)
+    record, note = find(path, source, model, tag)
+    random = f"{path} has no values for {', '.join(fresh)}: initialised at random" if fresh else ""
+    for text in filter(None, (random, note)):
+        warnings.warn(text, WeightsWarning, stacklevel=2)
+    preprocessing = (record or records_of(source, model)[0]).preprocessing
     origin = {"source": source, "file": path.name}
     if record:
         known = {key: getattr(record, key) for key in ("where", "tag", "hash", "licence", "top1", "top5", "note")}
@@ -136,12 +125,12 @@ def save(path: str | os.PathLike, pretrained: Pretrained) -> None:
 
     path, network = Path(path), pretrained.model
     default = create_model(pretrained.name, num_classes=network.num_classes)
-    fields = [field.name for field in dataclasses.fields(network) if field.name not in HOW]
-    options = {name: getattr(network, name) for name in fields if getattr(network, name) != getattr(default, name)}
     if type(network) is not type(default):
         raise WeightsError(f"a {type(network).__name__} is not the registry's {pretrained.name}")
     if pretrained.class_names is not None and len(pretrained.class_names) != network.num_classes:
         raise WeightsError(f"{len(pretrained.class_names)} class names do not fit {network.num_classes} classes")
+    fields = [field.name for field in dataclasses.fields(network) if field.name not in HOW]
+    options = {name: getattr(network, name) for name in fields if getattr(network, name) != getattr(default, name)}
     content = {
         "version": VERSION,
         "model": pretrained.name,
@@ -156,9 +145,7 @@ def save(path: str | os.PathLike, pretrained: Pretrained) -> None:
     except TypeError as error:
         raise WeightsError(f"an option of {pretrained.name} cannot be written: {options}") from error
     tensors = {path: np.ascontiguousarray(x, np.float32) for path, x in leaves(pretrained.variables)}
-    _assemble(
-        network, pretrained.name, tensors, OURS, Map((), ""), 0, False, f"these variables do not fit {pretrained.name}"
-    )
+    assemble(network, get_spec(pretrained.name).input_size, tensors, f"these variables do not fit {pretrained.name}")
     partial = path.with_name(path.name + ".partial")
     save_file(tensors, partial, {"cnnjax": text})  # one key: the library writes several in any order
     os.replace(partial, path)
@@ -169,7 +156,10 @@ def _load_ours(path: Path, model: str | None, num_classes: int | None, options: 
     text = safetensors_metadata(path).get("cnnjax") if format == "safetensors" else None
     if text is None:
         raise WeightsError(f"{path} is a {format} file, but not one of cnnjax: source=… says whose it is")
-    content = json.loads(text)
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise WeightsError(f"{path} is damaged: what it says of itself cannot be read") from error
     if content["version"] > VERSION:
         raise WeightsError(
             f"{path} was written by a newer cnnjax (format {content['version']}, this one reads {VERSION})"
@@ -180,84 +170,13 @@ def _load_ours(path: Path, model: str | None, num_classes: int | None, options: 
     stored = {key: tuple(value) if isinstance(value, list) else value for key, value in content["options"].items()}
     network = create_model(name, num_classes=num_classes or content["num_classes"], **stored | options)
     other = num_classes not in (None, content["num_classes"])
-    variables, fresh = _assemble(network, name, tensors, OURS, Map((), ""), 0, other, f"{path} does not fit {name}")
+    variables, fresh = assemble(
+        network, get_spec(name).input_size, tensors, f"{path} does not fit {name}", new_heads=other
+    )
     names = tuple(content["class_names"]) if content["class_names"] and not other else None
     preprocessing = Preprocessing.from_dict(content["preprocessing"])
     return Pretrained(network, variables, preprocessing, names, name, content["origin"], fresh)
 
 
-def _assemble(network: nn.Module, name: str, tensors: Tensors, source: Source, map: Map, drop: int, other_classes: bool,
-              what: str) -> tuple[dict[str, Any], tuple[str, ...]]:  # fmt: skip
-    """The variables of `network`, and the modules among them that had to be initialised."""
-    size = get_spec(name).input_size
-    shapes = {path: leaf.shape for path, leaf in leaves(abstract_variables(network, size, train=True))}
-    ours = {path: path if source is OURS else path.partition("/")[2] for path in shapes}
-
-    def module(path: str) -> str:
-        return ours[path].rpartition("/")[0]
-
-    fresh: set[str] = set()
-    top = [path for path in shapes if module(path).split("/")[0] in map.top]
-    if source is not OURS and not any(rename(ours[path], map.rules) in tensors for path in top):
-        fresh = set(top)
-    if other_classes:
-        heads = {path for path in shapes if module(path).split("/")[-1] == "head"}
-        tensors = {key: x for key, x in tensors.items() if key not in {rename(ours[path], map.rules) for path in heads}}
-        fresh |= heads
-    wanted = {ours[path]: shape for path, shape in shapes.items() if path not in fresh}
-    flat = fill(tensors, wanted, source, map, drop, what)
-    values = {path: flat[ours[path]] for path in shapes if path not in fresh} | _initialise(network, size, fresh)
-    modules = {path.partition("/")[2].rpartition("/")[0] for path in fresh}
-    return nest({path: values[path] for path in shapes}), tuple(sorted(modules))
-
-
-def _initialise(network: nn.Module, size: tuple[int, int, int], paths: set[str]) -> Tensors:
-    """Some of the model's initial values; only these are computed."""
-    if not paths:
-        return {}
-
-    @jax.jit
-    def initial(key):
-        tree: Any = network.init({"params": key, "dropout": key}, np.zeros((1, *size), np.float32), train=True)
-        return {path: x for path, x in leaves(tree) if path in paths}
-
-    return {path: np.asarray(x) for path, x in initial(jax.random.key(0)).items()}
-
-
 def _models(source: str) -> list[str]:
     return list(dict.fromkeys(model for s in SOURCES[source] for model in s.maps))
-
-
-def _default(source: str, model: str) -> Preprocessing:
-    return next(record.preprocessing for record in RECORDS if (record.source, record.model) == (source, model))
-
-
-def _record(path: Path, source: str, model: str, tag: str) -> tuple[Record | None, str]:
-    """The record of a file, by its name, its hash or its tag, and what is to be said about the match."""
-    rows = [record for record in RECORDS if (record.source, record.model) == (source, model)]
-    tags = list(dict.fromkeys(row.tag for row in rows if row.tag))
-    if tag and tag not in tags:
-        raise ValueError(f"{source} has no {model}.{tag}; " + (nearest(tag, tags) if tags else f"{model} has no tags"))
-    digests = {
-        kind: digest(path, kind) for kind in {row.hash.partition(":")[0] for row in rows if row.hash} if path.is_file()
-    }
-
-    def matches(row: Record) -> bool:
-        kind, _, prefix = (row.hash or "").partition(":")
-        return bool(prefix) and digests.get(kind, "").startswith(prefix)
-
-    by_hash = [row for row in rows if matches(row)]
-    by_name = [row for row in rows if row.file == path.name.removesuffix(".index")]
-    # timm's files all have one name; the folder that its hub puts them in has the tag.
-    by_tag = [row for row in rows if row.tag and (row.tag == tag or f"{model}.{row.tag}" in str(path.absolute()))]
-    if by_hash:
-        return by_hash[0], ""
-    if len(by_name) == 1 and by_name[0].hash:
-        kind, _, prefix = by_name[0].hash.partition(":")
-        return by_name[0], (f"{path} is not the published file: its {kind} is {digests[kind]}, that of the record {prefix}"
-                            + ("…" if kind == "sha256" else ""))  # fmt: skip
-    if by_tag or len(by_name) == 1:
-        return (by_tag or by_name)[0], ""
-    like = f"{model}.{tags[0]}" if tags else rows[0].file
-    choice = f" (model='{model}.TAG' chooses among {', '.join(tags)})" if len(tags) > 1 else ""
-    return None, f"no record of {path.name}: assuming the preprocessing of {source}'s {like}{choice}"

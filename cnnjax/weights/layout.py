@@ -137,7 +137,8 @@ def fill(
     names = {path: rename(path, map.rules) for path in wanted}
     left = [name for name in tensors if not re.search(f"{source.ignored}|{map.ignored}", name)]
     missing = [name for name in names.values() if name not in tensors]
-    extra = [name for name in left if name not in set(names.values())]
+    known = set(names.values())
+    extra = [name for name in left if name not in known]
     if missing and len(missing) == len(names):
         raise WeightsError(
             f"{what}: it holds none of its tensors, but {_some(left)}" if left else f"{what}: it is empty"
@@ -165,5 +166,7 @@ def fill(
             raise WeightsError(
                 f"{what}: tensor {name!r} of shape {tensors[name].shape} does not fit {path} of shape {shape}"
             )
+        if not np.isfinite(x).all():
+            raise WeightsError(f"{what}: tensor {name!r} holds values that are not finite")
         flat[path] = np.ascontiguousarray(x, np.float32)
     return flat

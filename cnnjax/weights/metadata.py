@@ -5,10 +5,15 @@ them; LFW accuracy for the face networks. A licence is that of the weights: what
 taken for it. None: not published, or not verified.
 """
 
+import re
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from cnnjax.registry import nearest
+from cnnjax.weights.read import digest
 
 
 @dataclass(frozen=True)
@@ -207,3 +212,40 @@ RECORDS: tuple[Record, ...] = (
     Record("facenet", "inception_resnet_v1_facenet", "20180408-102900-casia-webface.pt", FACENET_PORT, FACE, 99.05,
            tag="casia", note="LFW accuracy; 10575 identities"),
 )  # fmt: skip
+
+
+def records_of(source: str, model: str) -> list[Record]:
+    return [record for record in RECORDS if (record.source, record.model) == (source, model)]
+
+
+def find(path: Path, source: str, model: str, tag: str = "") -> tuple[Record | None, str]:
+    """The record of a file, by its hash, its name or its tag, and what the user should know about the match, or "".
+
+    ValueError: there is no such tag.
+    """
+    rows = records_of(source, model)
+    tags = list(dict.fromkeys(row.tag for row in rows if row.tag))
+    if tag and tag not in tags:
+        raise ValueError(f"{source} has no {model}.{tag}; " + (nearest(tag, tags) if tags else f"{model} has no tags"))
+    kinds = {row.hash.partition(":")[0] for row in rows if row.hash} if path.is_file() else set()
+    digests = {kind: digest(path, kind) for kind in kinds}
+
+    for row in rows:
+        kind, _, published = (row.hash or "").partition(":")
+        if published and digests.get(kind, "").startswith(published):
+            return row, f"{path} is {model}.{row.tag}, not {model}.{tag}" if tag and tag != row.tag else ""
+    name = re.sub(r"\.(index|data-\d+-of-\d+)$", "", path.name)
+    by_name = [row for row in rows if row.file == name]
+    if len(by_name) == 1 and by_name[0].hash and digests:
+        kind, _, published = by_name[0].hash.partition(":")
+        published += "…" if len(published) < len(digests[kind]) else ""
+        return by_name[
+            0
+        ], f"{path} is not the published file: its {kind} is {digests[kind]}, that of the record {published}"
+    # timm's files all have one name; the folder that its hub puts them in has the tag.
+    by_tag = [row for row in rows if row.tag and (row.tag == tag or f"{model}.{row.tag}" in str(path.absolute()))]
+    if by_tag or len(by_name) == 1:
+        return (by_tag or by_name)[0], ""
+    like = f"{model}.{tags[0]}" if tags else rows[0].file
+    choice = f" (model='{model}.TAG' chooses among {', '.join(tags)})" if len(tags) > 1 else ""
+    return None, f"no record of {path.name}: assuming the preprocessing of {source}'s {like}{choice}"

@@ -66,6 +66,13 @@ def test_tensors_that_do_not_fit(tensors, tmp_path):
     )
 
 
+def test_values_that_are_not_finite(tensors, tmp_path):
+    bias = tensors["fc.bias"].copy()
+    bias[3] = np.nan
+    path = write(tmp_path / "a.safetensors", tensors | {"fc.bias": bias})
+    assert sentence(path).endswith("tensor 'fc.bias' holds values that are not finite")
+
+
 def test_another_architecture_or_source(tensors, tmp_path):
     path = write(tmp_path / "a.safetensors", tensors)
     assert "does not fit torchvision's vgg16: it holds none of its tensors, but 'conv1.bn.bias' (and" in sentence(
@@ -120,7 +127,8 @@ def test_truncated_files(tensors, tmp_path):
         (tmp_path / "a.safetensors").write_bytes(whole[:length])
         assert "is truncated or damaged" in sentence(tmp_path / "a.safetensors")
 
-    h5py = pytest.importorskip("h5py")
+    import h5py
+
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["x"] = np.zeros(10_000)
     assert "is an HDF5 file, but not one of Keras: it lists no layers" in sentence(tmp_path / "a.h5", "vgg16", "keras")
@@ -136,7 +144,6 @@ def test_truncated_files(tensors, tmp_path):
         tmp_path / "a.keras", "vgg16", "keras"
     )
 
-    pytest.importorskip("tensorflow")
     write_checkpoint(tmp_path / "model.ckpt", {"x": np.zeros(10_000, np.float32)})
     assert "does not fit slim's vgg16: it holds none of its tensors, but 'x'" in sentence(
         tmp_path / "model.ckpt", "vgg16", "slim"
@@ -146,10 +153,14 @@ def test_truncated_files(tensors, tmp_path):
 
 
 def test_early_keras_3(tmp_path):
-    h5py = pytest.importorskip("h5py")
+    import h5py
+
     with h5py.File(tmp_path / "a.weights.h5", "w") as file:
         file["layers/conv2d/vars/0"] = np.zeros((3, 3, 3, 64))
-    assert "is of an early Keras 3, which named no layers" in sentence(tmp_path / "a.weights.h5", "vgg16", "keras")
+    with h5py.File(tmp_path / "b.weights.h5", "w") as file:
+        file["_layer_checkpoint_dependencies/conv2d/vars/0"] = np.zeros((3, 3, 3, 64))
+    for name in ("a.weights.h5", "b.weights.h5"):
+        assert "is of an early Keras 3, which named no layers" in sentence(tmp_path / name, "vgg16", "keras")
 
 
 @pytest.mark.parametrize(

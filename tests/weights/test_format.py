@@ -133,3 +133,6 @@ def test_loading_says_what_is_wrong(tmp_path):
     write(tmp_path / "c.safetensors", {"x": np.zeros(3, np.float32)}, {"cnnjax": json.dumps({"version": 99})})
     with pytest.raises(weights.WeightsError, match=r"written by a newer cnnjax \(format 99, this one reads 1\)"):
         weights.load(tmp_path / "c.safetensors")
+    write(tmp_path / "d.safetensors", {"x": np.zeros(3, np.float32)}, {"cnnjax": "{"})
+    with pytest.raises(weights.WeightsError, match="is damaged: what it says of itself cannot be read"):
+        weights.load(tmp_path / "d.safetensors")

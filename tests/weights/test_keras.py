@@ -33,7 +33,9 @@ RESNET_V2 = {
 
 @pytest.fixture(scope="module")
 def keras():
-    return pytest.importorskip("keras")
+    import keras
+
+    return keras
 
 
 def randomise(network):
@@ -272,3 +274,16 @@ def test_preprocessing_is_keras_own(keras):
         if record.source == "keras":
             theirs = getattr(keras.applications, modules[record.model]).preprocess_input(pixels.astype(np.float32))
             np.testing.assert_allclose(record.preprocessing(pixels), theirs, atol=1e-4)
+
+
+def test_records_are_keras_own(keras):
+    """Names and hashes of the files, as Keras checks them."""
+    import importlib
+    import inspect
+
+    for record in weights.RECORDS:
+        if record.source == "keras":
+            module = importlib.import_module(f"keras.src.applications.{record.model}")
+            code = re.sub(r'"\s+"', "", inspect.getsource(module))  # long texts are in parts
+            for part in (record.hash.removeprefix("md5:"), record.file.removeprefix(record.model), record.where):
+                assert part in code

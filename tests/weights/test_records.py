@@ -142,7 +142,7 @@ def test_the_hash_of_the_record(file, monkeypatch):
     rows = tuple(
         r._replace(hash=f"sha256:{digits}") if (r.source, r.model) == ("torchvision", MODEL) else r for r in RECORDS
     )
-    monkeypatch.setattr(weights, "RECORDS", rows)
+    monkeypatch.setattr(metadata, "RECORDS", rows)
     renamed = file.with_name("renamed.safetensors")
     renamed.write_bytes(file.read_bytes())
     with warnings.catch_warnings():
@@ -165,7 +165,7 @@ def test_no_record(file):
 def record_of(path, model, tag=""):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"x")
-    return weights._record(path, "timm", model, tag)
+    return metadata.find(path, "timm", model, tag)
 
 
 def test_timms_tags(tmp_path):
