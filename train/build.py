@@ -82,7 +82,7 @@ class Task:
         self.steps = count_steps(config, len(self.train_split))
         self.model = build_model(config, len(self.class_names))
         self.tx, self.schedule = build_optimizer(config, self.steps)
-        image_shape = self.train_split.images.shape[1:]
+        image_shape = data.image_shape(self.train_split, config.data)
         self.preprocess = build_preprocess(config, image_shape[-1])
 
         self._init_key, self.key = jax.random.split(jax.random.key(config.seed))
@@ -106,6 +106,6 @@ class Task:
         """This process's share of the training batches from a step on."""
         plan = data.Plan(len(self.train_split), self.config.data.batch_size, self.config.seed)
         return data.train_batches(
-            self.train_split, plan, self.config.data.augment, start=start, stop=self.steps,
+            self.train_split, plan, self.config.data, start=start, stop=self.steps,
             process=jax.process_index(), processes=jax.process_count(),
         )  # fmt: skip

@@ -6,7 +6,7 @@ python -m train.evaluate --workdir=runs/lenet [--step=best] [--split=test]
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from train import data, errors, metrics, step
 from train.build import build_preprocess
+from train.config import Data
 from train.parallel import Parallel
 from train.run import Run
 
@@ -23,27 +24,26 @@ from train.run import Run
 class Evaluator:
     """Counts over whole splits, spread over the devices: every example exactly once, whatever the batch size."""
 
-    def __init__(self, spread: Parallel, model: nn.Module, preprocess: Callable, batch_size: int):
-        spread.check("data.eval_batch_size", batch_size)
-        self._spread, self._batch_size, self._classes = spread, batch_size, model.num_classes
+    def __init__(self, spread: Parallel, model: nn.Module, preprocess: Callable, config: Data):
+        spread.check("data.eval_batch_size", config.eval_batch_size)
+        self._spread, self._config, self._classes = spread, config, model.num_classes
         self._step = spread.map(partial(step.eval_step, model=model, preprocess=preprocess), split=(False, True))
 
     def __call__(self, variables: Any, split: data.Split) -> dict[str, float]:
         """loss, top1, top5 (above ten classes) and the number of examples; `variables` are replicated."""
         shares = dict(process=jax.process_index(), processes=jax.process_count())
-        batches = data.eval_batches(split, self._batch_size, **shares)
+        batches = data.eval_batches(split, self._config, **shares)
         return metrics.finalize([self._step(variables, self._spread.shard(batch)) for batch in batches], self._classes)
 
 
-def predict(model: nn.Module, variables: Any, preprocess, images: np.ndarray, batch_size: int = 500) -> np.ndarray:
-    """(N, K) float32 probabilities of images (N, H, W, C) uint8, in their order."""
+def predict(
+    model: nn.Module, variables: Any, preprocess: Callable, batches: Iterable[data.Batch]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(probabilities (N, K) float32, labels (N,), places (N,) in the split) of the examples that evaluation batches hold."""
     apply = jax.jit(lambda variables, x: jax.nn.softmax(model.apply(variables, preprocess(x), train=False).logits))
-    parts = []
-    for first in range(0, len(images), batch_size):
-        part = images[first : first + batch_size]
-        padded = np.pad(part, ((0, batch_size - len(part)), (0, 0), (0, 0), (0, 0)))  # one shape, one compilation
-        parts.append(np.asarray(apply(variables, padded))[: len(part)])
-    return np.concatenate(parts)
+    parts = [(np.asarray(apply(variables, batch["image"])), batch["label"], batch["mask"]) for batch in batches]
+    probabilities, labels, mask = (np.concatenate(columns) for columns in zip(*parts))
+    return probabilities[mask], labels[mask], np.flatnonzero(mask)
 
 
 def evaluate(workdir: str, step: str = "latest", split_name: str = "", protocol: str = "center") -> dict[str, Any]:
@@ -52,8 +52,8 @@ def evaluate(workdir: str, step: str = "latest", split_name: str = "", protocol:
     split = run.load_split(split_name)
     number, variables = run.restore(step, split)
     spread = Parallel(run.config.parallel.mapping, run.config.parallel.devices)
-    preprocess = build_preprocess(run.config, split.images.shape[-1])
-    evaluator = Evaluator(spread, run.model, preprocess, run.config.data.eval_batch_size)
+    preprocess = build_preprocess(run.config, data.image_shape(split, run.config.data)[-1])
+    evaluator = Evaluator(spread, run.model, preprocess, run.config.data)
     result = evaluator(spread.replicate(variables), split)
     about = {"step": number, "split": split_name or run.config.data.eval_split, "protocol": protocol}
     if jax.process_index() == 0:

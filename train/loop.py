@@ -17,7 +17,7 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
     Returns the last evaluation, and the speed behind the first step: all but compilation and evaluation.
     """
     task = Task(config)
-    evaluator = Evaluator(task.spread, task.model, task.preprocess, config.data.eval_batch_size)
+    evaluator = Evaluator(task.spread, task.model, task.preprocess, config.data)
     folder = open_workdir(workdir, config, task.class_names)
     first_process = jax.process_index() == 0
     with checkpoint.Checkpoints(folder / "checkpoints", config.checkpoint.keep) as checkpoints:

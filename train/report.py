@@ -10,6 +10,7 @@ import io
 import string
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +102,15 @@ def show(ax, image: np.ndarray) -> None:
     ax.set_yticks([])
 
 
-def plot_mistakes(split: data.Split, probabilities: np.ndarray, count: int = 24):
-    """The wrong answers that the network is surest of, with both names; None where there are none."""
+def plot_mistakes(
+    probabilities: np.ndarray, labels: np.ndarray, names: tuple[str, ...], read: Callable, count: int = 24
+):
+    """The wrong answers that the network is surest of, with both names; None where there are none.
+
+    `read` gives the images of some of the examples.
+    """
     predicted = probabilities.argmax(-1)
-    wrong = np.flatnonzero(predicted != split.labels)
+    wrong = np.flatnonzero(predicted != labels)
     wrong = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:count]
     if not len(wrong):
         return None
@@ -115,9 +121,9 @@ def plot_mistakes(split: data.Split, probabilities: np.ndarray, count: int = 24)
     )
     for ax in axes.flat[len(wrong) :]:
         ax.axis("off")
-    for ax, i in zip(axes.flat, wrong):
-        show(ax, split.images[i])
-        name, truth = split.class_names[predicted[i]], split.class_names[split.labels[i]]
+    for ax, i, image in zip(axes.flat, wrong, read(wrong)):
+        show(ax, image)
+        name, truth = names[predicted[i]], names[labels[i]]
         ax.set_title(f"{name} ({probabilities[i, predicted[i]]:.0%})\ntrue {truth}", fontsize=9)
     return fig
 
@@ -156,9 +162,11 @@ def write_report(workdir: str, step: str = "latest") -> dict[str, Any]:
     run = Run(workdir)
     split = run.load_split()
     number, variables = run.restore(step, split)
-    probabilities = predict(run.model, variables, build_preprocess(run.config, split.images.shape[-1]), split.images)
-    predicted = probabilities[:, : len(split.class_names)].argmax(-1)
-    matrix = confusion_matrix(split.labels, predicted, len(split.class_names))
+    preprocess = build_preprocess(run.config, data.image_shape(split, run.config.data)[-1])
+    batches = data.eval_batches(split, run.config.data)
+    probabilities, labels, places = predict(run.model, variables, preprocess, batches)
+    probabilities = probabilities[:, : len(split.class_names)]
+    matrix = confusion_matrix(labels, probabilities.argmax(-1), len(split.class_names))
     right = int(matrix.trace())
     rows = logs.read(run.folder)
 
@@ -177,10 +185,12 @@ def write_report(workdir: str, step: str = "latest") -> dict[str, Any]:
             "Confusion matrix",
             "Counts on the evaluation split; the colour shows mistakes only.",
             plot_confusion(matrix, split.class_names),
-            f"Confusion matrix: {right} of {len(split)} examples on the diagonal",
+            f"Confusion matrix: {right} of {len(labels)} examples on the diagonal",
         )
     )
-    mistakes = plot_mistakes(split, probabilities)
+    mistakes = plot_mistakes(
+        probabilities, labels, split.class_names, lambda rows: data.read(split, places[rows], run.config.data)
+    )
     if mistakes:
         sections.append(
             section(
@@ -203,8 +213,8 @@ def write_report(workdir: str, step: str = "latest") -> dict[str, Any]:
     sections.append(f"<h2>Config</h2>\n<table>{options}</table>\n")
 
     headline = {
-        "top-1 accuracy": f"{right / len(split):.2%}",
-        "mistakes": f"{len(split) - right:,} of {len(split):,}",
+        "top-1 accuracy": f"{right / len(labels):.2%}",
+        "mistakes": f"{len(labels) - right:,} of {len(labels):,}",
         "step": f"{number:,}",
         "classes": f"{len(split.class_names):,}",
     }
@@ -218,7 +228,7 @@ def write_report(workdir: str, step: str = "latest") -> dict[str, Any]:
     )
     path = run.folder / "report.html"
     path.write_text(page)
-    return {"report": str(path), "step": number, "top1": right / len(split), "examples": len(split)}
+    return {"report": str(path), "step": number, "top1": right / len(labels), "examples": len(labels)}
 
 
 def main(argv: list[str] | None = None) -> dict:

@@ -81,9 +81,9 @@ class Run:
             if wanted is None or wanted not in steps:
                 raise CheckpointError(f"{self.folder} has no checkpoint {step}; there are {', '.join(map(str, steps))}")
             tx, _ = build_optimizer(self.config, count_steps(self.config, len(split)))
-            create = partial(
-                state.create_state, self.model, tx, image_shape=split.images.shape[1:], ema=self.config.optim.ema > 0
-            )
+            image_shape = data.image_shape(split, self.config.data)
+            averaged = self.config.optim.ema > 0
+            create = partial(state.create_state, self.model, tx, image_shape=image_shape, ema=averaged)
             like = jax.eval_shape(create, jax.random.key(0))
             restored, _ = checkpoints.restore(wanted, checkpoint.on_one_device(like))
         return wanted, restored.variables

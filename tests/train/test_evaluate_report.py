@@ -11,7 +11,8 @@ import pytest
 from tests.helpers import ROOT
 from train import data, evaluate, report, step
 from train.__main__ import main
-from train.data import Split
+from train.config import Data
+from train.data import Arrays
 from train.errors import CheckpointError, DataError, UserError
 from train.parallel import Parallel
 from train.run import Run
@@ -67,7 +68,7 @@ def test_numbers_of_training_evaluation_and_a_plain_loop_agree(finished):
 def test_every_example_counts_once_on_any_devices(finished, mapping, devices):
     run = Run(str(finished[0]))
     random = np.random.RandomState(0)
-    split = Split(
+    split = Arrays(
         random.randint(0, 256, (1000, 28, 28, 1)).astype(np.uint8),
         np.arange(1000, dtype=np.int32) % 12,
         run.class_names,
@@ -75,16 +76,16 @@ def test_every_example_counts_once_on_any_devices(finished, mapping, devices):
     _, variables = run.restore("latest", split)
     spread = Parallel(mapping, devices)
     preprocess = partial(step.normalize, mean=(0.0,), std=(1.0,))
-    result = evaluate.Evaluator(spread, run.model, preprocess, batch_size=64)(spread.replicate(variables), split)
+    result = evaluate.Evaluator(spread, run.model, preprocess, Data(eval_batch_size=64))(spread.replicate(variables), split)
     logits = run.model.apply(variables, split.images.astype(np.float32) / 255, train=False).logits
     assert result["examples"] == 1000
     assert result["top1"] == pytest.approx(np.mean(np.argmax(logits, -1) == split.labels))
 
 
 def test_processes_share_an_evaluation_without_overlap():
-    split = Split(np.arange(103, dtype=np.uint8).reshape(-1, 1, 1, 1), np.zeros(103, np.int32), ("a",))
+    split = Arrays(np.arange(103, dtype=np.uint8).reshape(-1, 1, 1, 1), np.zeros(103, np.int32), ("a",))
     for processes in (1, 2, 4):
-        parts = [list(data.eval_batches(split, 16, process=p, processes=processes)) for p in range(processes)]
+        parts = [list(data.eval_batches(split, Data(eval_batch_size=16), process=p, processes=processes)) for p in range(processes)]
         assert len({len(part) for part in parts}) == 1  # or the collectives of one would wait for ever
         seen = [batch["image"][batch["mask"]].ravel() for part in parts for batch in part]
         assert sorted(np.concatenate(seen)) == list(range(103))

@@ -1,65 +1,158 @@
 """From a split and a plan to host batches.
 
-A training batch is a pure function of (seed, step); evaluation sees each example exactly once.
+A training batch is a pure function of (seed, step); evaluation sees each example exactly once. Three ways lead there:
+by threads where nothing is random, in numpy for small images in memory, and in tf.data for all else.
 """
 
-from collections.abc import Iterator
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from train.config import Augment
-from train.data.plan import Plan
-from train.data.sources import Split
+from train.config import Augment, Data
+from train.data import bad
+from train.data.augment import apply_in_numpy, in_numpy, make_changes
+from train.data.plan import Plan, uniform
+from train.data.split import Split, Stream
+from train.data.transforms import make_transform
+from train.errors import UserError
 
 Batch = dict[str, np.ndarray]  # image (n, H, W, C) uint8, label (n,) int32, mask (n,) bool
 
 
+def image_shape(split: Split, config: Data) -> tuple[int, int, int]:
+    """(H, W, C) of the images in a batch."""
+    height, width, channels = split.image_shape
+    if config.size < 0 or config.channels not in (0, 1, 3):
+        raise UserError(f"data.size={config.size} must be positive and data.channels={config.channels} 0, 1 or 3")
+    if not split.encoded and config.channels not in (0, channels):
+        raise UserError(f"data.channels={config.channels}, but the images of {config.source} have {channels}")
+    if config.size:
+        return config.size, config.size, config.channels or channels
+    if height is None or width is None:
+        raise UserError(f"the images of {config.source} are of any size: say which one the model reads with data.size")
+    return height, width, config.channels or channels
+
+
 def train_batches(
-    split: Split, plan: Plan, augment: Augment, *, start: int, stop: int, process: int = 0, processes: int = 1
+    split: Split, plan: Plan, config: Data, *, start: int, stop: int, process: int = 0, processes: int = 1
 ) -> Iterator[Batch]:
     """This process's rows of the global batches of steps start..stop-1: together the processes' rows are the batch."""
+    shape = image_shape(split, config)
+    changes = make_changes(config.augment, shape)
     share = plan.batch_size // processes
     rows = slice(process * share, (process + 1) * share)
     mask = np.ones(share, bool)
-    if augment == Augment():
+    device_only = Augment(noise=config.augment.noise, mixup=config.augment.mixup, cutmix=config.augment.cutmix)
+    untouched = not split.encoded and shape == split.image_shape
+
+    if untouched and config.augment.crop == "center" and in_numpy(changes) and max(shape[:2]) <= 60:
         for step in range(start, stop):
-            indices = plan.indices(step)[rows]
-            yield {"image": split.images[indices], "label": split.labels[indices], "mask": mask}
-        return
+            images, labels = split.fetch(plan.indices(step)[rows])
+            places = plan.positions(step)[rows]
+            drawn = [change.draw(uniform(plan.seed, change.name, places, change.columns)) for change in changes]
+            yield {"image": apply_in_numpy(changes, images, drawn), "label": labels, "mask": mask}
+    elif config.augment == device_only and not isinstance(split, Stream):
+        orders = (plan.indices(step)[rows] for step in range(start, stop))
+        for images, labels, _ in in_threads(split, config, shape, orders):
+            yield {"image": images, "label": labels, "mask": mask}
+    else:
+        from train.data.stream import augmented
 
-    from train.data.augment import make_augment
-    from train.data.tf import tf
-
-    change = make_augment(augment)
-    images, seed = tf.constant(split.images), plan.seed
-
-    def load(step, indices):
-        def uniform(k):
-            numbers = tf.random.stateless_uniform((plan.batch_size, k), [seed, step], -1.0, 1.0)
-            return numbers[rows]
-
-        return change(tf.gather(images, indices), uniform), indices
-
-    plans = tf.data.Dataset.from_generator(
-        lambda: ((step, plan.indices(step)[rows]) for step in range(start, stop)),
-        output_signature=(tf.TensorSpec((), tf.int64), tf.TensorSpec((share,), tf.int64)),
-    )
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    options.threading.private_threadpool_size = 1
-    options.threading.max_intra_op_parallelism = 1
-    for augmented, indices in plans.map(load).prefetch(8).with_options(options).as_numpy_iterator():
-        yield {"image": augmented, "label": split.labels[indices], "mask": mask}
+        for images, labels in augmented(split, plan, config, shape, changes, range(start, stop), rows):
+            yield {"image": images, "label": labels, "mask": mask}
 
 
-def eval_batches(split: Split, batch_size: int, *, process: int = 0, processes: int = 1) -> Iterator[Batch]:
-    """This process's rows of consecutive global batches; the last one is padded with black and masked."""
+def eval_batches(
+    split: Split, config: Data, *, process: int = 0, processes: int = 1, limit: int | None = None
+) -> Iterator[Batch]:
+    """This process's rows of consecutive global batches; what is missing in the last one is black and masked.
+
+    With `on_bad_image = skip`, so is an example that cannot be read. `limit` leaves out what comes after so many.
+    """
+    batch_size, shape = config.eval_batch_size, image_shape(split, config)
     share = batch_size // processes
-    for first in range(process * share, len(split) + process * share, batch_size):
-        images, labels = split.images[first : first + share], split.labels[first : first + share]
+    end = len(split) if limit is None else min(limit, len(split))
+    firsts = range(process * share, end + process * share, batch_size)
+    orders = (np.arange(first, min(first + share, end)) for first in firsts)
+    for images, labels, mask in in_threads(split, config, shape, orders, replace=False):
         missing = share - len(images)
         yield {
             "image": np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))),
             "label": np.pad(labels, (0, missing)),
-            "mask": np.arange(share) < len(images),
+            "mask": np.pad(mask, (0, missing)),
         }
+
+
+def read(split: Split, indices: np.ndarray, config: Data) -> np.ndarray:
+    """Some examples as evaluation sees them."""
+    return next(in_threads(split, config, image_shape(split, config), iter([indices])))[0]
+
+
+def in_threads(
+    split: Split, config: Data, shape: tuple[int, int, int], orders: Iterator[np.ndarray], *, replace: bool = True
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(images, labels, readable) of each order of indices, by the evaluation transform, in threads, ahead of need.
+
+    An unreadable example is an error, or is replaced, or left black.
+    """
+    if not split.encoded and shape == split.image_shape:
+        for indices in orders:
+            images, labels = split.fetch(indices)
+            yield images, labels, np.ones(len(indices), bool)
+        return
+    transform = make_transform(config, shape[2])
+    skip = config.on_bad_image == "skip"
+
+    def one(payload, index: int, label: int) -> tuple[np.ndarray | None, int]:
+        try:
+            return checked(transform(split.load(payload)), shape), label
+        except (bad.BadImage, OSError) as error:
+            bad.report(split, index, str(error), skip=skip)
+        if not replace:
+            return None, label
+        index = bad.next_good(split, index, config)
+        (payload,), (label,) = split.fetch(np.array([index]))
+        return transform(split.load(payload)), label
+
+    def submit(indices: np.ndarray) -> list[Future]:
+        payloads, labels = split.fetch(indices)
+        return [pool.submit(one, *row) for row in zip(payloads, indices, labels)]
+
+    with ThreadPoolExecutor(threads(config), thread_name_prefix="decode") as pool:
+        try:
+            for done in ahead(submit, orders, 2):
+                images, labels = np.zeros((len(done), *shape), np.uint8), np.zeros(len(done), np.int32)
+                readable = np.ones(len(done), bool)
+                for row, future in enumerate(done):
+                    image, labels[row] = future.result()
+                    if image is None:
+                        readable[row] = False
+                    else:
+                        images[row] = image
+                yield images, labels, readable
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def checked(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """BadImage where a source that says that all its images have one shape holds another."""
+    if image.shape != shape:
+        raise bad.BadImage(f"it is {'x'.join(map(str, image.shape))}, not {'x'.join(map(str, shape))}; say data.size")
+    return image
+
+
+def ahead(submit: Callable, items: Iterator, count: int) -> Iterator:
+    """submit(item) of each item in their order, `count` of them handed in before the first is asked for."""
+    waiting: deque = deque()
+    for item in items:
+        waiting.append(submit(item))
+        if len(waiting) > count:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def threads(config: Data) -> int:
+    return config.workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -76,7 +76,9 @@ def folder(path: str, split: str) -> Files:
     names, here = _names(classes), sorted(name for name, is_dir in entries(f"{root}/{split}") if is_dir)
     unknown = [name for name in _names(here) if name not in names]
     if unknown:
-        raise DataError(f"{path}/{split} has the class {unknown[0]!r}, which train has not; {nearest(unknown[0], names)}")
+        raise DataError(
+            f"{path}/{split} has the class {unknown[0]!r}, which train has not; {nearest(unknown[0], names)}"
+        )
     paths, labels = scan(f"{root}/{split}", here, f"{path}/{split}")
     number = np.array([names.index(name) for name in _names(here)], np.int32)
     return Files(f"{root}/{split}", paths, number[labels], names)

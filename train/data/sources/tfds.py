@@ -67,8 +67,103 @@ def versions_below(root: epath.Path, depth: int = 3) -> Iterator[epath.Path]:
 
 
 def open_split(builder: Any, split: str, source: str) -> Split:
-    """A split of a TFDS builder whose features are an image and a class label."""
-    from tensorflow_datasets.core.utils.file_utils import file_adapters  # type: ignore[attr-defined]  # noqa: F401
+    """A split of a TFDS builder that has one image and one class label."""
     import tensorflow_datasets as tfds
 
-    raise NotImplementedError
+    features = dict(builder.info.features.items())
+    image = next((key for key, kind in features.items() if isinstance(kind, tfds.features.Image)), None)
+    label = next((key for key, kind in features.items() if isinstance(kind, tfds.features.ClassLabel)), None)
+    if image is None or label is None:
+        raise DataError(f"{source} needs an image and a class label; it has {', '.join(features)}")
+    part, bracket, rest = split.partition("[")  # train[:90%]
+    if builder.info.splits:
+        split = synonym(part, builder.info.splits, source) + bracket + rest
+    kind = Records if builder.info.file_format.value == "array_record" else TFRecords
+    return kind(builder, split, source, image, label)
+
+
+class Records(Split):
+    """ArrayRecord: any example in constant time."""
+
+    def __init__(self, builder: Any, split: str, source: str, image: str, label: str):
+        import tensorflow_datasets as tfds
+
+        super().__init__()
+        self.class_names, self.image_shape = described(builder, image, label)
+        self._image, self._label, self._name = image, label, f"{source}, {split}"
+        try:
+            self._source = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
+        except ValueError as error:
+            raise DataError(f"{source}, split {split!r}: {error}") from None
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    @property
+    def labels(self) -> np.ndarray:
+        parts = np.array_split(np.arange(len(self)), -(-len(self) // 1024))
+        return np.concatenate([self.fetch(part)[1] for part in parts])
+
+    def fetch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        records = self._source.__getitems__([int(i) for i in indices])
+        payloads = np.empty(len(records), object)
+        payloads[:] = [record[self._image] for record in records]
+        return payloads, np.array([record[self._label] for record in records], np.int32)
+
+    def name(self, index: int) -> str:
+        return f"example {index} of {self._name}"
+
+
+class TFRecords(Stream):
+    """TFRecord: read from the front, shuffled by file and in a buffer of encoded images."""
+
+    def __init__(self, builder: Any, split: str, source: str, image: str, label: str):
+        super().__init__()
+        self.class_names, self.image_shape = described(builder, image, label)
+        self._builder, self._split, self._image, self._label = builder, split, image, label
+        self._name = f"{source}, {split}"
+        known = split in builder.info.splits
+        self._length = builder.info.splits[split].num_examples if known else int(self._read().cardinality())
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def labels(self) -> np.ndarray:
+        return np.array([label for _, label in self.items()], np.int32)
+
+    def _read(self, shuffle_seed: int | None = None) -> Any:
+        """tf.data of the records, images still encoded; with a seed, the files come in an order that it tells."""
+        from train.data.tf import tf  # first, for it keeps TensorFlow off the accelerators
+
+        import tensorflow_datasets as tfds  # isort: skip
+
+        options = tf.data.Options()
+        options.deterministic = True
+        records = self._builder.as_dataset(
+            split=self._split,
+            decoders={self._image: tfds.decode.SkipDecoding()},
+            shuffle_files=shuffle_seed is not None,
+            read_config=tfds.ReadConfig(shuffle_seed=shuffle_seed, options=options, try_autocache=False),
+        )
+        return records.map(lambda record: (record[self._image], record[self._label]))
+
+    def items(self) -> Iterator[tuple[bytes, int]]:
+        return self._read().as_numpy_iterator()
+
+    def shuffled(self, seed: int, position: int) -> Iterator[tuple[bytes, int]]:
+        """Going forward to a position reads the records of its pass up to there, but decodes none."""
+        epoch, offset = divmod(position, len(self))
+        for number in itertools.count(epoch):
+            key = int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
+            records = self._read(key).shuffle(SHUFFLE_BUFFER, seed=key, reshuffle_each_iteration=False)
+            yield from records.skip(offset if number == epoch else 0).as_numpy_iterator()
+
+    def name(self, index: int) -> str:
+        return f"example {index} of {self._name}"
+
+
+def described(builder: Any, image: str, label: str) -> tuple[tuple[str, ...], tuple]:
+    """(class names, image shape) of a builder's features."""
+    features = builder.info.features
+    return tuple(features[label].names), tuple(features[image].shape)

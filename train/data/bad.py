@@ -1,0 +1,78 @@
+"""Images that cannot be read: named, counted, and replaced in a way that depends on the files alone."""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from cnnjax.registry import nearest
+from train.config import Data
+from train.data.decode import BadImage, check_size, decode
+from train.data.split import Split
+from train.errors import DataError, UserError
+
+__all__ = ["BadImage", "DataError", "check_policy", "find", "next_good", "reason", "report"]
+
+
+def check_policy(config: Data) -> None:
+    if config.on_bad_image not in ("error", "skip"):
+        hint = nearest(config.on_bad_image, ("error", "skip"))
+        raise UserError(f"data.on_bad_image={config.on_bad_image!r} is unknown; {hint}")
+
+
+def report(split: Split, index: int, why: str, *, skip: bool) -> None:
+    """DataError with the file's name, or one line on standard error and one more in the count."""
+    index = int(index)
+    if not skip:
+        raise DataError(f"{split.name(index)} cannot be read: {why}; python -m train.data check lists all such files, "
+                        "data.on_bad_image=skip goes on without them")  # fmt: skip
+    if index not in split.bad:
+        split.bad[index] = why
+        print(f"skipping {split.name(index)}: {why} ({len(split.bad)} so far)", file=sys.stderr, flush=True)
+
+
+def next_good(split: Split, index: int, config: Data) -> int:
+    """The example that stands in for an unreadable one: the next readable one of the source, whatever the order."""
+    for step in range(1, len(split)):
+        candidate = (int(index) + step) % len(split)
+        if candidate in split.bad:
+            continue
+        why = reason(split, candidate, config)
+        if why is None:
+            return candidate
+        report(split, candidate, why, skip=True)
+    raise DataError(f"none of the {len(split)} images of {config.source} can be read")
+
+
+def find(split: Split, indices: np.ndarray, config: Data, workers: int) -> list[int]:
+    """Reports those of some examples that tf.data cannot read, and returns them."""
+    with ThreadPoolExecutor(workers) as pool:
+        reasons = pool.map(lambda index: reason(split, index, config), indices)
+        found = [(int(index), why) for index, why in zip(indices, reasons) if why is not None]
+    for index, why in found:
+        report(split, index, why, skip=config.on_bad_image == "skip")
+    return [index for index, _ in found]
+
+
+def reason(split: Split, index: int, config: Data) -> str | None:
+    """Why an example cannot be read; None if it can."""
+    try:
+        (payload,), _ = split.fetch(np.array([index]))
+        unreadable(split.load(payload), config.channels or split.image_shape[2], config)
+    except (BadImage, OSError) as error:
+        return str(error)
+    return None
+
+
+def unreadable(data: bytes, channels: int, config: Data) -> None:
+    """BadImage for what tf.data would fail on: its decoder and Pillow do not draw the same line in damaged JPEG."""
+    from train.data.tf import tf
+
+    if data[:3] != b"\xff\xd8\xff" or config.exif:
+        decode(data, channels, exif=config.exif, max_pixels=config.max_pixels)
+        return
+    check_size(data, config.max_pixels)
+    try:
+        tf.io.decode_jpeg(data, channels=channels)
+    except tf.errors.InvalidArgumentError as error:
+        raise BadImage(error.message.split(" [Op:")[0]) from None

@@ -1,0 +1,134 @@
+"""Augmented training batches by tf.data: read, decode, crop and change each image in parallel, in an order that is fixed.
+
+Importing this module loads TensorFlow.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from train.config import Data
+from train.data import bad
+from train.data.augment import Change, apply_all
+from train.data.crop import make_crop, make_load
+from train.data.pipeline import threads
+from train.data.plan import Plan, uniform
+from train.data.split import Split, Stream
+from train.data.tf import tf
+
+LOOK_AHEAD = 4096  # at most so many images are looked through at once when some are unreadable
+
+
+def augmented(
+    split: Split,
+    plan: Plan,
+    config: Data,
+    shape: tuple[int, int, int],
+    changes: list[Change],
+    steps: range,
+    rows: slice,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(images, labels) of these rows of the batches of some steps.
+
+    tf.data fails at an unreadable image without naming it. Then the examples around are looked through, and it starts
+    again at that step: good images cost nothing, and bad ones are known from then on.
+    """
+    bad.check_policy(config)
+    batches = make_batches(split, plan, config, shape, changes, rows)
+    step, window = steps.start, 1
+    while step < steps.stop:
+        try:
+            for batch in batches(range(step, steps.stop)):
+                yield batch
+                step += 1
+        except (tf.errors.InvalidArgumentError, tf.errors.UnknownError, tf.errors.NotFoundError) as error:
+            if isinstance(split, Stream):
+                indices = np.arange(0)  # it has no place to look at again
+            else:
+                near = [plan.indices(number)[rows] for number in range(step, min(step + window, steps.stop))]
+                indices = np.setdiff1d(np.concatenate(near), list(split.bad))
+            if not bad.find(split, indices, config, threads(config)):
+                raise bad.DataError(
+                    f"an image of step {step} of {config.source} cannot be read: {error.message}"
+                ) from None
+            window = min(2 * window, -(-LOOK_AHEAD // (rows.stop - rows.start)))
+
+
+def make_batches(split: Split, plan: Plan, config: Data, shape, changes: list[Change], rows: slice):
+    """(steps) -> (images, labels) of each."""
+    share = rows.stop - rows.start
+    sized = config.size > 0
+    crop = make_crop(config) if sized else None
+    change = apply_all(changes)
+    width = sum(c.draw(np.zeros((1, c.columns), np.float32)).shape[1] for c in changes)
+    load = (
+        make_load(config, shape[2], crop, encoded=split.encoded)
+        if crop
+        else as_is(config, shape, encoded=split.encoded)
+    )
+
+    def draw(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        numbers = [c.draw(uniform(plan.seed, c.name, positions, c.columns)) for c in changes]
+        window = crop.draw(uniform(plan.seed, "crop", positions, crop.columns)) if crop else np.zeros((share, 0))
+        chooser = uniform(plan.seed, "interpolation", positions, 1)[:, 0]
+        return (
+            window.astype(np.float32),
+            chooser,
+            np.concatenate([np.zeros((share, 0)), *numbers], 1).astype(np.float32),
+        )
+
+    def batches(steps: range) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        def examples():
+            """(payload, label, parameters) of these rows, a step at a time, in numpy."""
+            items = split.shuffled(plan.seed, steps.start * plan.batch_size) if isinstance(split, Stream) else None
+            for step in steps:
+                if items is None:
+                    payloads, labels = split.fetch(readable(split, plan.indices(step)[rows], config))
+                else:
+                    of_step = [next(items) for _ in range(plan.batch_size)][rows]
+                    payloads = np.empty(share, object)
+                    payloads[:] = [payload for payload, _ in of_step]
+                    labels = np.array([label for _, label in of_step], np.int32)
+                yield payloads, labels, *draw(plan.positions(step)[rows])
+
+        def prepare(payload, label, window, chooser, parameters):
+            source = tf.io.read_file(payload) if reads_files else payload
+            return change(load(source, window, chooser), parameters), label
+
+        reads_files = split.encoded and hasattr(split, "paths")
+        payload = (
+            tf.TensorSpec((share,), tf.string)
+            if split.encoded
+            else tf.TensorSpec((share, *split.image_shape), tf.uint8)
+        )
+        numbers = [tf.TensorSpec((share, *rest), tf.float32) for rest in ((crop.columns if crop else 0,), (), (width,))]
+        numbers[0] = tf.TensorSpec((share, None), tf.float32)
+        signature = (payload, tf.TensorSpec((share,), tf.int32), *numbers)
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        options.deterministic = True
+        options.threading.private_threadpool_size = threads(config)
+        options.threading.max_intra_op_parallelism = 1
+        dataset = tf.data.Dataset.from_generator(examples, output_signature=signature).prefetch(1).unbatch()
+        dataset = dataset.map(prepare, num_parallel_calls=threads(config), deterministic=True)
+        dataset = dataset.batch(share, drop_remainder=True).prefetch(2).with_options(options)
+        yield from dataset.as_numpy_iterator()
+
+    return batches
+
+
+def readable(split: Split, indices: np.ndarray, config: Data) -> np.ndarray:
+    """The indices, those of bad examples replaced."""
+    if not split.bad:
+        return indices
+    return np.array([bad.next_good(split, i, config) if int(i) in split.bad else i for i in indices])
+
+
+def as_is(config: Data, shape: tuple[int, int, int], *, encoded: bool):
+    """Images of one size, which no crop changes."""
+
+    def load(source, window, chooser):
+        image = tf.io.decode_image(source, channels=shape[2], expand_animations=False) if encoded else source
+        return tf.ensure_shape(image, shape)
+
+    return load
