@@ -45,7 +45,7 @@ def check(name, gradients):
     for path, gradient in jax.tree.leaves_with_path(gradients):
         path, largest = "/".join(key.key for key in path), np.abs(gradient).max()
         assert np.isfinite(largest), path
-        assert (largest < 1e-4) if cancelled(name, path) else (largest > 1e-3), (path, largest)
+        assert (largest < 1e-5) if cancelled(name, path) else (largest > 1e-4), (path, largest)
 
 
 @pytest.mark.parametrize(
