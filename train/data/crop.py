@@ -27,6 +27,9 @@ class Crop(NamedTuple):
     window: Callable
 
 
+NO_CROP = Crop(0, lambda numbers: numbers, lambda height, width, parameters: tf.stack([0, 0, height, width]))
+
+
 def area_crop(area: tuple[float, ...], aspect: tuple[float, ...]) -> Crop:
     """Inception's window: of a random share of the area and a random aspect ratio, anywhere in the image.
 

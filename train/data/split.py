@@ -12,6 +12,7 @@ class Split:
     class_names: tuple[str, ...]
     image_shape: tuple[int | None, int | None, int]  # (H, W, C); sides are None where the images are of any size
     encoded = True  # `load` gives the bytes of an image file, not pixels
+    payload_is_path = False  # `load` reads a file, and nothing else
 
     def __init__(self) -> None:
         self.bad: dict[int, str] = {}  # the examples that turned out to be unreadable, and why

@@ -10,7 +10,7 @@ import numpy as np
 from train.config import Data
 from train.data import bad
 from train.data.augment import Change, apply_all
-from train.data.crop import make_crop, make_load
+from train.data.crop import NO_CROP, make_crop, make_load
 from train.data.pipeline import threads
 from train.data.plan import Plan, uniform
 from train.data.split import Split, Stream
@@ -57,29 +57,25 @@ def augmented(
 def make_batches(split: Split, plan: Plan, config: Data, shape, changes: list[Change], rows: slice):
     """(steps) -> (images, labels) of each."""
     share = rows.stop - rows.start
-    sized = config.size > 0
-    crop = make_crop(config) if sized else None
+    if config.size:
+        crop = make_crop(config)
+        load = make_load(config, shape[2], crop, encoded=split.encoded)
+    else:
+        crop = NO_CROP
+        load = as_is(shape, encoded=split.encoded)
     change = apply_all(changes)
-    width = sum(c.draw(np.zeros((1, c.columns), np.float32)).shape[1] for c in changes)
-    load = (
-        make_load(config, shape[2], crop, encoded=split.encoded)
-        if crop
-        else as_is(config, shape, encoded=split.encoded)
-    )
 
-    def draw(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        numbers = [c.draw(uniform(plan.seed, c.name, positions, c.columns)) for c in changes]
-        window = crop.draw(uniform(plan.seed, "crop", positions, crop.columns)) if crop else np.zeros((share, 0))
-        chooser = uniform(plan.seed, "interpolation", positions, 1)[:, 0]
-        return (
-            window.astype(np.float32),
-            chooser,
-            np.concatenate([np.zeros((share, 0)), *numbers], 1).astype(np.float32),
-        )
+    def draw(positions: np.ndarray) -> np.ndarray:
+        """All parameters of each position in one row: of the interpolation, of the crop, of the changes."""
+        names = [("interpolation", 1, lambda numbers: numbers), ("crop", crop.columns, crop.draw)]
+        names += [(c.name, c.columns, c.draw) for c in changes]
+        return np.concatenate([f(uniform(plan.seed, name, positions, k)) for name, k, f in names], 1).astype(np.float32)
+
+    widths = [1, crop.draw(np.zeros((1, crop.columns), np.float32)).shape[1], -1]
 
     def batches(steps: range) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         def examples():
-            """(payload, label, parameters) of these rows, a step at a time, in numpy."""
+            """(payloads, labels, parameters) of these rows, a step at a time."""
             items = split.shuffled(plan.seed, steps.start * plan.batch_size) if isinstance(split, Stream) else None
             for step in steps:
                 if items is None:
@@ -89,28 +85,28 @@ def make_batches(split: Split, plan: Plan, config: Data, shape, changes: list[Ch
                     payloads = np.empty(share, object)
                     payloads[:] = [payload for payload, _ in of_step]
                     labels = np.array([label for _, label in of_step], np.int32)
-                yield payloads, labels, *draw(plan.positions(step)[rows])
+                yield payloads, labels, draw(plan.positions(step)[rows])
 
-        def prepare(payload, label, window, chooser, parameters):
-            source = tf.io.read_file(payload) if reads_files else payload
-            return change(load(source, window, chooser), parameters), label
+        def prepare(payload, label, parameters):
+            source = tf.io.read_file(payload) if split.payload_is_path else payload
+            chooser, window, rest = tf.split(parameters, widths)
+            return change(load(source, window, chooser[0]), rest), label
 
-        reads_files = split.encoded and hasattr(split, "paths")
         payload = (
             tf.TensorSpec((share,), tf.string)
             if split.encoded
             else tf.TensorSpec((share, *split.image_shape), tf.uint8)
         )
-        numbers = [tf.TensorSpec((share, *rest), tf.float32) for rest in ((crop.columns if crop else 0,), (), (width,))]
-        numbers[0] = tf.TensorSpec((share, None), tf.float32)
-        signature = (payload, tf.TensorSpec((share,), tf.int32), *numbers)
+        parameters = tf.TensorSpec((share, draw(np.zeros(1, np.int64)).shape[1]), tf.float32)
         options = tf.data.Options()
         options.autotune.enabled = False
         options.deterministic = True
         options.threading.private_threadpool_size = threads(config)
         options.threading.max_intra_op_parallelism = 1
-        dataset = tf.data.Dataset.from_generator(examples, output_signature=signature).prefetch(1).unbatch()
-        dataset = dataset.map(prepare, num_parallel_calls=threads(config), deterministic=True)
+        dataset = tf.data.Dataset.from_generator(
+            examples, output_signature=(payload, tf.TensorSpec((share,), tf.int32), parameters)
+        )
+        dataset = dataset.prefetch(1).unbatch().map(prepare, num_parallel_calls=threads(config), deterministic=True)
         dataset = dataset.batch(share, drop_remainder=True).prefetch(2).with_options(options)
         yield from dataset.as_numpy_iterator()
 
@@ -124,7 +120,7 @@ def readable(split: Split, indices: np.ndarray, config: Data) -> np.ndarray:
     return np.array([bad.next_good(split, i, config) if int(i) in split.bad else i for i in indices])
 
 
-def as_is(config: Data, shape: tuple[int, int, int], *, encoded: bool):
+def as_is(shape: tuple[int, int, int], *, encoded: bool):
     """Images of one size, which no crop changes."""
 
     def load(source, window, chooser):

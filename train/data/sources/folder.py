@@ -21,6 +21,7 @@ class Files(Split):
     """Image files, each read when its turn comes."""
 
     image_shape = (None, None, 3)
+    payload_is_path = True
 
     def __init__(self, root: str, paths: list[str], labels: np.ndarray, class_names: tuple[str, ...]):
         super().__init__()
