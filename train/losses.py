@@ -8,11 +8,12 @@ from cnnjax import Outputs
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
-    """Mean over the batch of -sum q log softmax(logits); logits (N, K), labels (N,).
+    """Mean over the batch of -sum q log softmax(logits); logits (N, K), labels (N,), or (N, K) where they are mixed.
 
     q is (1 - e) * onehot + e / K: label smoothing, Szegedy et al. 2015 (Rethinking the Inception architecture), section 7.
     """
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
+    soft = labels if labels.ndim == 2 else jax.nn.one_hot(labels, logits.shape[-1])
+    targets = optax.smooth_labels(soft, label_smoothing)
     return optax.softmax_cross_entropy(logits, targets).mean()
 
 

@@ -113,7 +113,7 @@ def flip(image, parameters):
     """Mirrored left to right, half of the time. Krizhevsky et al. 2012, section 4.1."""
     from train.data.tf import tf
 
-    return tf.cond(parameters[0] < 0.5, lambda: image[:, ::-1], lambda: image)
+    return tf.cond(parameters[0] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
 
 
 def draw_affine(numbers: np.ndarray, *, config: Augment, height: int, width: int) -> np.ndarray:

@@ -1,0 +1,86 @@
+"""Changes of a training batch on the device: noise, mixup, CutMix. Pure functions of images, labels and a key.
+
+Images are what the network reads, float (n, H, W, C). Mixed labels are soft, (n, K), and go on to the loss, which smooths
+them as it smooths hard ones. Partners come from the same device's share of the batch.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+
+def make_mix(
+    num_classes: int, *, noise: float = 0.0, std: tuple[float, ...] = (1.0,), mixup: float = 0.0, cutmix: float = 0.0
+) -> Callable | None:
+    """(images, labels (n,), key) -> (images, labels (n,) or (n, K)); None where nothing is asked for.
+
+    `noise` is a deviation of images in [0, 1], before they were divided by `std`. With mixup and CutMix both, each device
+    tosses a coin at each step.
+    """
+    if not (noise or mixup or cutmix):
+        return None
+
+    def mix(images: jax.Array, labels: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        noise_key, coin_key, mix_key = jax.random.split(key, 3)
+        if noise:
+            images = add_noise(images, noise_key, noise / jnp.array(std, images.dtype))
+        if not (mixup or cutmix):
+            return images, labels
+        soft = jax.nn.one_hot(labels, num_classes)
+        if mixup and cutmix:
+            coin = jax.random.bernoulli(coin_key)
+            return jax.lax.cond(
+                coin,
+                lambda: mix_up(images, soft, mix_key, mixup),
+                lambda: cut_mix(images, soft, mix_key, cutmix),
+            )
+        return mix_up(images, soft, mix_key, mixup) if mixup else cut_mix(images, soft, mix_key, cutmix)
+
+    return mix
+
+
+def add_noise(images: jax.Array, key: jax.Array, deviation: jax.Array | float) -> jax.Array:
+    """Independent Gaussian noise on every value, of a deviation for all channels or one for each: helps small data sets.
+
+    Bishop: Training with noise is equivalent to Tikhonov regularization, 1995.
+    """
+    return images + deviation * jax.random.normal(key, images.shape, images.dtype)
+
+
+def mix_up(images: jax.Array, soft: jax.Array, key: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
+    """lam * x + (1 - lam) * partner, images and labels alike, lam from Beta(alpha, alpha) for each pair.
+
+    Zhang, Cisse, Dauphin, Lopez-Paz: mixup: Beyond empirical risk minimization, 2017, section 2.
+    """
+    share_key, partner_key = jax.random.split(key)
+    share = jax.random.beta(share_key, alpha, alpha, (len(images),))
+    partner = jax.random.permutation(partner_key, len(images))
+    wide = share[:, None, None, None].astype(images.dtype)
+    return wide * images + (1 - wide) * images[partner], _blend(soft, partner, share)
+
+
+def cut_mix(images: jax.Array, soft: jax.Array, key: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
+    """A rectangle of each image is its partner's; labels mix by area.
+
+    Yun et al.: CutMix, 2019, section 3.1: the rectangle has a share 1 - lam of the area, lam from Beta(alpha, alpha), and
+    the image's aspect; its centre is anywhere, so what reaches beyond the border is lost, and lam is corrected for it.
+    """
+    share_key, partner_key, place_key = jax.random.split(key, 3)
+    count, height, width, _ = images.shape
+    side = jnp.sqrt(1 - jax.random.beta(share_key, alpha, alpha, (count,)))
+    partner = jax.random.permutation(partner_key, count)
+    centre = jax.random.uniform(place_key, (2, count))
+
+    def inside(length: int, middle: jax.Array) -> jax.Array:  # (n, length) bool
+        low, high = (jnp.round(length * (middle + sign * side / 2))[:, None] for sign in (-1, 1))
+        places = jnp.arange(length)
+        return (places >= low) & (places < high)
+
+    cut = inside(height, centre[0])[:, :, None] & inside(width, centre[1])[:, None, :]
+    share = 1 - cut.mean((1, 2))
+    return jnp.where(cut[..., None], images[partner], images), _blend(soft, partner, share)
+
+
+def _blend(soft: jax.Array, partner: jax.Array, share: jax.Array) -> jax.Array:
+    return share[:, None] * soft + (1 - share[:, None]) * soft[partner]
