@@ -25,14 +25,28 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument(
         "--workdir", required=True, help="the run folder: made if it is missing, resumed if it holds this run"
     )
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="compile one step and tell what it takes, without reading images or writing",
+    )
+    cluster = parser.add_argument_group("several processes (found by themselves under SLURM, Open MPI and on TPU pods)")
+    cluster.add_argument("--coordinator", default="", help="HOST:PORT of process 0, the same for all")
+    cluster.add_argument("--num-processes", type=int, default=0, help="how many there are")
+    cluster.add_argument("--process-id", type=int, default=-1, help="which of them this is, from 0")
     args, overrides = parser.parse_known_args(argv)
 
     from train import recipe
 
     config = recipe.load(args.config, overrides)
 
-    from train import loop  # jax and orbax take a second, which --help and a mistyped flag need not wait for
+    from train import loop, parallel  # jax and orbax take a second, which --help and a mistyped flag need not wait for
 
+    parallel.connect(args.coordinator, args.num_processes, args.process_id)
+    if args.dry_run:
+        from train import dry_run
+
+        return dry_run.dry_run(config)
     return loop.train(config, args.workdir)
 
 

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import optax
 
 from cnnjax import create_model
+from cnnjax.registry import nearest
 from train import data, losses, optim, state, step
 from train.config import Config
 from train.errors import UserError
 from train.parallel import Parallel
 
+ON_NAN = ("stop", "skip", "rollback")
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
 
@@ -57,16 +59,38 @@ def build_optimizer(config: Config, steps: int) -> tuple[optax.GradientTransform
     chosen, per_epoch = config.optim, steps / config.epochs
     schedule = optim.make_schedule(
         chosen.schedule,
-        chosen.lr,
+        chosen.lr * config.data.batch_size / chosen.lr_per if chosen.lr_per else chosen.lr,
         steps=steps,
         warmup=round(chosen.warmup * per_epoch),
         decay_every=round(chosen.decay_every * per_epoch),
         decay_rate=chosen.decay_rate,
+        power=chosen.power,
+        floor=chosen.floor,
+        boundaries=[round(epoch * per_epoch) for epoch in chosen.boundaries],
+        factors=chosen.factors,
     )
+    plateau = build_plateau(config)
     tx = optim.make_optimizer(
-        chosen.name, schedule, momentum=chosen.momentum, nesterov=chosen.nesterov, weight_decay=chosen.weight_decay
+        chosen.name,
+        schedule,
+        momentum=chosen.momentum,
+        nesterov=chosen.nesterov,
+        lr_inside=chosen.lr_inside,
+        decay=chosen.decay,
+        beta2=chosen.beta2,
+        epsilon=chosen.epsilon,
+        weight_decay=chosen.weight_decay,
+        decay_what=chosen.decayed,
+        clip=chosen.clip,
+        lr_scale=chosen.lr_scale,
+        plateau=plateau.scale if plateau else None,
     )
     return tx, schedule
+
+
+def build_plateau(config: Config) -> optim.Plateau | None:
+    chosen = config.optim
+    return optim.Plateau(chosen.decay_rate, chosen.patience, chosen.floor) if chosen.schedule == "plateau" else None
 
 
 class Task:
@@ -76,6 +100,11 @@ class Task:
         self.config = config
         self.spread = Parallel(config.parallel.mapping, config.parallel.devices)
         self.spread.check("data.batch_size", config.data.batch_size)
+        if config.on_nan not in ON_NAN:
+            raise UserError(f"on_nan={config.on_nan!r} is unknown; {nearest(config.on_nan, ON_NAN)}")
+        share, parts = config.data.batch_size // len(self.spread.devices), config.parallel.accumulate
+        if parts < 1 or share % parts:
+            raise UserError(f"parallel.accumulate={parts} does not divide the {share} examples of each device")
         self.train_split = data.load(config.data.source, config.data.train_split)
         self.eval_split = data.load(config.data.source, config.data.eval_split)
         self.class_names = self.train_split.class_names
@@ -92,19 +121,33 @@ class Task:
             self.abstract_state = self.spread.abstract(jax.eval_shape(self._create, self._init_key))
         except ValueError as error:  # images that the model's geometry does not allow
             raise UserError(str(error)) from None
-        share = partial(
-            step.train_step, model=self.model, tx=self.tx, preprocess=self.preprocess, ema=config.optim.ema,
+        step_of_share = partial(
+            step.train_step, model=self.model, tx=self.tx, preprocess=self.preprocess,
             loss_fn=partial(losses.objective, **dataclasses.asdict(config.loss)),
+            ema=config.optim.ema, ema_warmup=config.optim.ema_warmup, accumulate=parts,
+            skip_bad=config.on_nan == "skip", freeze_batchnorm=config.optim.freeze_batchnorm,
         )  # fmt: skip
-        self.step = self.spread.map(share, split=(False, True, False), donate=True)
+        self.step = self.spread.map(step_of_share, split=(False, True, False), donate=True)
+        self._plateau = build_plateau(config)
 
     def fresh_state(self) -> state.TrainState:
         """Initial parameters, on the devices."""
         return self.spread.replicate(jax.jit(self._create)(self._init_key))
 
-    def batches(self, start: int) -> Iterator[data.Batch]:
-        """This process's share of the training batches from a step on."""
-        plan = data.Plan(len(self.train_split), self.config.data.batch_size, self.config.seed)
+    def lr(self, current: state.TrainState, number: int) -> float:
+        """The learning rate of update `number`, counted from one."""
+        return float(self.schedule(number - 1)) * (optim.plateau_factor(current.opt_state) if self._plateau else 1.0)
+
+    def observe(self, current: state.TrainState, top1: float) -> state.TrainState:
+        """Tells the schedule of an evaluation: a plateau may reduce the rate of the updates to come."""
+        if self._plateau is None:
+            return current
+        return current.replace(opt_state=self._plateau.observe(current.opt_state, top1, self.spread.replicate))
+
+    def batches(self, start: int, attempt: int = 0) -> Iterator[data.Batch]:
+        """This process's share of the training batches from a step on; each attempt has an order of its own."""
+        # Far from the seeds that people take, and nothing is added without a need.
+        plan = data.Plan(len(self.train_split), self.config.data.batch_size, self.config.seed + 1_000_003 * attempt)
         return data.train_batches(
             self.train_split, plan, self.config.data, start=start, stop=self.steps,
             process=jax.process_index(), processes=jax.process_count(),

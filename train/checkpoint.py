@@ -3,6 +3,7 @@
 The only file that knows orbax.
 """
 
+import contextlib
 import logging
 import sys
 from typing import Any
@@ -14,7 +15,13 @@ from etils import epath
 
 from train.errors import CheckpointError
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports each file it touches
+logging.getLogger("absl").setLevel(
+    logging.CRITICAL
+)  # orbax reports each file it touches, and errors that are raised, too
+
+
+class Foreign(CheckpointError):
+    """A checkpoint that is sound, but of another network."""
 
 
 class Checkpoints:
@@ -25,6 +32,7 @@ class Checkpoints:
         policies = ocp.checkpoint_managers
         accuracy = lambda metrics: metrics["top1"]  # noqa: E731
         best = policies.BestN(get_metric_fn=accuracy, n=1, keep_checkpoints_without_metrics=False)
+        self._started: int | None = None  # the step of the save that was begun last
         self._manager = ocp.CheckpointManager(
             self.folder.resolve() if "://" not in str(folder) else self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -41,6 +49,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_):
+        self.wait()
         self._manager.close()
 
     def steps(self) -> list[int]:
@@ -52,40 +61,97 @@ class Checkpoints:
         return self._manager.best_step()
 
     def save(self, step: int, state: Any, meta: dict, metrics: dict | None) -> None:
-        """Starts writing and returns; `metrics` are an evaluation at this very step, if there was one."""
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)),
-            metrics=metrics,
-        )
+        """Starts writing and returns; `metrics` are an evaluation at this very step, if there was one.
+
+        A failure, of this save or of the one before, is a warning: what is at hand stays, and training can go on.
+        """
+        self.wait()
+        if step in self.steps():
+            return
+        self._started = step
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        try:
+            self._manager.save(step, args=args, metrics=metrics)
+        except (OSError, ValueError, RuntimeError) as error:
+            self._give_up(error)
 
     def wait(self) -> None:
-        """Until what was started is on disk."""
-        self._manager.wait_until_finished()
+        """Until what was started is on disk, or has failed."""
+        try:
+            self._manager.wait_until_finished()
+        except (OSError, ValueError, RuntimeError) as error:  # tensorstore raises a ValueError for a full disk
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        step, self._started = self._started, None
+        reason = "no space is left" if "No space left" in str(error) else " ".join(str(error).split())[:200]
+        print(f"warning: checkpoint {step} could not be written, {reason}; training goes on, and the checkpoints before "
+              "are as they were", file=sys.stderr, flush=True)  # fmt: skip
+        if jax.process_index() == 0:  # what was written of it would take the space that the next one needs
+            for left in self.folder.glob(f"{step}.*tmp*"):
+                with contextlib.suppress(OSError):
+                    left.rmtree()
+        self._manager.reload()  # it had already taken those off its list that this one was to replace
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict]:
-        """(state, meta) of one step; `like` are abstract arrays with the shardings that the state will have."""
+        """(state, meta) of one step; `like` are abstract arrays with the shardings that the state will have.
+
+        CheckpointError: it is damaged, or (Foreign) its parameters have other names or shapes.
+        """
+        place = self.folder / str(step)
         try:
+            with ocp.StandardCheckpointer() as reader:
+                saved = reader.metadata((place / "state").resolve()).item_metadata.tree
+            compare(saved, like, place)
             out = self._manager.restore(
                 step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore())
             )
+        except Foreign:
+            raise
         except Exception as error:  # orbax has no error class for a damaged file
             reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(f"{self.folder / str(step)} cannot be restored: {reason}") from error
+            raise CheckpointError(f"{place} cannot be restored: {reason}") from error
         return out["state"], out["meta"]
 
     def restore_latest(self, like: Any) -> tuple[Any, dict] | None:
-        """The newest readable step, or None if there is none; a damaged one is named, deleted and passed over."""
+        """The newest readable step, or None if there is none; a damaged one is named, set aside and passed over."""
         steps = self.steps()
         for step in reversed(steps):
             try:
                 return self.restore(step, like)
+            except Foreign:
+                raise
             except CheckpointError as error:
                 if step == steps[0]:
                     raise
                 print(f"warning: {error}; going back to the checkpoint before", file=sys.stderr, flush=True)
-                self._manager.delete(step)
+                if jax.process_index() == 0:
+                    aside = self.folder.with_name("damaged") / str(step)
+                    if aside.exists():
+                        aside.rmtree()
+                    aside.parent.mkdir(exist_ok=True)
+                    (self.folder / str(step)).rename(aside)
+                self._manager.reload()
         return None
+
+
+def compare(saved: Any, like: Any, place: epath.Path) -> None:
+    """Raises Foreign, with the first differences, where parameters or statistics have other names or shapes."""
+    for part in ("params", "batch_stats"):
+        there, here = (_shapes(tree) for tree in (saved.get(part) or {}, getattr(like, part, None) or {}))
+        different = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
+        if different:
+            shown = [
+                f"{name} is {there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
+                for name in different
+            ]
+            more = f"; {len(different) - 3} more" if len(different) > 3 else ""
+            raise Foreign(f"{place} is of another network: {'; '.join(shown[:3])}{more}")
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
 
 
 def on_one_device(like: Any) -> Any:

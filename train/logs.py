@@ -11,38 +11,93 @@ import jax
 import numpy as np
 from etils import epath
 
-from train.errors import DivergedError
+from train.errors import DivergedError, UserError
 
 
 class Metrics:
-    """Appends rows to `metrics.jsonl`: one object a line with `step`, `split` and scalars."""
+    """Appends rows to `metrics.jsonl`: one object a line with `step`, `split` and scalars; trackers on request."""
 
-    def __init__(self, workdir: epath.Path | None, *, resume_at: int = 0, tensorboard: bool = False):
+    def __init__(
+        self,
+        workdir: epath.Path | None,
+        *,
+        resume_at: int = 0,
+        tensorboard: bool = False,
+        wandb: str = "",
+        config: dict | None = None,
+    ):
         """Keeps the rows up to step `resume_at`: later ones will be written again. Without a folder nothing is written."""
         self._path = workdir / "metrics.jsonl" if workdir else None
-        self._tensorboard = None
+        self._rows: list[str] = []  # not on disk yet
+        self._trackers: list[Callable[[int, str, dict], None]] = []
+        self._closers: list[Callable[[], Any]] = []
         if workdir and self._path:
-            kept = [row for row in read(workdir) if row["step"] <= resume_at]
-            self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            self._text = "".join(json.dumps(row) + "\n" for row in read(workdir) if row["step"] <= resume_at)
+            self._torn = True
+            self.flush()
             if tensorboard:
-                from tensorboardX import SummaryWriter
-
-                self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_at + 1)
+                self._track_tensorboard(workdir, resume_at)
+            if wandb:
+                self._track_wandb(workdir, wandb, config or {})
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
-        """On disk when it returns, so that a checkpoint that follows never outlives its rows."""
-        if not self._path:
-            return
-        row = {"step": step, "split": split} | values
-        with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        if self._tensorboard:
-            for name, value in values.items():
-                self._tensorboard.add_scalar(f"{split}/{name}", value, step)
+        """On disk when it returns, so that a checkpoint that follows never outlives its rows; see `flush`."""
+        if self._path:
+            self._rows.append(json.dumps({"step": step, "split": split} | values) + "\n")
+            self.flush()
+        for track in self._trackers:
+            track(step, split, values)
+
+    def flush(self) -> bool:
+        """Whether every row is on disk. Those that a full disk does not take are kept, and tried again with the next."""
+        if not self._path or not (self._rows or self._torn):
+            return True
+        try:
+            if self._torn:  # the file may end in half a row
+                whole = self._path.with_name("metrics.jsonl.new")
+                whole.write_text(self._text + "".join(self._rows))
+                whole.replace(self._path)  # at no time is there less than before
+            else:
+                with self._path.open("a") as file:
+                    file.write("".join(self._rows))
+        except OSError as error:
+            if not self._torn:
+                self._text = "".join(json.dumps(row) + "\n" for row in read(self._path.parent))
+            self._torn = True
+            print(f"warning: {self._path} cannot be written: {error.strerror or error}", file=sys.stderr, flush=True)
+            return False
+        self._text, self._torn, self._rows = "", False, []
+        return True
 
     def close(self) -> None:
-        if self._tensorboard:
-            self._tensorboard.close()
+        for close in self._closers:
+            close()
+
+    def _track_tensorboard(self, workdir: epath.Path, resume_at: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_at + 1)
+
+        def track(step, split, values):
+            for name, value in values.items():
+                writer.add_scalar(f"{split}/{name}", value, step)
+
+        self._trackers.append(track)
+        self._closers.append(writer.close)
+
+    def _track_wandb(self, workdir: epath.Path, project: str, config: dict) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise UserError("log.wandb needs the package wandb: pip install wandb") from None
+
+        # One run folder, one run over there, whoever resumes it.
+        name = workdir.name
+        run = wandb.init(project=project, name=name, id=name, resume="allow", config=config, dir=str(workdir))
+        self._trackers.append(
+            lambda step, split, values: run.log({f"{split}/{k}": v for k, v in values.items()}, step=step)
+        )
+        self._closers.append(run.finish)
 
 
 def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
@@ -104,8 +159,10 @@ class Progress:
 def format_value(name: str, value: float) -> str:
     if name.startswith("top") or name == "data_wait":
         return f"{value:.2%}"
-    if name in ("images_per_second", "examples"):
+    if name in ("images_per_second", "examples", "skipped"):
         return f"{value:,.0f}"
+    if name == "epoch":
+        return f"{value:.2f}"
     return f"{value:.4g}" if math.isfinite(value) else str(value)
 
 
@@ -118,8 +175,9 @@ def duration(seconds: float) -> str:
 class Window:
     """Training metrics since the last row: values still on the devices, and the sums of those that were fetched."""
 
-    def __init__(self, sums: dict[str, float]):
+    def __init__(self, sums: dict[str, float], *, skip_bad: bool = False):
         self.sums = dict(sums)
+        self._skip_bad = skip_bad
         self._pending: list[tuple[int, dict[str, jax.Array]]] = []
 
     def add(self, number: int, values: dict[str, jax.Array]) -> None:
@@ -131,21 +189,26 @@ class Window:
             jax.block_until_ready(self._pending[-1 - ahead][1])
 
     def fetch(self) -> None:
-        """Adds up what is pending; DivergedError names the first step whose loss is not finite."""
+        """Adds up what is pending. A step whose loss or gradient is not finite counts as skipped, or is a DivergedError."""
         numbers, values = [number for number, _ in self._pending], jax.device_get([v for _, v in self._pending])
         self._pending.clear()
         for number, of_step in zip(numbers, values):
-            if not np.isfinite(of_step["loss"]):
+            bad = next((name for name in ("loss", "grad_norm") if not np.isfinite(of_step[name])), None)
+            if bad and not self._skip_bad:
+                what = "loss" if bad == "loss" else "gradient's norm"
                 raise DivergedError(
-                    f"the loss of step {number} is {of_step['loss']}; lower optim.lr, or raise optim.warmup"
+                    f"the {what} of step {number} is {of_step[bad]}; lower optim.lr, or raise optim.warmup"
                 )
-            for name, value in (of_step | {"steps": 1}).items():
+            for name, value in ({"skipped": 1} if bad else of_step | {"steps": 1}).items():
                 self.sums[name] = self.sums.get(name, 0.0) + float(value)
 
     def close(self) -> dict[str, float]:
-        """The means since the last row; a new window begins."""
-        steps, sums, self.sums = self.sums.pop("steps"), self.sums, {}
-        return {name: value / steps for name, value in sums.items()}
+        """The means since the last row, and how many steps were skipped, if any; a new window begins."""
+        sums, self.sums = self.sums, {}
+        steps, skipped = sums.pop("steps", 0), sums.pop("skipped", 0)
+        if not steps:
+            raise DivergedError(f"all of the last {skipped:.0f} updates were skipped: no loss and gradient was finite")
+        return {name: value / steps for name, value in sums.items()} | ({"skipped": skipped} if skipped else {})
 
 
 class Pace:

@@ -1,72 +1,180 @@
 """Trains a config in a run folder; the same call goes on where it stopped, to the same bits."""
 
+import time
 from typing import Any
 
 import jax
 
-from train import checkpoint, logs
+from train import checkpoint, config, logs, parallel, pretrained
 from train.build import Task
 from train.config import Config
+from train.errors import CheckpointError, DivergedError, OutOfMemoryError, Preempted, UserError
 from train.evaluate import Evaluator
+from train.interrupt import Interrupt
 from train.run import open_workdir
+from train.state import TrainState
 
 
 def train(config: Config, workdir: str) -> dict[str, Any]:
     """Runs a config to its end in `workdir`, from its newest checkpoint if it has one.
 
-    Returns the last evaluation, and the speed behind the first step: all but compilation and evaluation.
+    Returns the last evaluation, and the speed behind the first step: all but compilation and evaluation. Preempted: a signal
+    asked for the end, and everything is saved.
     """
-    task = Task(config)
-    evaluator = Evaluator(task.spread, task.model, task.preprocess, config.data)
-    folder = open_workdir(workdir, config, task.class_names)
-    first_process = jax.process_index() == 0
-    with checkpoint.Checkpoints(folder / "checkpoints", config.checkpoint.keep) as checkpoints:
-        restored = checkpoints.restore_latest(task.abstract_state)
-        state, meta = restored or (task.fresh_state(), {"window": {}, "result": {}})
-        window, start, steps = logs.Window(meta["window"]), int(state.step), task.steps
-        result: dict[str, float] = meta["result"]
-        rows = logs.Metrics(folder if first_process else None, resume_at=start, tensorboard=config.log.tensorboard)
-        progress = logs.Progress(start, steps, config.data.batch_size, quiet=not first_process)
+    parallel.cache_programs(config.parallel.compile_cache)
+    with Interrupt() as interrupt:
+        task = Task(config)
+        try:
+            return Training(task, workdir, interrupt).run()
+        except UserError:
+            raise
+        except Exception as error:
+            if jax.process_count() > 1 and parallel.is_lost_peer(error):
+                parallel.lost()
+            if "RESOURCE_EXHAUSTED" in str(error) and "No space left" not in str(error):
+                raise OutOfMemoryError(out_of_memory(task)) from error
+            raise
+
+
+class Training:
+    """One run, from a run folder and back into it."""
+
+    def __init__(self, task: Task, workdir: str, interrupt: Interrupt):
+        self.task, self.interrupt, self.config = task, interrupt, task.config
+        self.evaluator = Evaluator(task.spread, task.model, task.preprocess, self.config.data)
+        self.workdir, self.folder = workdir, open_workdir(workdir, self.config, task.class_names)
+        self.first_process = jax.process_index() == 0
+
+    def run(self) -> dict[str, Any]:
+        attempt = 0
+        with checkpoint.Checkpoints(self.folder / "checkpoints", self.config.checkpoint.keep) as self.checkpoints:
+            while True:
+                attempt = self.restore(attempt)
+                try:
+                    return self.go_on(attempt)
+                except DivergedError as error:
+                    if self.config.on_nan != "rollback":
+                        raise
+                    if attempt >= self.config.rollbacks:
+                        raise DivergedError(f"{error}; {attempt} rollback(s) did not help") from None
+                    attempt += 1
+                    self.checkpoints.wait()
+                    self.progress.say(f"warning: {error}; going back to the last checkpoint, then on in another order")
+                finally:
+                    self.progress.close()
+                    self.rows.close()
+
+    def restore(self, attempt: int) -> int:
+        """The newest checkpoint, or the start. Returns which attempt this is: the checkpoint's, or a later one."""
+        task, skip_bad = self.task, self.config.on_nan == "skip"
+        restored = self.checkpoints.restore_latest(task.abstract_state)
+        meta: dict[str, Any] = restored[1] if restored else {}
+        self.state: TrainState = restored[0] if restored else task.fresh_state()
+        self.start = int(self.state.step)
+        self.window = logs.Window(meta.get("window", {}), skip_bad=skip_bad)
+        self.result: dict[str, float] = meta.get("result", {})
+        self.rows = logs.Metrics(
+            self.folder if self.first_process else None, resume_at=self.start, tensorboard=self.config.log.tensorboard,
+            wandb=self.config.log.wandb, config=config.to_dict(self.config),
+        )  # fmt: skip
+        self.progress = logs.Progress(self.start, task.steps, self.config.data.batch_size, quiet=not self.first_process)
         if restored:
-            progress.say(f"{workdir}: going on at step {start} of {steps}")
+            self.progress.say(f"{self.workdir}: going on at step {self.start} of {task.steps}")
+        elif self.config.init.weights:
+            self.state = pretrained.start_from(self.config, task, self.state, self.progress.say)
+        return max(attempt, meta.get("attempt", 0))
+
+    def go_on(self, attempt: int) -> dict[str, Any]:
+        task, every, window, progress = self.task, self.config.log, self.window, self.progress
+        spread, steps, start = task.spread, task.steps, self.start
         if start < steps:
             progress.say(
-                f"compiling {config.model.name} for {len(task.spread.devices)} device(s) with {task.spread.mapping}…"
+                f"compiling {self.config.model.name} for {len(spread.devices)} device(s) with {spread.mapping}…"
             )
-
-        batches = task.batches(start)
-        pace, whole = (logs.Pace(config.data.batch_size) for _ in range(2))
+        began = time.perf_counter()
+        batches = task.batches(start, attempt)
+        pace, whole = (logs.Pace(self.config.data.batch_size) for _ in range(2))
+        profile = self.config.log.profile if self.first_process else ()
         for number in range(start + 1, steps + 1):
+            if profile and number == profile[0]:
+                jax.profiler.start_trace(str(self.folder / "profile"))
             with pace.waiting():
                 batch = next(batches)
-            state, measured = task.step(state, task.spread.shard(batch), task.key)
+            self.state, measured = task.step(self.state, spread.shard(batch), task.key)
             window.add(number, measured)
-            window.wait(task.spread.steps_ahead)
+            window.wait(spread.steps_ahead)
             pace.step()
             whole.step()
             progress.step()
             if number == start + 1:  # it compiled: time starts behind it
                 window.wait(0)
+                progress.say(f"compiled, first step done, in {time.perf_counter() - began:.1f} s")
                 pace.restart()
                 whole.restart()
                 progress.restart()
+            if profile and number == profile[-1]:
+                window.wait(0)
+                jax.profiler.stop_trace()
+                progress.say(f"trace of steps {profile[0]} to {number} in {self.folder / 'profile'}")
 
             last = number == steps
-            if number % config.log.every == 0 or last:
-                window.fetch()
-                values = window.close() | {"lr": float(task.schedule(number - 1))} | pace.close()
-                rows.write(number, "train", values)
-                progress.row(number, "train", values)
+            if number % every.every == 0 or last:
+                self.log(number, pace)
             evaluated = None
-            if number % config.log.eval_every == 0 or last:
+            if number % every.eval_every == 0 or last:
                 with pace.paused(), whole.paused():
-                    evaluated = result = evaluator(state.variables, task.eval_split)
-                rows.write(number, config.data.eval_split, evaluated)
-                progress.row(number, config.data.eval_split, evaluated)
-            if number % config.checkpoint.every == 0 or last:
-                window.fetch()  # a state that diverged is never saved
-                checkpoints.save(number, state, {"window": window.sums, "result": result}, evaluated)
-        progress.close()
-        rows.close()
+                    evaluated = self.evaluate(number)
+            interrupted = self.interrupt.requested(number)
+            if number % self.config.checkpoint.every == 0 or last or interrupted:
+                self.save(number, evaluated, attempt)
+            if interrupted and not last:
+                self.checkpoints.wait()
+                self.require(number)
+                raise Preempted(
+                    f"ended by a signal behind step {number} of {steps}, and saved; the same command goes on"
+                )
+        if start < steps:
+            self.checkpoints.wait()
+            self.require(steps)
         speed = {"images_per_second": round(whole.close()["images_per_second"])} if steps - start > 1 else {}
-    return {"step": steps, **result, **speed, "workdir": str(workdir)}
+        return {"step": steps, **self.result, **speed, "workdir": str(self.workdir)}
+
+    def log(self, number: int, pace: logs.Pace) -> None:
+        self.window.fetch()
+        epoch = number * self.config.epochs / self.task.steps
+        values = {"epoch": epoch} | self.window.close() | {"lr": self.task.lr(self.state, number)} | pace.close()
+        self.rows.write(number, "train", values)
+        self.progress.row(number, "train", values)
+
+    def evaluate(self, number: int) -> dict[str, float]:
+        self.result = self.evaluator(self.state.variables, self.task.eval_split)
+        self.rows.write(number, self.config.data.eval_split, self.result)
+        self.progress.row(number, self.config.data.eval_split, self.result)
+        self.state = self.task.observe(self.state, self.result["top1"])
+        return self.result
+
+    def save(self, number: int, evaluated: dict | None, attempt: int) -> None:
+        self.window.fetch()  # a state that diverged is never saved
+        if self.rows.flush():  # nor one whose rows are not on disk: they could not be written again
+            meta = {"window": self.window.sums, "result": self.result, "attempt": attempt}
+            self.checkpoints.save(number, self.state, meta, evaluated)
+
+    def require(self, number: int) -> None:
+        if number not in self.checkpoints.steps():
+            raise CheckpointError(
+                f"step {number} is done, but could not be saved in {self.folder}; make space, and the same command goes on "
+                "from the last checkpoint"
+            )
+
+
+def out_of_memory(task: Task) -> str:
+    """What was too much, and what makes it less."""
+    config, devices = task.config, len(task.spread.devices)
+    share, parts = config.data.batch_size // devices, config.parallel.accumulate
+    advice = [f"parallel.accumulate={2 * parts}"] if share % (2 * parts) == 0 else ["a smaller data.batch_size"]
+    if hasattr(task.model, "remat") and not task.model.remat:
+        advice.append("model.options.remat=true (a third more time)")
+    if config.model.dtype == "float32":
+        advice.append("model.dtype=bfloat16")
+    at_once = f"{share // parts} images at once on each of {devices} device(s)"
+    return f"out of memory with {config.model.name} and {at_once}; try {', then '.join(advice)}, then a smaller data.batch_size"

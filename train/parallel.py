@@ -1,5 +1,9 @@
 """The only file that knows how a step is spread over devices: pmap, shard_map, the mesh, where arrays live."""
 
+import ctypes
+import os
+import signal
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -8,8 +12,110 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from train.errors import UserError
+from train.errors import LostError, UserError
 from train.step import AXIS
+
+# Seconds until a process that gives no sign of life counts as dead, and that one may wait for the others at the end.
+DEAD_AFTER = 20
+LEAVE_WITHIN = 30
+
+# Who started the processes -> the variables that hold their number and this one's place, as the launchers set them.
+LAUNCHERS = {
+    "JAX": ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"),
+    "SLURM": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+    "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    "MPI": ("PMI_SIZE", "PMI_RANK"),
+}
+
+
+def launcher() -> tuple[str, int, int]:
+    """(name, number of processes, this one's place) as the environment tells; ("", 1, 0) for a single process.
+
+    SLURM counts the tasks of this very step, so that a batch script, or a shell on one of the nodes, is a single process.
+    """
+    for name, variables in LAUNCHERS.items():
+        size, rank = (os.environ.get(variable, "") for variable in variables)
+        if size.isdigit() and rank.isdigit() and int(size) > 1:
+            return name, int(size), int(rank)
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES") or os.environ.get("TPU_PROCESS_ADDRESSES") or ""
+    if "," in hosts:
+        return (
+            "TPU",
+            hosts.count(",") + 1,
+            int(os.environ.get("TPU_WORKER_ID") or os.environ.get("CLOUD_TPU_TASK_ID") or 0),
+        )
+    return "", 1, 0
+
+
+def connect(coordinator: str = "", num_processes: int = 0, process_id: int = -1, timeout: int = 300) -> None:
+    """Joins this process to the others of its run; nothing happens in a single process. Before anything else of jax.
+
+    What is not given comes from the launcher: SLURM, Open MPI, a TPU pod, or the variables JAX_COORDINATOR_ADDRESS,
+    JAX_NUM_PROCESSES, JAX_PROCESS_ID. UserError says what is missing, or that the others did not come in time.
+    """
+    name, size, rank = launcher()
+    coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS", "")
+    size, rank = num_processes or size, process_id if process_id >= 0 else rank
+    if not coordinator and not num_processes and size == 1:
+        return
+    if not coordinator and name not in ("SLURM", "Open MPI", "TPU"):
+        raise UserError(f"{size} processes need --coordinator=HOST:PORT of the first of them, the same for all")
+    if coordinator and (size < 1 or not 0 <= rank < size):
+        raise UserError(f"--num-processes={size} and --process-id={rank} do not fit: ids count from 0")
+    given: dict[str, Any] = {}
+    if coordinator:
+        given = dict(coordinator_address=coordinator, num_processes=size, process_id=rank)
+    if rank == 0:
+        print(f"waiting for {size} processes ({name or coordinator})…", file=sys.stderr, flush=True)
+    try:
+        jax.distributed.initialize(
+            **given,
+            initialization_timeout=timeout,
+            heartbeat_timeout_seconds=DEAD_AFTER,
+            shutdown_timeout_seconds=LEAVE_WITHIN,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(f"process {rank} of {size} found no others at {coordinator or name}: {reason}") from None
+    _speak_before_abort()
+
+
+def _speak_before_abort() -> None:
+    """When a process dies, jax aborts the others from a thread of its own; give that a sentence and an exit code."""
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_int)
+    def last_words(_):
+        lost()
+
+    connect.handler = last_words  # type: ignore[attr-defined]  # C keeps only the address
+    ctypes.CDLL(None).signal(signal.SIGABRT, last_words)
+
+
+def lost() -> None:
+    """Ends this process, because the run has lost another one: waiting for it in an orderly exit would take minutes."""
+    print(f"error: {LostError.sentence}", file=sys.stderr, flush=True)
+    os._exit(LostError.exit_code)
+
+
+def is_lost_peer(error: Exception) -> bool:
+    """Whether an error of a collective, or of the service that keeps the processes together, means that one is gone."""
+    signs = (
+        "Gloo",
+        "NCCL",
+        "coordination",
+        "Connection reset",
+        "Connection closed",
+        "heartbeat",
+        "UNAVAILABLE",
+        "DEADLINE_EXCEEDED",
+    )
+    return any(sign in str(error) for sign in signs)
+
+
+def cache_programs(folder: str) -> None:
+    """Keeps compiled programs in a folder for the next run, unless JAX_COMPILATION_CACHE_DIR names another."""
+    if folder and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
 
 
 class Parallel:

@@ -4,6 +4,7 @@ Written once; `train.parallel` maps them over the devices by pmap or by shard_ma
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import flax.linen as nn
@@ -33,39 +34,82 @@ def train_step(
     loss_fn: Callable,
     preprocess: Callable,
     ema: float = 0.0,
+    ema_warmup: bool = False,
+    accumulate: int = 1,
+    skip_bad: bool = False,
+    freeze_batchnorm: bool = False,
     axis: str = AXIS,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from this device's share: batch leaves are (n, …); state and key are replicated, and so are the results.
 
-    `key` is the run's: the step and the device are folded in here, so nothing else carries randomness.
+    `key` is the run's: the step and the device are folded in here, so nothing else carries randomness. `accumulate` works
+    through the share in so many parts, one after the other, and updates once, by their mean gradient; BatchNorm then sees
+    each part on its own. `skip_bad` leaves everything but the step count as it was where loss or gradient is not finite.
     """
     key = jax.random.fold_in(jax.random.fold_in(key, state.step), jax.lax.axis_index(axis))
     # Gradients with respect to replicated parameters would be summed over the axis; with respect to varying ones they
     # stay this device's own until the pmean below, under pmap and under shard_map alike.
-    params, batch_stats = jax.lax.pcast((state.params, state.batch_stats), axis, to="varying")
+    params, batch_stats = varying((state.params, state.batch_stats), axis)
 
-    def objective(params):
-        outputs, updated = model.apply(
-            {"params": params, "batch_stats": batch_stats},
-            preprocess(batch["image"]),
-            train=True,
-            rngs={"dropout": key},
-            mutable=["batch_stats"],
-        )
+    def objective(params, batch_stats, batch, key):
+        with nn.intercept_methods(frozen_batchnorm) if freeze_batchnorm else nullcontext():
+            outputs, updated = model.apply(
+                {"params": params, "batch_stats": batch_stats},
+                preprocess(batch["image"]),
+                train=True,
+                rngs={"dropout": key},
+                mutable=["batch_stats"],
+            )
         loss, parts = loss_fn(outputs, batch["label"])
-        return loss, (outputs.logits, updated.get("batch_stats", {}), parts)
+        values = {"loss": loss, "top1": jnp.mean(metrics.correct(outputs.logits, batch["label"]))} | parts
+        return loss, (updated.get("batch_stats", {}), values)
 
-    (loss, (logits, batch_stats, parts)), grads = jax.value_and_grad(objective, has_aux=True)(params)
-    values = {"loss": loss, "top1": jnp.mean(metrics.correct(logits, batch["label"]))} | parts
+    gradient = jax.grad(objective, has_aux=True)
+
+    def part(carry, inputs):
+        batch_stats, total = carry
+        grads, (batch_stats, values) = gradient(params, batch_stats, *inputs)
+        return varying((batch_stats, jax.tree.map(jnp.add, total, grads)), axis), values
+
+    if accumulate == 1:
+        grads, (batch_stats, values) = gradient(params, batch_stats, batch, key)
+    else:
+        parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+        start = (batch_stats, varying(jax.tree.map(jnp.zeros_like, params), axis))
+        (batch_stats, grads), values = jax.lax.scan(part, start, (parts, jax.random.split(key, accumulate)))
+        grads, values = jax.tree.map(lambda g: g / accumulate, grads), jax.tree.map(jnp.mean, values)
     # One all-reduce for all of it. The statistics are equal already where BatchNorm syncs them.
     grads, batch_stats, values = jax.lax.pmean((grads, batch_stats, values), axis)
+    values["grad_norm"] = optax.tree.norm(grads)
 
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     averages = state.ema
     if averages is not None:
-        averages = optax.incremental_update({"params": params, "batch_stats": batch_stats}, averages, 1 - ema)
-    return TrainState(state.step + 1, params, batch_stats, opt_state, averages), values
+        decay = jnp.minimum(ema, (1 + state.step) / (10 + state.step)) if ema_warmup else ema
+        averages = optax.incremental_update({"params": params, "batch_stats": batch_stats}, averages, 1 - decay)
+    new = TrainState(state.step + 1, params, batch_stats, opt_state, averages)
+    if skip_bad:
+        fine = jnp.isfinite(values["loss"]) & jnp.isfinite(values["grad_norm"])
+        new = jax.tree.map(lambda new, old: jnp.where(fine, new, old), new, state).replace(step=state.step + 1)
+    return new, values
+
+
+def frozen_batchnorm(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+    """For `nn.intercept_methods`: BatchNorm as in evaluation, in a network that otherwise trains."""
+    if isinstance(context.module, nn.BatchNorm) and not context.module.is_initializing():
+        # The networks have fixed it in the constructor, and Flax takes it in one place only.
+        object.__setattr__(context.module, "use_running_average", True)
+    return call(*args, **kwargs)
+
+
+def varying(tree: Any, axis: str) -> Any:
+    """The same values, marked as each device's own where they are not yet."""
+
+    def mark(x):  # under pmap nothing is tracked, and marking does nothing
+        return x if axis in getattr(jax.typeof(x), "vma", ()) else jax.lax.pcast(x, axis, to="varying")
+
+    return jax.tree.map(mark, tree)
 
 
 def eval_step(

@@ -1,0 +1,77 @@
+"""What a recipe will take, before a cluster is asked for it: one step is compiled, nothing is read but the data's shape."""
+
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnnjax import analysis
+from train import data
+from train.build import Task
+from train.config import Config
+
+BARS = " ▁▂▃▄▅▆▇█"
+
+
+def dry_run(config: Config) -> dict[str, Any]:
+    """Compiles the step, and tells parameters, multiply-adds, memory, devices and the schedule."""
+    task = Task(config)
+    height, width, channels = data.image_shape(task.train_split, config.data)
+    share = config.data.batch_size // jax.process_count()
+    batch = {
+        "image": np.zeros((share, height, width, channels), np.uint8),
+        "label": np.zeros(share, np.int32),
+        "mask": np.ones(share, bool),
+    }
+    compiled = task.step.lower(  # type: ignore[attr-defined]
+        task.abstract_state, task.spread.shard(batch), task.key
+    ).compile()
+    memory = compiled.memory_analysis()
+    summary = analysis.summarize(task.model, (height, width, channels))
+    result = {
+        "model": config.model.name,
+        "parameters": summary.parameters,
+        "multiply_adds": summary.multiply_adds,
+        "devices": len(task.spread.devices),
+        "processes": jax.process_count(),
+        "steps": task.steps,
+        "state_bytes": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(task.abstract_state)),
+        # What the compiler plans for one device: inputs, results that take no input's place, and what is in between.
+        "device_bytes": memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes,
+    }  # fmt: skip
+    if jax.process_index() == 0:
+        print(describe(task, result), file=sys.stderr, flush=True)
+    return result
+
+
+def describe(task: Task, result: dict[str, Any]) -> str:
+    config = task.config
+    kind = task.spread.devices[0].device_kind
+    each = config.data.batch_size // result["devices"]
+    lines = [
+        f"model      {result['model']}, {result['parameters']:,} parameters, {result['multiply_adds']:,} multiply-adds",
+        f"devices    {result['devices']} x {kind} in {result['processes']} process(es), by {task.spread.mapping}",
+        f"batch      {config.data.batch_size}, {each} on each device, in {config.parallel.accumulate} part(s)",
+        f"memory     {result['device_bytes'] / 2**20:,.1f} MiB a device, {result['state_bytes'] / 2**20:,.1f} of them state",
+        f"run        {result['steps']:,} steps, {config.epochs:g} epochs of {len(task.train_split):,} images",
+        "rate",
+        picture(task.schedule, task.steps),
+    ]
+    return "\n".join(lines)
+
+
+def picture(schedule: Any, steps: int, width: int = 64, height: int = 4) -> str:
+    """A schedule over the run, as text: each column is the middle of its part."""
+    at = (np.arange(width) + 0.5) * steps / width
+    rates = np.array(jax.vmap(schedule)(jnp.array(at.astype(np.int32))))
+    peak = max(rates.max(), 1e-30)
+    levels = np.rint(rates / peak * height * 8).astype(int)
+    rows = []
+    for row in reversed(range(height)):
+        bars = "".join(BARS[min(max(level - 8 * row, 0), 8)] for level in levels)
+        label = f"{peak:9.3g} " if row == height - 1 else f"{0:9} " if row == 0 else " " * 10
+        rows.append(f"{label}|{bars}|")
+    return "\n".join(rows)
