@@ -46,13 +46,19 @@ def find(name: str) -> epath.Path:
     if families:
         choices = ", ".join(sorted(str(path.relative_to(root.parent)) for path in families))
         raise DataError(f"tfds:{name} has several configurations: name one of {choices}")
-    if name.partition(":")[0] == "imagenet2012":
+    if "/" in base:
+        raise DataError(
+            f"{base} holds no data set that TFDS prepared: no dataset_info.json"
+            if own_path
+            else f"{base} does not exist"
+        )
+    if base == "imagenet2012":
         how = "prepare it with: python -m train.data prepare imagenet2012 --tars=DIR"
     else:
         there = sorted(path.name for path in data_dir().iterdir() if path.is_dir()) if data_dir().is_dir() else []
         similar = f"{nearest(base, there)}; or " if there else ""
         how = f"{similar}prepare it with: tfds build {base} --file_format=array_record"
-    raise DataError(f"tfds:{name} is not prepared in {root if own_path else data_dir()} (see TFDS_DATA_DIR); {how}")
+    raise DataError(f"tfds:{name} is not prepared in {data_dir()} (see TFDS_DATA_DIR); {how}")
 
 
 def versions_below(root: epath.Path, depth: int = 3) -> Iterator[epath.Path]:
