@@ -119,7 +119,8 @@ def import_weights(arguments: list[str]) -> int:
                 pretrained = dataclasses.replace(pretrained, class_names=tuple(lines.read().splitlines()))
         weights.save(args.out, pretrained)
         written = dict(weights.leaves(weights.load(args.out).variables))
-        assert all(np.array_equal(written[path], x) for path, x in weights.leaves(pretrained.variables))
+        if not all(np.array_equal(written[path], x) for path, x in weights.leaves(pretrained.variables)):
+            raise weights.WeightsError(f"{args.out} does not hold what was written: is the disk full or damaged?")
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if type(error) is ValueError else 4
