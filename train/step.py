@@ -5,6 +5,7 @@ Written once; `train.parallel` maps them over the devices by pmap or by shard_ma
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -49,7 +50,8 @@ def train_step(
     key = jax.random.fold_in(jax.random.fold_in(key, state.step), jax.lax.axis_index(axis))
     # Gradients with respect to replicated parameters would be summed over the axis; with respect to varying ones they
     # stay this device's own until the pmean below, under pmap and under shard_map alike.
-    params, batch_stats = varying((state.params, state.batch_stats), axis)
+    varying = partial(jax.lax.pcast, axis_name=axis, to="varying")
+    params, batch_stats = varying((state.params, state.batch_stats))
 
     def objective(params, batch_stats, batch, key):
         with nn.intercept_methods(frozen_batchnorm) if freeze_batchnorm else nullcontext():
@@ -69,13 +71,13 @@ def train_step(
     def part(carry, inputs):
         batch_stats, total = carry
         grads, (batch_stats, values) = gradient(params, batch_stats, *inputs)
-        return varying((batch_stats, jax.tree.map(jnp.add, total, grads)), axis), values
+        return (batch_stats, jax.tree.map(jnp.add, total, grads)), values
 
     if accumulate == 1:
         grads, (batch_stats, values) = gradient(params, batch_stats, batch, key)
     else:
         parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
-        start = (batch_stats, varying(jax.tree.map(jnp.zeros_like, params), axis))
+        start = (batch_stats, varying(jax.tree.map(jnp.zeros_like, state.params)))
         (batch_stats, grads), values = jax.lax.scan(part, start, (parts, jax.random.split(key, accumulate)))
         grads, values = jax.tree.map(lambda g: g / accumulate, grads), jax.tree.map(jnp.mean, values)
     # One all-reduce for all of it. The statistics are equal already where BatchNorm syncs them.
@@ -101,15 +103,6 @@ def frozen_batchnorm(call: Callable, args: tuple, kwargs: dict, context: Any) ->
         # The networks have fixed it in the constructor, and Flax takes it in one place only.
         object.__setattr__(context.module, "use_running_average", True)
     return call(*args, **kwargs)
-
-
-def varying(tree: Any, axis: str) -> Any:
-    """The same values, marked as each device's own where they are not yet."""
-
-    def mark(x):  # under pmap nothing is tracked, and marking does nothing
-        return x if axis in getattr(jax.typeof(x), "vma", ()) else jax.lax.pcast(x, axis, to="varying")
-
-    return jax.tree.map(mark, tree)
 
 
 def eval_step(
