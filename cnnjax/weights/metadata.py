@@ -239,9 +239,8 @@ def find(path: Path, source: str, model: str, tag: str = "") -> tuple[Record | N
     if len(by_name) == 1 and by_name[0].hash and digests:
         kind, _, published = by_name[0].hash.partition(":")
         published += "…" if len(published) < len(digests[kind]) else ""
-        return by_name[
-            0
-        ], f"{path} is not the published file: its {kind} is {digests[kind]}, that of the record {published}"
+        other = by_name[0]._replace(hash=None, top1=None, top5=None)  # what is published is not said of this file
+        return other, f"{path} is not the published file: its {kind} is {digests[kind]}, that of the record {published}"
     # timm's files all have one name; the folder that its hub puts them in has the tag.
     by_tag = [row for row in rows if row.tag and (row.tag == tag or f"{model}.{row.tag}" in str(path.absolute()))]
     if by_tag or len(by_name) == 1:

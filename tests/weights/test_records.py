@@ -133,6 +133,7 @@ def test_another_hash_than_the_record(file):
         pretrained = weights.load(file, MODEL, "torchvision")
     message = f"{file} is not the published file: its sha256 is {found}, that of the record 1378be20…"
     assert [str(warning.message) for warning in caught] == [message]
+    assert not {"hash", "top1", "top5"} & set(pretrained.origin)  # nothing published is said of it
     assert pretrained.preprocessing == metadata.TORCH_224_SYMMETRIC
 
 
