@@ -107,7 +107,8 @@ def walk(root: str, below: str) -> Iterator[str]:
     pending = [(below, frozenset[str]())]
     while pending:
         place, above = pending.pop()
-        real = str(epath.Path(f"{root}/{place}").resolve()) if "://" not in root else place
+        # Only local folders have links, which epath does not look through.
+        real = os.path.realpath(f"{root}/{place}") if "://" not in root else place
         if real in above:
             continue
         for name, is_dir in entries(f"{root}/{place}"):

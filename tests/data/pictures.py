@@ -1,0 +1,45 @@
+"""Small photographs to test with: smooth, so that decoders and kernels differ as little as they do on real ones."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from train.config import Augment, Data
+
+
+def photo(height=60, width=80, seed=0, channels=3):
+    """uint8 (H, W, C): soft blobs of colour."""
+    random = np.random.RandomState(seed)
+    coarse = random.randint(0, 256, (5, 6, channels)).astype(np.uint8)
+    planes = [
+        Image.fromarray(coarse[..., c]).resize((width, height), Image.Resampling.BICUBIC) for c in range(channels)
+    ]
+    return np.stack([np.asarray(plane) for plane in planes], axis=-1)
+
+
+def encoded(pixels, kind="JPEG", **options):
+    file = io.BytesIO()
+    if kind == "JPEG":
+        options = {"quality": 95, **options}
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels.squeeze())
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def write_folder(root, classes=("cat", "dog"), train=12, held_out=5, height=60, width=80):
+    """root/train/CLASS/*.jpg and root/val/CLASS/*.jpg."""
+    for split, count in (("train", train), ("val", held_out)):
+        for label, name in enumerate(classes):
+            for index in range(count):
+                path = root / split / name / f"{index:03d}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(encoded(photo(height, width, seed=1000 * label + 100 * (split == "val") + index)))
+    return root
+
+
+def options(root, **changes):
+    """A config of small crops from a folder."""
+    changes = {"size": 32, "batch_size": 8, "eval_batch_size": 8, **changes}
+    changes.setdefault("augment", Augment(crop="area", flip=True))
+    return Data(source=f"folder:{root}", **changes)

@@ -1,0 +1,237 @@
+"""Folders as people have them, and TFDS sets in both of its formats."""
+
+import subprocess
+import sys
+import time
+import unicodedata
+
+import numpy as np
+import pytest
+
+from tests.data.pictures import encoded, options, photo, write_folder
+from tests.helpers import ROOT
+from train import data
+from train.config import Augment, Data
+from train.data import Plan
+from train.data.sources import tfds as tfds_source
+from train.errors import DataError, UserError
+
+JPEG = encoded(photo())
+
+
+def write(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(JPEG)
+    return root
+
+
+def test_a_folder_with_splits(tmp_path):
+    write(tmp_path, "train/10/a.jpg", "train/2/b.JPEG", "train/2/deep/er/c.PNG", "train/1/.hidden.jpg", "train/1/d.Jpg",
+          "train/2/notes.txt", ".git/x/y.jpg", "val/2/e.jpg", "val/10/f.jpg")  # fmt: skip
+    train, val = data.load(f"folder:{tmp_path}", "train"), data.load(f"folder:{tmp_path}", "val")
+    assert train.class_names == val.class_names == ("1", "10", "2")  # as strings
+    assert train.paths == ["1/d.Jpg", "10/a.jpg", "2/b.JPEG", "2/deep/er/c.PNG"]
+    assert train.labels.tolist() == [0, 1, 2, 2]
+    assert val.labels.tolist() == [1, 2]
+    assert data.load(f"folder:{tmp_path}", "test").paths == val.paths  # the only split that is held out
+    assert train.name(1) == f"{tmp_path}/train/10/a.jpg"
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    elsewhere = write(tmp_path / "elsewhere", "x.jpg")
+    write(tmp_path / "photos", "train/cat/a.jpg", "train/dog/b.jpg")
+    (tmp_path / "photos/train/cat/more").symlink_to(elsewhere)
+    (tmp_path / "photos/train/cat/linked.jpg").symlink_to(elsewhere / "x.jpg")
+    (tmp_path / "photos/train/dog/again").symlink_to(tmp_path / "photos/train/dog")
+    assert data.load(f"folder:{tmp_path / 'photos'}", "train").paths == [
+        "cat/a.jpg", "cat/linked.jpg", "cat/more/x.jpg", "dog/b.jpg",
+    ]  # fmt: skip
+
+
+def test_accents_are_one_name_in_either_spelling(tmp_path):
+    composed, apart = (unicodedata.normalize(form, "Möwe") for form in ("NFC", "NFD"))
+    write(tmp_path, f"train/{apart}/größe 1.jpg", "train/日本/a.jpg", f"val/{composed}/a.jpg", "val/日本/b.jpg")
+    train, val = data.load(f"folder:{tmp_path}", "train"), data.load(f"folder:{tmp_path}", "val")
+    assert train.class_names == val.class_names == (composed, "日本")
+    batch = next(data.train_batches(train, Plan(2, 2, 0), options(tmp_path), start=0, stop=1))
+    assert batch["image"].shape == (2, 32, 32, 3)
+
+
+def test_one_level_is_split_by_name_and_stays_so_when_images_are_added(tmp_path):
+    write(tmp_path, *(f"{name}/{i}.jpg" for name in ("cat", "dog") for i in range(100)))
+    before = {split: set(data.load(f"folder:{tmp_path}", split).paths) for split in ("train", "val")}
+    assert not before["train"] & before["val"] and len(before["train"]) + len(before["val"]) == 200
+    assert 20 <= len(before["val"]) <= 60
+    write(tmp_path, *(f"cat/new{i}.jpg" for i in range(50)))
+    for split, paths in before.items():
+        assert paths <= set(data.load(f"folder:{tmp_path}", split).paths)
+
+
+@pytest.mark.parametrize(
+    ("files", "split", "sentence"),
+    [
+        ((), "train", "has no folders: each class needs a folder of its own"),
+        (("a.jpg", "b.jpg"), "train", "has 2 images, but no folder: each class needs a folder of its own"),
+        (("train/cat/a.jpg",), "val", "has no split 'val'"),
+        (("train/cat/a.jpg", "val/a.jpg"), "val", "val has 1 images, but no folder"),
+        (
+            ("train/cat/a.jpg", "val/catt/a.jpg"),
+            "val",
+            "val has the class 'catt', which train has not; did you mean cat",
+        ),
+        (("train/cat/a.jpg", "train/dog/a.txt"), "train", "train/dog has no images (.jpg, "),
+        (("cat/a.jpg",), "train", "has too few images to hold a fifth of them out"),
+    ],
+)
+def test_folders_that_are_none(tmp_path, files, split, sentence):
+    with pytest.raises(DataError) as caught:
+        data.load(f"folder:{write(tmp_path, *files)}", split)
+    assert sentence in str(caught.value)
+    with pytest.raises(DataError, match="does not exist"):
+        data.load(f"folder:{tmp_path}/no", split)
+
+
+def test_images_of_any_size_need_a_size(tmp_path):
+    split = data.load(f"folder:{write(tmp_path, 'train/cat/a.jpg')}", "train")
+    with pytest.raises(UserError, match="say which one the model reads with data.size"):
+        data.image_shape(split, Data(source="folder:x"))
+    assert data.image_shape(split, Data(size=224)) == (224, 224, 3)
+    assert data.image_shape(split, Data(size=28, channels=1)) == (28, 28, 1)
+
+
+# TFDS
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """The same 60 examples in both formats; the pixel at the top left tells which example it is."""
+    import tensorflow_datasets as tfds
+
+    with tfds.core.registered.skip_registration():
+
+        class Blobs(tfds.core.GeneratorBasedBuilder):
+            VERSION = tfds.core.Version("1.0.0")
+            code_path = None
+
+            def _info(self):
+                label = tfds.features.ClassLabel(names=["red", "green", "blue"])
+                features = {"id": tfds.features.Text(), "image": tfds.features.Image(shape=(8, 8, 3)), "label": label}
+                return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+            def _split_generators(self, dl_manager):
+                return {"train": self._generate_examples(60, 0), "test": self._generate_examples(13, 100)}
+
+            def _generate_examples(self, count, first):
+                for i in range(first, first + count):
+                    yield i, {"id": str(i), "image": np.full((8, 8, 3), i, np.uint8), "label": i % 3}
+
+    places = {}
+    for kind in ("array_record", "tfrecord"):
+        builder = Blobs(data_dir=tmp_path_factory.mktemp(kind), file_format=kind)
+        builder.download_and_prepare()
+        places[kind] = builder.data_path
+    return places
+
+
+@pytest.mark.parametrize("kind", ["array_record", "tfrecord"])
+@pytest.mark.parametrize("augment", [Augment(), Augment(permute_channels=True)], ids=["plain", "augmented"])
+def test_prepared_sets(prepared, kind, augment):
+    split = data.load(f"tfds:{prepared[kind]}", "train")
+    assert (len(split), split.class_names, split.image_shape) == (60, ("red", "green", "blue"), (8, 8, 3))
+    assert np.bincount(split.labels).tolist() == [20, 20, 20]
+    config = Data(source="tfds:x", augment=augment, eval_batch_size=8)
+
+    def stream(start, stop, **share):
+        batches = data.train_batches(split, Plan(60, 16, seed=1), config, start=start, stop=stop, **share)
+        return [(b["image"][:, 0, 0, 0], b["label"]) for b in batches]
+
+    whole = stream(0, 12)
+    ids = np.concatenate([ids for ids, _ in whole])
+    for epoch in range(3):
+        assert sorted(ids[60 * epoch : 60 * (epoch + 1)]) == list(range(60))
+    assert list(ids[:60]) != list(ids[60:120])
+    assert all((ids % 3 == labels).all() for ids, labels in whole)
+    for (a, _), (b, _) in zip(stream(5, 12), whole[5:]):
+        assert list(a) == list(b)
+    parts = [stream(0, 3, process=p, processes=2) for p in range(2)]
+    for step in range(3):
+        assert [*parts[0][step][0], *parts[1][step][0]] == list(whole[step][0])
+
+    test = data.load(f"tfds:{prepared[kind]}", "validation")  # test is the only one there is
+    for processes in (1, 2, 4):
+        seen = []
+        for p in range(processes):
+            batches = list(data.eval_batches(test, config, process=p, processes=processes))
+            assert len(batches) == 2
+            seen += [i for b in batches for i in b["image"][b["mask"]][:, 0, 0, 0]]
+        assert sorted(seen) == list(range(100, 113))
+
+
+def test_sub_splits_and_unknown_ones(prepared):
+    assert len(data.load(f"tfds:{prepared['array_record']}", "train[:50%]")) == 30
+    with pytest.raises(DataError, match="has no split 'trian'; did you mean train"):
+        data.load(f"tfds:{prepared['array_record']}", "trian")
+
+
+def test_names_configurations_and_versions(prepared, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs/1.0.0").symlink_to(prepared["array_record"])
+    (tmp_path / "blobs/0.9.0").symlink_to(prepared["tfrecord"])
+    assert len(data.load("tfds:blobs", "train")) == 60
+    assert tfds_source.find("blobs").name == "1.0.0" and tfds_source.find("blobs:0.9.0").name == "0.9.0"
+    with pytest.raises(DataError, match="tfds:blob is not prepared .* did you mean blobs"):
+        data.load("tfds:blob", "train")
+    for config in ("a", "b"):
+        (tmp_path / "many" / config).mkdir(parents=True)
+        (tmp_path / "many" / config / "1.0.0").symlink_to(prepared["array_record"])
+    with pytest.raises(DataError, match="several configurations: name one of many/a, many/b"):
+        data.load("tfds:many", "train")
+    assert len(data.load("tfds:many/b", "train")) == 60
+
+
+def test_an_unprepared_set_is_told_at_once(tmp_path):
+    code = "from train import data; data.load('tfds:mnist', 'train')"
+    best = 9.0
+    for _ in range(3):  # other processes may be busy
+        began = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT,
+            env={"TFDS_DATA_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        best = min(best, time.perf_counter() - began)
+        assert (
+            "tfds:mnist is not prepared in" in done.stderr
+            and "tfds build mnist --file_format=array_record" in done.stderr
+        )
+        if best < 2:
+            break
+    assert best < 2
+
+
+@pytest.mark.parametrize(("name", "shape", "classes"), [("mnist", (28, 28, 1), 10), ("cifar10", (32, 32, 3), 10), ("imagenet2012", (None, None, 3), 1000)])  # fmt: skip
+def test_sets_that_tfds_makes_up(name, shape, classes, tmp_path):
+    import tensorflow_datasets as tfds
+
+    with tfds.testing.mock_data(num_examples=10):
+        split = tfds_source.open_split(tfds.builder(name, data_dir=tmp_path), "train", f"tfds:{name}")
+        assert (len(split), split.image_shape, len(split.class_names)) == (10, shape, classes)
+        config = Data(source=name, size=0 if shape[0] else 32, augment=Augment(flip=True), eval_batch_size=8)
+        batch = next(data.train_batches(split, Plan(10, 4, 0), config, start=0, stop=1))
+        assert batch["image"].shape[0] == 4 and batch["image"].dtype == np.uint8
+        assert sum(b["mask"].sum() for b in data.eval_batches(split, config)) == 10
+
+
+def test_a_set_without_labels_is_refused():
+    import tensorflow_datasets as tfds
+
+    class Builder:
+        info = type("Info", (), {"features": tfds.features.FeaturesDict({"text": tfds.features.Text()})})
+
+    with pytest.raises(DataError, match="needs an image and a class label; it has text"):
+        tfds_source.open_split(Builder(), "train", "tfds:words")
+
+
+def test_the_writer_of_the_folder_helper(tmp_path):
+    assert len(data.load(f"folder:{write_folder(tmp_path)}", "train")) == 24
