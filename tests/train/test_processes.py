@@ -1,0 +1,141 @@
+"""Several real processes: equal to one, ended politely together, and not left hanging when one dies."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from tests.helpers import ROOT, assert_trees_close, command
+from tests.train.test_resume import OPTIONS, final_state, last_row, numbers
+from tests.train.test_step import Small, run
+from train import parallel
+from train.errors import UserError
+
+LAUNCHER_VARIABLES = {name for pair in parallel.LAUNCHERS.values() for name in pair} | {"JAX_COORDINATOR_ADDRESS"}
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
+
+
+def start_two(*arguments):
+    """Two processes of one device each; each the same command with its own place."""
+    coordinator = f"localhost:{free_port()}"
+    environment = {k: v for k, v in os.environ.items() if k not in LAUNCHER_VARIABLES}
+    environment |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    return [
+        subprocess.Popen(
+            [sys.executable, *arguments, f"--coordinator={coordinator}", "--num-processes=2", f"--process-id={place}"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT,
+        )
+        for place in range(2)
+    ]  # fmt: skip
+
+
+def finish(processes, timeout=120):
+    outputs = [process.communicate(timeout=timeout) for process in processes]
+    return [process.returncode for process in processes], [errors for _, errors in outputs]
+
+
+WORKER = """
+import argparse, jax, numpy as np
+parser = argparse.ArgumentParser()
+parser.add_argument("--out"), parser.add_argument("--coordinator")
+parser.add_argument("--num-processes", type=int), parser.add_argument("--process-id", type=int)
+args = parser.parse_args()
+from train import parallel
+parallel.connect(args.coordinator, args.num_processes, args.process_id)
+from tests.train.test_step import Small, run
+state, _ = run(Small(), "shard_map", 0)
+if jax.process_index() == 0:
+    np.savez(args.out, *jax.tree.leaves(state))
+"""
+
+
+def test_two_processes_equal_one_with_synced_batchnorm(tmp_path):
+    (tmp_path / "worker.py").write_text(WORKER)
+    codes, errors = finish(start_two(str(tmp_path / "worker.py"), f"--out={tmp_path}/state.npz"))
+    assert codes == [0, 0], errors
+    expected, _ = run(Small(), "pmap", 1)
+    with np.load(tmp_path / "state.npz") as found:
+        actual = jax.tree.unflatten(jax.tree.structure(expected), found.values())
+    assert_trees_close(actual, expected, atol=1e-6, rtol=1e-5)
+
+
+def wait_for_row(processes, workdir, step):
+    deadline = time.monotonic() + 120
+    while last_row(workdir) < step:
+        assert all(process.poll() is None for process in processes), finish(processes)
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_signal_to_one_saves_on_both_and_one_process_goes_on(tmp_path):
+    workdir, whole = tmp_path / "run", tmp_path / "whole"
+    processes = start_two("-m", "train", *OPTIONS, f"--workdir={workdir}")
+    wait_for_row(processes, workdir, 15)
+    processes[1].send_signal(signal.SIGTERM)
+    codes, errors = finish(processes)
+    assert codes == [75, 75], errors
+    sentences = {e.splitlines()[-1] for e in errors}
+    assert len(sentences) == 1 and "ended by a signal behind step" in sentences.pop()
+
+    for place in (workdir, whole):
+        done = command("train", *OPTIONS, f"--workdir={place}")
+        assert done.returncode == 0, done.stderr
+    (step, state), (expected_step, expected) = final_state(workdir), final_state(whole)
+    assert step == expected_step == 96
+    assert_trees_close(state, expected, atol=1e-5)  # sums in another order, for a part of the way
+    assert [row["step"] for row in numbers(workdir)] == [row["step"] for row in numbers(whole)]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_when_one_dies_the_other_ends_with_a_sentence(tmp_path, victim):
+    workdir = tmp_path / "run"
+    processes = start_two("-m", "train", *OPTIONS, f"--workdir={workdir}", "--config.epochs=1000")
+    wait_for_row(processes, workdir, 10)
+    processes[victim].kill()
+    died = time.monotonic()
+    codes, errors = finish(processes, timeout=60)
+    assert codes[victim] == -signal.SIGKILL and codes[1 - victim] == 6, errors
+    assert "another process of this run died" in errors[1 - victim]
+    assert time.monotonic() - died < 60
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, ("", 1, 0)),
+        ({"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "3"}, ("SLURM", 8, 3)),
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, ("", 1, 0)),  # the batch script itself
+        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, ("", 1, 0)),
+        ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "1"}, ("Open MPI", 4, 1)),
+        ({"PMI_SIZE": "2", "PMI_RANK": "1"}, ("MPI", 2, 1)),
+        ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1", "PMI_SIZE": "9", "PMI_RANK": "0"}, ("JAX", 2, 1)),
+        ({"TPU_WORKER_HOSTNAMES": "a,b,c,d", "TPU_WORKER_ID": "2"}, ("TPU", 4, 2)),
+        ({"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}, ("", 1, 0)),
+    ],
+)
+def test_launchers(monkeypatch, environment, expected):
+    for name in (*LAUNCHER_VARIABLES, "TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES", "TPU_WORKER_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert parallel.launcher() == expected
+
+
+def test_incomplete_flags(monkeypatch):
+    for name in LAUNCHER_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="2 processes need --coordinator=HOST:PORT"):
+        parallel.connect(num_processes=2, process_id=0)
+    with pytest.raises(UserError, match="--num-processes=2 and --process-id=2 do not fit"):
+        parallel.connect("localhost:1", 2, 2)
