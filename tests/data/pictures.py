@@ -11,7 +11,7 @@ from train.config import Augment, Data
 def photo(height=60, width=80, seed=0, channels=3):
     """uint8 (H, W, C): soft blobs of colour."""
     random = np.random.RandomState(seed)
-    coarse = random.randint(0, 256, (5, 6, channels)).astype(np.uint8)
+    coarse = random.randint(0, 256, (4, 5, channels)).astype(np.uint8)
     planes = [
         Image.fromarray(coarse[..., c]).resize((width, height), Image.Resampling.BICUBIC) for c in range(channels)
     ]

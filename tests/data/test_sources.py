@@ -94,7 +94,7 @@ def test_folders_that_are_none(tmp_path, files, split, sentence):
 
 def test_images_of_any_size_need_a_size(tmp_path):
     split = data.load(f"folder:{write(tmp_path, 'train/cat/a.jpg')}", "train")
-    with pytest.raises(UserError, match="say which one the model reads with data.size"):
+    with pytest.raises(UserError, match="say which one the model reads"):
         data.image_shape(split, Data(source="folder:x"))
     assert data.image_shape(split, Data(size=224)) == (224, 224, 3)
     assert data.image_shape(split, Data(size=28, channels=1)) == (28, 28, 1)
@@ -181,7 +181,7 @@ def test_names_configurations_and_versions(prepared, tmp_path, monkeypatch):
     (tmp_path / "blobs/0.9.0").symlink_to(prepared["tfrecord"])
     assert len(data.load("tfds:blobs", "train")) == 60
     assert tfds_source.find("blobs").name == "1.0.0" and tfds_source.find("blobs:0.9.0").name == "0.9.0"
-    with pytest.raises(DataError, match="tfds:blob is not prepared .* did you mean blobs"):
+    with pytest.raises(DataError, match=r"tfds:blob is not prepared .* did you mean blobs"):
         data.load("tfds:blob", "train")
     for config in ("a", "b"):
         (tmp_path / "many" / config).mkdir(parents=True)
@@ -210,7 +210,10 @@ def test_an_unprepared_set_is_told_at_once(tmp_path):
     assert best < 2
 
 
-@pytest.mark.parametrize(("name", "shape", "classes"), [("mnist", (28, 28, 1), 10), ("cifar10", (32, 32, 3), 10), ("imagenet2012", (None, None, 3), 1000)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "shape", "classes"),
+    [("mnist", (28, 28, 1), 10), ("cifar10", (32, 32, 3), 10), ("imagenet2012", (None, None, 3), 1000)],
+)
 def test_sets_that_tfds_makes_up(name, shape, classes, tmp_path):
     import tensorflow_datasets as tfds
 
