@@ -31,7 +31,7 @@ check: $(VENV)/.ready ## lint, format, types
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-parity: $(VENV)/.parity ## compare with torchvision and timm (installs torch)
+parity: $(VENV)/.parity ## compare with torchvision, timm and TF-slim (installs torch)
 	$(PY) -m pytest -m parity tests
 
 clean: ## remove environments and caches
@@ -45,9 +45,9 @@ $(VENV)/.ready: $(SET_UP)
 	@$(INSTALL) -e '.[test]'
 	@touch $@
 
-# Parity compares definitions on random weights: the two packages' own dependencies are not needed.
+# Parity compares definitions on random weights: the packages' own dependencies are not needed.
 $(VENV)/.parity: $(VENV)/.ready
-	@echo "adding torch, torchvision and timm to $(VENV)…"
+	@echo "adding torch, torchvision, timm and tf-slim to $(VENV)…"
 	@$(INSTALL) torch
-	@$(INSTALL) --no-deps torchvision timm
+	@$(INSTALL) --no-deps torchvision timm tf-slim
 	@touch $@
