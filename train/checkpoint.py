@@ -15,9 +15,8 @@ from etils import epath
 
 from train.errors import CheckpointError
 
-logging.getLogger("absl").setLevel(
-    logging.CRITICAL
-)  # orbax reports each file it touches, and errors that are raised, too
+for name in ("absl", "asyncio"):  # orbax reports each file that it touches, and once more each error that it raises
+    logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 class Foreign(CheckpointError):
