@@ -1,7 +1,11 @@
-"""Times the training step, or the whole loop against the bare step, in turn with a peer; ratios are what counts.
+"""Times the training step in turn with a peer, the whole loop against the bare step, reading of photographs, or compilation.
 
-python -m train.benchmark --model=lenet5 --what=step --peer=torch
+python -m train.benchmark --what=step --model=lenet5 --peer=torch --peer=keras
 python -m train.benchmark --what=loop --config=configs/lenet_mnist.py
+python -m train.benchmark --what=data --peer=torchvision
+python -m train.benchmark --what=compile --model=all --batch=2
+
+Absolute times say little on a shared machine: what is compared runs in turn, round by round, and the ratios count.
 """
 
 import argparse
@@ -15,113 +19,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cnnjax import get_spec
+from cnnjax import get_spec, list_models
 from train import errors
 from train.config import Config, Data, Model
 from train.errors import UserError
 
-
-def ours(config: Config) -> tuple[Callable[[int], float], Any]:
-    """(seconds for so many training steps on one fixed batch, that batch on the host); compiled before it returns."""
-    import jax
-
-    from train.build import Task
-
-    task = Task(config)
-    batch = next(task.batches(0))
-    held = {"state": task.fresh_state(), "batch": jax.block_until_ready(task.spread.shard(batch))}
-
-    def run(steps: int) -> float:
-        state, values = held["state"], None
-        began = time.perf_counter()
-        for _ in range(steps):
-            previous, (state, values) = values, task.step(state, held["batch"], task.key)
-            jax.block_until_ready(previous)  # one step ahead of the device, as in the loop
-        jax.block_until_ready(state)
-        held["state"] = state
-        return time.perf_counter() - began
-
-    run(3)
-    return run, batch
-
-
-def loop(config: Config) -> Callable[[int], float]:
-    """Seconds that a real run, with data, logs and checkpoints but without evaluation, takes for so many steps."""
-    from train import data
-    from train.loop import train
-
-    examples = len(data.load(config.data.source, config.data.train_split))
-
-    def run(steps: int) -> float:
-        timed = copy.deepcopy(config)
-        timed.epochs = (steps + 1) * config.data.batch_size / examples  # the first step compiles
-        timed.log.eval_every = 2 * steps
-        with tempfile.TemporaryDirectory() as workdir, contextlib.redirect_stderr(io.StringIO()):
-            return steps * config.data.batch_size / train(timed, workdir)["images_per_second"]
-
-    return run
-
-
-def in_turn(timers: dict[str, Callable[[int], float]], steps: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds a step of each, round by round: what slows the machine down for a while slows all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in timers}
-    for _ in range(rounds):
-        for name, run in timers.items():
-            seconds[name].append(run(steps) / steps)
-    return seconds
-
-
-def summarize(seconds: dict[str, list[float]], batch_size: int) -> dict[str, Any]:
-    """Prints a line for each and the ratios to the first, pair by pair; returns the same for the JSON line."""
-    (first, reference), result = next(iter(seconds.items())), {}
-    for name, values in seconds.items():
-        ms, rate = 1e3 * statistics.median(values), batch_size / statistics.median(values)
-        result[name] = {"ms": ms, "images_per_second": rate}
-        spread = f"(n={len(values)}, {1e3 * min(values):.2f} to {1e3 * max(values):.2f} ms)"
-        line = f"{name:<8} {ms:8.2f} ms  {rate:10,.0f} images/s  {spread}"
-        if name != first:
-            ratios = [theirs / mine for mine, theirs in zip(reference, values)]
-            result[name]["ratio"] = statistics.median(ratios)
-            line += f"   {first} is {statistics.median(ratios):.2f}x as fast ({min(ratios):.2f} to {max(ratios):.2f})"
-        print(line, file=sys.stderr, flush=True)
-    return result
-
-
-def main(argv: list[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(prog="python -m train.benchmark", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument(
-        "--what", default="step", choices=["step", "loop"], help="the training step, or the loop around it"
-    )
-    parser.add_argument("--config", help="a recipe whose step or loop is timed; else --model on synthetic images")
-    parser.add_argument("--model", default="lenet5", help="a name of python -m cnnjax")
-    parser.add_argument("--batch", type=int, default=128, help="images a step")
-    parser.add_argument(
-        "--peer", action="append", default=[], choices=["torch", "keras"], help="time this too; may be repeated"
-    )
-    parser.add_argument("--rounds", type=int, default=7, help="how often each is timed")
-    parser.add_argument("--steps", type=int, default=100, help="steps a round")
-    args = parser.parse_args(argv)
-    if min(args.batch, args.rounds, args.steps) < 1:
-        raise UserError("--batch, --rounds and --steps are at least 1")
-    if args.what == "loop" and args.peer:
-        raise UserError("--peer goes with --what=step: the loop is compared with its own bare step")
-
-    from train import recipe
-
-    config = recipe.load(args.config) if args.config else for_model(args.model, args.batch)
-    step, batch = ours(config)
-    timers = {"step": step}
-    if args.what == "loop":
-        timers["loop"] = loop(config)
-    for peer in args.peer:
-        from train import peers
-
-        classes = get_spec(config.model.name).num_classes
-        timers[peer] = peers.make(peer, config.model.name, batch["image"], batch["label"], classes)
-        timers[peer](3)
-    seconds = in_turn(timers, args.steps, args.rounds)
-    return {"model": config.model.name, "batch": config.data.batch_size, **summarize(seconds, config.data.batch_size)}
+Timer = Callable[[int], float]  # seconds for so many steps
 
 
 def for_model(name: str, batch_size: int) -> Config:
@@ -130,12 +33,137 @@ def for_model(name: str, batch_size: int) -> Config:
         spec = get_spec(name)
     except ValueError as error:
         raise UserError(str(error)) from None
-    size = "x".join(map(str, spec.input_size))
-    return Config(
-        epochs=1e6,
-        model=Model(name=name),
-        data=Data(source=f"synthetic:{size}/{spec.num_classes}", batch_size=batch_size),
-    )
+    source = f"synthetic:{'x'.join(map(str, spec.input_size))}/{spec.num_classes}"
+    return Config(epochs=1e6, model=Model(name=name), data=Data(source=source, batch_size=batch_size))
+
+
+def bare_step(config: Config) -> tuple[Timer, dict]:
+    """The compiled step, repeated on one batch that lies on the devices; and that batch, on the host."""
+    import jax
+
+    from train.build import Task
+
+    task = Task(config)
+    batch = next(task.batches(0))
+    on_devices = jax.block_until_ready(task.spread.shard(batch))
+    states = [task.fresh_state()]
+
+    def run(steps: int) -> float:
+        state, values = states.pop(), None
+        began = time.perf_counter()
+        for _ in range(steps):
+            before, (state, values) = values, task.step(state, on_devices, task.key)
+            jax.block_until_ready(before)  # one step ahead of the devices, as in the loop
+        jax.block_until_ready(state)
+        states.append(state)
+        return time.perf_counter() - began
+
+    run(3)
+    return run, batch
+
+
+def whole_loop(config: Config) -> Timer:
+    """A real run with data, logs and checkpoints, but without evaluation; behind its first step, which compiles."""
+    from train import data
+    from train.loop import train
+
+    examples = len(data.load(config.data.source, config.data.train_split))
+
+    def run(steps: int) -> float:
+        timed = copy.deepcopy(config)
+        timed.epochs = (steps + 1) * config.data.batch_size / examples
+        timed.log.eval_every = 2 * steps
+        with tempfile.TemporaryDirectory() as workdir, contextlib.redirect_stderr(io.StringIO()):
+            return steps * config.data.batch_size / train(timed, workdir)["images_per_second"]
+
+    return run
+
+
+def compare(timers: dict[str, Timer], batch_size: int, steps: int, rounds: int) -> dict[str, Any]:
+    """Runs all in turn; prints and returns a line for each, with the ratios to the first, pair by pair."""
+    seconds: dict[str, list[float]] = {name: [] for name in timers}
+    for _ in range(rounds):
+        for name, run in timers.items():
+            seconds[name].append(run(steps) / steps)
+    (first, reference), result = next(iter(seconds.items())), {}
+    for name, values in seconds.items():
+        ms, rate = 1e3 * statistics.median(values), batch_size / statistics.median(values)
+        result[name] = {"ms": ms, "images_per_second": rate}
+        line = (
+            f"{name:<8} {ms:8.2f} ms  {rate:10,.0f} images/s  ({1e3 * min(values):.2f} to {1e3 * max(values):.2f} ms)"
+        )
+        if name != first:
+            ratios = [other / own for own, other in zip(reference, values)]
+            result[name][f"over_{first}"] = statistics.median(ratios)
+            line += f"  time over {first}'s: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+        print(line, file=sys.stderr, flush=True)
+    return result | {"rounds": rounds, "steps": steps}
+
+
+def compile_time(config: Config) -> dict[str, float]:
+    """Seconds to trace and to compile a training step, without making parameters."""
+    import numpy as np
+
+    from train.build import Task
+    from train.data import image_shape
+
+    task = Task(config)
+    n, shape = config.data.batch_size, image_shape(task.train_split, config.data)
+    batch: dict[str, Any] = {
+        "image": np.zeros((n, *shape), np.uint8),
+        "label": np.zeros(n, np.int32),
+        "mask": np.ones(n, bool),
+    }
+    began = time.perf_counter()
+    lowered = task.step.lower(task.abstract_state, task.spread.shard(batch), task.key)  # type: ignore[attr-defined]
+    traced = time.perf_counter()
+    lowered.compile()
+    return {"trace": traced - began, "compile": time.perf_counter() - traced}
+
+
+def main(argv: list[str] | None = None) -> dict:
+    parser = argparse.ArgumentParser(prog="python -m train.benchmark", description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("--what", default="step", choices=["step", "loop", "data", "compile"])
+    parser.add_argument("--config", help="step, loop: a recipe; else --model on synthetic images")
+    parser.add_argument("--model", default="lenet5", help="a name of python -m cnnjax; compile: several, a,b,c, or all")
+    parser.add_argument("--batch", type=int, default=128, help="images a step")
+    parser.add_argument("--peer", action="append", default=[], help="step: torch, keras; data: torchvision; repeatable")
+    parser.add_argument("--rounds", type=int, default=7, help="how often each is timed")
+    parser.add_argument("--steps", type=int, default=100, help="steps a round")
+    args = parser.parse_args(argv)
+    if min(args.batch, args.rounds, args.steps) < 1:
+        raise UserError("--batch, --rounds and --steps are at least 1")
+    allowed = {"step": ("torch", "keras"), "data": ("torchvision",)}.get(args.what, ())
+    for peer in args.peer:
+        if peer not in allowed:
+            raise UserError(f"--what={args.what} has no peer {peer!r}; it has {', '.join(allowed) or 'none'}")
+
+    if args.what == "data":
+        from train.data import bench
+
+        return bench.measure(*args.peer, rounds=args.rounds)
+    if args.what == "compile":
+        times: dict[str, Any] = {}
+        for name in list_models() if args.model == "all" else args.model.split(","):
+            times[name] = took = compile_time(for_model(name, args.batch))
+            line = f"{name:<28} trace {took['trace']:5.1f} s  compile {took['compile']:5.1f} s"
+            print(line, file=sys.stderr, flush=True)
+        return times | {"batch": args.batch}
+
+    from train import peers, recipe
+
+    config = recipe.load(args.config) if args.config else for_model(args.model, args.batch)
+    step, batch = bare_step(config)
+    timers = {"step": step}
+    if args.what == "loop":
+        timers["loop"] = whole_loop(config)
+    for peer in args.peer:
+        classes = get_spec(config.model.name).num_classes
+        timers[peer] = peers.make(peer, config.model.name, batch["image"], batch["label"], classes)
+        timers[peer](3)
+    about = {"model": config.model.name, "batch": config.data.batch_size}
+    return about | compare(timers, config.data.batch_size, args.steps, args.rounds)
 
 
 if __name__ == "__main__":
