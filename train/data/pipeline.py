@@ -15,7 +15,7 @@ from train.config import Augment, Data
 from train.data import bad
 from train.data.augment import apply_in_numpy, in_numpy, make_changes
 from train.data.plan import Plan, uniform
-from train.data.split import Split, Stream
+from train.data.split import Arrays, Split, Stream
 from train.data.transforms import make_transform
 from train.errors import UserError
 
@@ -27,7 +27,8 @@ def image_shape(split: Split, config: Data) -> tuple[int, int, int]:
     height, width, channels = split.image_shape
     if config.size < 0 or config.channels not in (0, 1, 3):
         raise UserError(f"data.size={config.size} must be positive and data.channels={config.channels} 0, 1 or 3")
-    if not split.encoded and config.channels not in (0, channels):
+    grey_as_color = (channels, config.channels) == (1, 3)
+    if not split.encoded and config.channels not in (0, channels) and not grey_as_color:
         raise UserError(f"data.channels={config.channels}, but the images of {config.source} have {channels}")
     if config.size:
         return config.size, config.size, config.channels or channels
@@ -36,11 +37,18 @@ def image_shape(split: Split, config: Data) -> tuple[int, int, int]:
     return height, width, config.channels or channels
 
 
+def in_color(split: Split, config: Data) -> Split:
+    """Grey images in memory three times over, where a model that reads colours is to read them."""
+    if isinstance(split, Arrays) and (split.image_shape[-1], config.channels) == (1, 3):
+        return Arrays(np.repeat(split.images, 3, axis=-1), split.labels, split.class_names)
+    return split
+
+
 def train_batches(
     split: Split, plan: Plan, config: Data, *, start: int, stop: int, process: int = 0, processes: int = 1
 ) -> Iterator[Batch]:
     """This process's rows of the global batches of steps start..stop-1: together the processes' rows are the batch."""
-    shape = image_shape(split, config)
+    split, shape = in_color(split, config), image_shape(split, config)
     changes = make_changes(config.augment, shape)
     share = plan.batch_size // processes
     rows = slice(process * share, (process + 1) * share)
@@ -72,6 +80,7 @@ def eval_batches(
 
     With `on_bad_image = skip`, so is an example that cannot be read. `limit` leaves out what comes after so many.
     """
+    split = in_color(split, config)
     batch_size, shape = config.eval_batch_size, image_shape(split, config)
     share = batch_size // processes
     end = len(split) if limit is None else min(limit, len(split))

@@ -73,7 +73,7 @@ def pack_folder(source: str, out: str, short_side: int = 0, quality: int = 95) -
     tensorflow_datasets = import_tfds()
     with tensorflow_datasets.core.registered.skip_registration():
 
-        class Folder(tensorflow_datasets.core.GeneratorBasedBuilder):
+        class Folder(tensorflow_datasets.core.GeneratorBasedBuilder):  # type: ignore[name-defined]
             VERSION = tensorflow_datasets.core.Version("1.0.0")
             code_path = None  # or checksums of downloads are looked for around this file
             name = _identifier(epath.Path(source).resolve().name)

@@ -56,14 +56,10 @@ def make_transform(config: Data, channels: int) -> Callable[[Any], np.ndarray]:
     if not fraction and short_side < size:
         raise UserError(f"data.transform.resize={short_side} is smaller than data.size={size}")
     reading: dict[str, Any] = dict(channels=channels, exif=config.exif, max_pixels=config.max_pixels)
-    place = (
-        partial(_part, size=size, fraction=fraction) if fraction else partial(_centre, size=size, short_side=short_side)
-    )
+    where: dict[str, Any] = dict(size=size, fraction=fraction, short_side=short_side)
     if style.half_pixels is None:
-        return partial(_pillow, place=place, size=size, kernel=PILLOW[interpolation], **reading)
-    return partial(
-        _tensorflow, size=size, fraction=fraction, short_side=short_side, half_pixels=style.half_pixels, **reading
-    )
+        return partial(_pillow, kernel=PILLOW[interpolation], **where, **reading)
+    return partial(_tensorflow, half_pixels=style.half_pixels, **where, **reading)
 
 
 def from_preprocessing(preprocessing: Any) -> tuple[int, Transform]:
@@ -77,55 +73,52 @@ def _as_is(source: Any, *, channels: int, exif: bool, max_pixels: int) -> np.nda
     return decode(source, channels, exif=exif, max_pixels=max_pixels) if isinstance(source, bytes) else source
 
 
-def _centre(width: int, height: int, *, size: int, short_side: int) -> tuple[float, float, float, float]:
-    """The part of the original that the centre of the resized image comes from, as (left, top, right, bottom)."""
-    new_width = short_side if width <= height else int(short_side * width / height)
-    new_height = short_side if height <= width else int(short_side * height / width)
-    left, top = round((new_width - size) / 2), round((new_height - size) / 2)
-    x, y = width / new_width, height / new_height
-    return left * x, top * y, (left + size) * x, (top + size) * y
-
-
-def _part(width: int, height: int, *, size: int, fraction: float) -> tuple[float, float, float, float]:
-    """The central fraction of both sides."""
+def _part(width: int, height: int, fraction: float) -> tuple[int, int, int, int]:
+    """The central fraction of both sides, as (left, top, right, bottom)."""
     left, top = int((width - width * fraction) / 2), int((height - height * fraction) / 2)
     return left, top, width - left, height - top
 
 
 def _pillow(
-    source: Any, *, place: Callable, size: int, kernel: Any, channels: int, exif: bool, max_pixels: int
+    source: Any, *, size: int, fraction: float, short_side: int, kernel: Any, channels: int, exif: bool, max_pixels: int
 ) -> np.ndarray:
-    """Only the pixels that are kept are resized: half the work of resizing first and cutting then."""
     if isinstance(source, bytes):
         image = open_image(source, channels, exif=exif, max_pixels=max_pixels)
     else:
         image = Image.fromarray(source[..., 0] if source.shape[-1] == 1 else source)
-    return np.asarray(resize_part(image, place(*image.size), size, kernel)).reshape(size, size, channels)
-
-
-def resize_part(image: Image.Image, part: tuple[float, float, float, float], size: int, kernel: Any) -> Image.Image:
-    """The part (left, top, right, bottom) as a square of `size`: what resizing the whole and then cutting gives.
-
-    Pillow resizes along one axis, rounds, and resizes along the other, so the order shows. It is chosen here from the
-    size of the whole, as Pillow does; given the part, it would choose from that.
-    """
-    left, top, right, bottom = part
-    less_wide = image.width - round(image.width * size / (right - left))
-    less_high = image.height - round(image.height * size / (bottom - top))
-    spans = {0: (left, right), 1: (top, bottom)}
-    for axis in (1, 0) if less_high > max(0, 2 * less_wide) else (0, 1):
-        start, stop = spans.pop(axis)
-        if spans:  # the first pass leaves out what the second will not look at
-            ((other, (low, high)),) = spans.items()
-            margin = 3 + 2 * (high - low) / size  # the radius of the bicubic kernel, and more
-            first, last = max(0, int(low - margin)), min(image.size[other], int(high + margin))
-            image = image.crop((first, 0, last, image.height) if other == 0 else (0, first, image.width, last))
-            spans[other] = (low - first, high - first)
-        if axis == 0:
-            image = image.resize((size, image.height), kernel, box=(start, 0, stop, image.height))
+    try:
+        if fraction:
+            image = image.resize((size, size), kernel, box=_part(*image.size, fraction))
         else:
-            image = image.resize((image.width, size), kernel, box=(0, start, image.width, stop))
-    return image
+            image = resize_and_cut(image, size, short_side, kernel)
+    except ValueError as error:
+        raise BadImage(str(error)) from None
+    return np.asarray(image).reshape(size, size, channels)
+
+
+def resize_and_cut(image: Image.Image, size: int, short_side: int, kernel: Any) -> Image.Image:
+    """Resizes to a short side and cuts out the centre, without working out all that is then cut off.
+
+    Pillow goes along one axis, rounds, and goes along the other. Its order is kept, and the first pass is whole, so that
+    it equals Pillow's; the second, which places its pixels in single precision, is within one grey level.
+    """
+    short = min(image.size)
+    new = [short_side if side == short else int(short_side * side / short) for side in image.size]
+    corner = [round((side - size) / 2) for side in new]
+    less_wide, less_high = (before - after for before, after in zip(image.size, new))
+    down_first = less_high > max(0, 2 * less_wide)
+    first, second = (1, 0) if down_first else (0, 1)
+
+    step = image.size[second] / new[second]
+    start, stop = corner[second] * step, (corner[second] + size) * step
+    margin = 3 + 2 * step  # the radius of the bicubic kernel, and more
+    low, high = max(0, int(start - margin)), min(image.size[second], int(stop + margin))
+    start, stop, left, right = start - low, stop - low, corner[first], corner[first] + size
+    if down_first:
+        image = image.crop((low, 0, high, image.height)).resize((high - low, new[1]), kernel)
+        return image.crop((0, left, high - low, right)).resize((size, size), kernel, box=(start, 0, stop, size))
+    image = image.crop((0, low, image.width, high)).resize((new[0], high - low), kernel)
+    return image.crop((left, 0, right, high - low)).resize((size, size), kernel, box=(0, start, size, stop))
 
 
 def _tensorflow(
@@ -153,7 +146,7 @@ def _tensorflow(
             raise BadImage(error.message.split(" [Op:")[0]) from None
     height, width = image.shape[:2]
     if fraction:
-        left, top, right, bottom = map(int, _part(width, height, size=size, fraction=fraction))
+        left, top, right, bottom = _part(width, height, fraction)
         image, shape = image[top:bottom, left:right], [size, size]
     else:
         scale = np.float32(short_side) / np.float32(min(height, width))

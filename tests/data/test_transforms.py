@@ -1,0 +1,123 @@
+"""Each evaluation transform against what it is named after: Pillow, Keras, and TF-slim's steps spelt out."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from cnnjax.weights import RECORDS
+from tests.data.pictures import encoded, photo
+from train.config import Data, Transform
+from train.data.transforms import STYLES, from_preprocessing, make_transform
+from train.errors import UserError
+
+SHAPES = [(375, 500), (500, 333), (224, 224), (80, 60), (1, 1), (37, 410), (410, 37)]
+
+
+def transform(size, channels=3, **options):
+    return make_transform(Data(size=size, transform=Transform(**options)), channels)
+
+
+def resize_and_cut(image, size, short_side, kernel):
+    """torchvision's Resize and CenterCrop, in Pillow."""
+    width, height = image.size
+    short = min(width, height)
+    image = image.resize((int(short_side * width / short), int(short_side * height / short)), kernel)
+    left, top = (round((side - size) / 2) for side in image.size)
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("style", "size", "short_side", "kernel"),
+    [("torchvision", 224, 256, Image.Resampling.BILINEAR), ("torchvision", 299, 342, Image.Resampling.BILINEAR),
+     ("timm", 224, 256, Image.Resampling.BICUBIC), ("timm", 299, 341, Image.Resampling.BICUBIC)],
+)  # fmt: skip
+def test_torchvision_and_timm_equal_pillow(shape, style, size, short_side, kernel):
+    file = encoded(photo(*shape))
+    image = Image.open(io.BytesIO(file)).convert("RGB")
+    ours = transform(size, style=style)(file).astype(int)
+    assert np.abs(ours - resize_and_cut(image, size, short_side, kernel)).max() <= 1
+
+
+def test_options_and_pixels():
+    pixels = photo(300, 400)
+    image = Image.fromarray(pixels)
+    ours = transform(299, style="timm", resize=333)(pixels)
+    assert np.abs(ours.astype(int) - resize_and_cut(image, 299, 333, Image.Resampling.BICUBIC)).max() <= 1
+    grey = transform(28, channels=1)(encoded(image, "PNG"))
+    assert grey.shape == (28, 28, 1)
+    assert (
+        np.abs(grey[..., 0].astype(int) - resize_and_cut(image.convert("L"), 28, 32, Image.Resampling.BILINEAR)).max()
+        <= 1
+    )
+    whole = transform(160, fraction=1.0)(pixels)
+    assert np.abs(whole.astype(int) - np.asarray(image.resize((160, 160), Image.Resampling.BILINEAR))).max() <= 1
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_keras(tmp_path, shape):
+    (tmp_path / "a").mkdir()
+    file = encoded(photo(*shape))
+    (tmp_path / "a/x.jpg").write_bytes(file)
+    theirs = tf.keras.utils.image_dataset_from_directory(
+        str(tmp_path), labels=None, image_size=(224, 224), verbose=False
+    )
+    assert np.abs(transform(224, style="keras")(file) - next(iter(theirs)).numpy()[0]).max() <= 0.51
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("size", [224, 299])
+def test_slim_inception(shape, size):
+    """preprocess_for_eval of inception_preprocessing, with the ops of TensorFlow 1."""
+    file = encoded(photo(*shape))
+    image = tf.image.convert_image_dtype(tf.io.decode_jpeg(file, channels=3), tf.float32)
+    image = tf.compat.v1.image.resize_bilinear(
+        tf.image.central_crop(image, 0.875)[None], [size, size], align_corners=False
+    )
+    assert np.abs(transform(size, style="slim")(file) - 255 * image[0].numpy()).max() <= 0.51
+
+
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if min(shape) > 1])
+def test_slim_vgg(shape):
+    """preprocess_for_eval of vgg_preprocessing, before the mean is subtracted."""
+    file = encoded(photo(*shape))
+    image = tf.io.decode_jpeg(file, channels=3)
+    height, width = (tf.constant(float(side)) for side in shape)
+    scale = 256.0 / (width if height > width else height)
+    new = [int(height * scale), int(width * scale)]
+    image = tf.compat.v1.image.resize_bilinear(image[None], new, align_corners=False)[0].numpy()
+    top, left = int((new[0] - 224) / 2), int((new[1] - 224) / 2)
+    theirs = image[top : top + 224, left : left + 224]
+    assert np.abs(transform(224, style="slim_vgg")(file) - theirs).max() <= 0.51
+
+
+def test_every_published_weight_file_has_its_transform():
+    for record in RECORDS:
+        size, wanted = from_preprocessing(record.preprocessing)
+        made = make_transform(Data(size=size, transform=wanted), 3)(encoded(photo(300, 400)))
+        assert made.shape == (size, size, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"style": "torch"}, "data.transform.style='torch' is unknown; did you mean torchvision"),
+        (
+            {"interpolation": "lanczos"},
+            "data.transform.interpolation of torchvision is bilinear or bicubic, got 'lanczos'",
+        ),
+        (
+            {"style": "slim", "interpolation": "bicubic"},
+            "data.transform.interpolation of slim is bilinear, got 'bicubic'",
+        ),
+        ({"resize": 100}, "data.transform.resize=100 is smaller than data.size=224"),
+    ],
+)
+def test_mistakes(options, sentence):
+    with pytest.raises(UserError) as caught:
+        transform(224, **options)
+    assert sentence in str(caught.value)
+    assert set(STYLES) == {"torchvision", "timm", "slim", "slim_vgg", "keras"}
