@@ -1,24 +1,34 @@
-"""Evaluates a checkpoint of a run folder; config, data and class names come from there.
+"""Evaluates checkpoints of run folders, or published weights, by the protocols of the papers.
 
-python -m train.evaluate --workdir=runs/lenet [--step=best] [--split=test]
+python -m train.evaluate --workdir=runs/lenet [--step=best] [--split=test] [--protocol=ten_crop]
+python -m train.evaluate --workdir runs/a runs/b --step=latest                 # several: their mean, as an ensemble
+python -m train.evaluate --weights=vgg16.h5 --source=keras --model=vgg16 --data=folder:photos [--protocol=dense]
+python -m train.evaluate --compare a/eval/center-900.csv b/eval/center-900.csv # do the two differ?
+
+Writes eval/<protocol>-<step>.json into the run folder (the first of several), or into --out.
 """
 
 import argparse
+import csv
 import json
 import sys
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
+from etils import epath
 
-from train import data, errors, metrics, step
-from train.build import build_preprocess
-from train.config import Data
+from train import data, errors, inference, metrics, protocols, statistics, step, subject
+from train.config import Data, Transform
+from train.errors import DataError, UserError
 from train.parallel import Parallel
 from train.run import Run
+
+SHORT = ("reliability", "classes", "confusion", "mistakes")  # what the JSON line leaves to the file
 
 
 class Evaluator:
@@ -36,30 +46,214 @@ class Evaluator:
         return metrics.finalize([self._step(variables, self._spread.shard(batch)) for batch in batches], self._classes)
 
 
-def predict(
-    model: nn.Module, variables: Any, preprocess: Callable, batches: Iterable[data.Batch]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(probabilities (N, K) float32, labels (N,), places (N,) in the split) of the examples that evaluation batches hold."""
-    apply = jax.jit(lambda variables, x: jax.nn.softmax(model.apply(variables, preprocess(x), train=False).logits))
-    parts = [(np.asarray(apply(variables, batch["image"])), batch["label"], batch["mask"]) for batch in batches]
-    probabilities, labels, mask = (np.concatenate(columns) for columns in zip(*parts))
-    return probabilities[mask], labels[mask], np.flatnonzero(mask)
+def answer(
+    subjects: Sequence[subject.Subject], split: data.Split, protocol: str = "center", *, scales: tuple[int, ...] = (),
+    average: str = "probabilities", subset: bool = False, batch: int = 0, devices: int = 0,
+    progress: Callable[[int], None] = lambda count: None,
+) -> inference.Answers:  # fmt: skip
+    """The mean answer of one or several networks to a split, over the split's classes."""
+    chosen, answers = protocols.find(protocol), []
+    for each in subjects:
+        columns = subject.match_classes(split.class_names, each, subset=subset)
+        height, width, _ = data.image_shape(split, each.data)
+        if height != width and chosen.look:
+            raise UserError(f"--protocol={protocol} cuts squares, but {each.label} reads images of {height}x{width}")
+        model = each.model
+        if protocol == "dense":
+            if not hasattr(model, "dense") and not each.name.startswith("inception"):
+                raise UserError(
+                    f"{each.name} cannot slide over larger images: its dense layers have a place for each cell"
+                )
+            model = model.clone(dense=True) if hasattr(model, "dense") else model
+        look = protocols.bind(chosen, height, scales, each.data.transform)
+        found = inference.ask(each._replace(model=model), split, look, mirror=chosen.mirror, average=average,
+                              batch=batch, devices=devices, progress=progress)  # fmt: skip
+        answers.append(inference.of_classes(found, columns, len(split.class_names)))
+    return inference.together(answers, average)
 
 
-def evaluate(workdir: str, step: str = "latest", split_name: str = "", protocol: str = "center") -> dict[str, Any]:
-    """Evaluates one checkpoint over all devices and writes `eval/<protocol>-<step>.json`."""
-    run = Run(workdir)
-    split = run.load_split(split_name)
-    number, variables = run.restore(step, split)
-    spread = Parallel(run.config.parallel.mapping, run.config.parallel.devices)
-    preprocess = build_preprocess(run.config, data.image_shape(split, run.config.data)[-1])
-    evaluator = Evaluator(spread, run.model, preprocess, run.config.data)
-    result = evaluator(spread.replicate(variables), split)
-    about = {"step": number, "split": split_name or run.config.data.eval_split, "protocol": protocol}
-    if jax.process_index() == 0:
-        (run.folder / "eval").mkdir(exist_ok=True)
-        (run.folder / "eval" / f"{protocol}-{number}.json").write_text(json.dumps(about | result))
-    return about | result
+def evaluate(
+    workdir: str, step: str = "latest", split_name: str = "", protocol: str = "center", **options: Any
+) -> dict:
+    """Evaluates one checkpoint and writes `eval/<protocol>-<step>.json`; `options` are those of `evaluate_all`."""
+    return evaluate_all(*from_runs([workdir], step, split_name), protocol=protocol, **options)
+
+
+def from_runs(
+    workdirs: Sequence[str], steps: str = "latest", split_name: str = "", *, raw: bool = False, dtype: str = ""
+) -> tuple[list[subject.Subject], data.Split, str, epath.Path]:
+    """(subjects, split, its name, folder of the results): every named checkpoint of every run, on the first one's data."""
+    runs = [Run(workdir) for workdir in workdirs]
+    split = runs[0].load_split(split_name)
+    subjects = [
+        subject.from_run(run, number, split=split, raw=raw, dtype=dtype) for run in runs for number in steps.split(",")
+    ]
+    return subjects, split, split_name or runs[0].config.data.eval_split, runs[0].folder / "eval"
+
+
+def evaluate_all(
+    subjects: Sequence[subject.Subject], split: data.Split, split_name: str, folder: epath.Path | None, *,
+    protocol: str = "center", scales: tuple[int, ...] = (), average: str = "probabilities", subset: bool = False,
+    batch: int = 0, devices: int = 0, predictions: str = "",
+) -> dict[str, Any]:  # fmt: skip
+    """Every number of one evaluation, written to `folder` as JSON, and each image's answer as CSV or Parquet on request."""
+    if predictions not in ("", "csv", "parquet"):
+        raise UserError(f"--predictions is csv or parquet, got {predictions!r}")
+    began = time.perf_counter()
+    answers = answer(
+        subjects, split, protocol, scales=scales, average=average, subset=subset, batch=batch, devices=devices,
+        progress=_progress(len(split), protocol),
+    )  # fmt: skip
+    seconds = time.perf_counter() - began
+    label = "+".join(dict.fromkeys(each.label for each in subjects))
+    about: dict[str, Any] = {"step": int(label) if label.isdigit() else label, "split": split_name, "protocol": protocol,
+                             "views": answers.views, "average": average}  # fmt: skip
+    if len(subjects) > 1:
+        about["networks"] = [f"{each.name} {each.label}" for each in subjects]
+    result = about | statistics.summarize(answers.log_probabilities, answers.labels, split.class_names)
+    result["images_per_second"] = round(len(split) * len(subjects) / seconds, 1)
+    if len(answers.examples) < len(split):
+        result["unreadable"] = len(split) - len(answers.examples)
+    if folder is not None and jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{protocol}-{label}.json"
+        path.write_text(json.dumps(result, indent=1))
+        result["file"] = str(path)
+        if predictions:
+            path = folder / f"{protocol}-{label}.{predictions}"
+            write_predictions(path, answers, split)
+            result["predictions"] = str(path)
+    return result
+
+
+def _progress(count: int, protocol: str) -> Callable[[int], None]:
+    """A line on a terminal that says how far it is; nothing elsewhere."""
+    if not sys.stderr.isatty() or jax.process_index():
+        return lambda done: None
+    last = [0.0]
+
+    def show(done: int) -> None:
+        if time.monotonic() - last[0] > 0.5 or done >= count:
+            last[0] = time.monotonic()
+            print(
+                f"\r{protocol}: {min(done, count):,} of {count:,}", end="\n" if done >= count else "", file=sys.stderr
+            )
+
+    return show
+
+
+def table(answers: inference.Answers, split: data.Split, k: int = 5) -> list[dict[str, Any]]:
+    """One row an image: its file, its label, and the k likeliest classes with their probabilities."""
+    names, k = split.class_names, min(k, len(split.class_names))
+    best = np.argsort(-answers.log_probabilities, axis=-1, kind="stable")[:, :k]
+    rows = []
+    for row, (example, label, places) in enumerate(zip(answers.examples, answers.labels, best)):
+        values: dict[str, Any] = {"file": split.name(int(example)), "label": names[label]}
+        for rank, place in enumerate(places, 1):
+            values[f"class{rank}"] = names[place]
+            values[f"probability{rank}"] = float(np.exp(answers.log_probabilities[row, place]))
+        rows.append(values)
+    return rows
+
+
+def write_predictions(path: epath.Path, answers: inference.Answers, split: data.Split) -> None:
+    rows = table(answers, split)
+    if path.suffix == ".parquet":
+        try:
+            import pyarrow
+            from pyarrow import parquet
+        except ModuleNotFoundError:
+            raise UserError("--predictions=parquet needs the package pyarrow: pip install pyarrow") from None
+        with path.open("wb") as file:
+            parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    else:
+        with path.open("w") as file:
+            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def compare(first: str, second: str) -> dict[str, Any]:
+    """McNemar's test of two files of predictions of the same images."""
+    right = []
+    for path in (first, second):
+        try:
+            with epath.Path(path).open() as file:
+                rows = list(csv.DictReader(file))
+            right.append({row["file"]: (row["label"], row["label"] == row["class1"]) for row in rows})
+        except (OSError, KeyError, UnicodeDecodeError) as error:
+            raise DataError(f"{path} is no CSV file of --predictions: {error}") from None
+    a, b = right
+    different = [name for name in {**a, **b} if name not in a or name not in b or a[name][0] != b[name][0]]
+    if different:
+        raise DataError(f"{first} and {second} are not of the same images and labels: {', '.join(different[:3])}, "
+                        f"{len(different)} in all")  # fmt: skip
+    pairs = np.array([(a[name][1], b[name][1]) for name in a])
+    return {
+        "examples": len(pairs), "top1": pairs.mean(0).tolist(), **statistics.mcnemar(pairs[:, 0], pairs[:, 1]),
+    }  # fmt: skip
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """The options that say which network: a run folder, or published weights."""
+    parser.add_argument("--workdir", nargs="+", default=[], help="a run folder, or several")
+    parser.add_argument("--step", default="latest", help="latest, best, a number, or several with commas between them")
+    parser.add_argument("--raw", action="store_true", help="the parameters, where the run keeps moving averages")
+    parser.add_argument("--weights", nargs="+", default=[], help="a file of published weights, or several")
+    parser.add_argument("--model", nargs="+", default=[], help="the model of each of them")
+    parser.add_argument(
+        "--source", nargs="+", default=["cnnjax"], help="who wrote each: keras, torchvision, timm, slim…"
+    )
+    parser.add_argument("--class-names", default="", help="a file with the names of the weights' classes, one a line")
+    parser.add_argument("--size", type=int, default=0, help="side of the images that the network reads")
+    parser.add_argument("--style", default="", help="another evaluation transform than that of the weights")
+    parser.add_argument("--resize", type=int, default=0, help="length of the short side before the centre is cut out")
+    parser.add_argument("--fraction", type=float, default=0.0, help="central part of both sides; 1: the whole image")
+    parser.add_argument("--interpolation", default="", help="bilinear or bicubic")
+    parser.add_argument("--dtype", default="", help="compute type: float32 or bfloat16")
+
+
+def published(args: argparse.Namespace, source: str = "") -> list[subject.Subject]:
+    """The subjects that `--weights` and its options name."""
+
+    def of_each(values: list, name: str) -> list:
+        if len(values) not in (1, len(args.weights)):
+            raise UserError(f"--{name} has {len(values)} values for {len(args.weights)} --weights")
+        return values * (len(args.weights) // len(values))
+
+    transform = None
+    if args.style or args.resize or args.fraction or args.interpolation:
+        transform = Transform(args.style or Transform().style, args.resize, args.fraction, args.interpolation)
+    images = Data(source=source, size=args.size, eval_batch_size=32)
+    rows = zip(args.weights, of_each(args.model or [None], "model"), of_each(args.source, "source"))
+    found = [subject.from_weights(*row, images=images, transform=transform, dtype=args.dtype) for row in rows]
+    if args.class_names:
+        names = read_names(args.class_names)
+        for each in found:
+            if len(names) != each.model.num_classes:
+                raise UserError(f"{args.class_names} has {len(names)} names for {each.model.num_classes} classes")
+        found = [each._replace(classes=names) for each in found]
+    return found
+
+
+def read_names(path: str) -> tuple[str, ...]:
+    try:
+        return tuple(line.strip() for line in epath.Path(path).read_text().splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--class-names={path} cannot be read: {error}") from None
+
+
+def one_of(args: argparse.Namespace, *names: str) -> None:
+    """UserError unless exactly one of the options is there."""
+    if sum(bool(getattr(args, name)) for name in names) != 1:
+        raise UserError(f"either {' or '.join('--' + name for name in names)} is needed")
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part)
+    except ValueError:
+        raise UserError(f"--scales are numbers with commas between them, got {text!r}") from None
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -69,12 +263,43 @@ def main(argv: list[str] | None = None) -> dict:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--workdir", required=True, help="a run folder")
-    parser.add_argument("--step", default="latest", help="latest, best or a number")
-    parser.add_argument("--split", default="", help="a split of the run's data; the evaluation split by default")
-    parser.add_argument("--protocol", default="center", choices=["center"], help="how each image is looked at")
+    add_weights(parser)
+    parser.add_argument("--data", default="", help="with --weights: the source, as data.source of a config")
+    parser.add_argument("--split", default="", help="a split of the data; the evaluation split by default")
+    parser.add_argument(
+        "--protocol", default="center", help=f"how an image is looked at: {', '.join(protocols.PROTOCOLS)}"
+    )
+    parser.add_argument("--scales", default="", help="short sides for several crops, as 256,384,512")
+    parser.add_argument(
+        "--average", default="probabilities", help="what is averaged over crops: probabilities or logits"
+    )
+    parser.add_argument("--subset", action="store_true", help="the data may have fewer classes than the network")
+    parser.add_argument("--batch-size", type=int, default=0, help="crops at once")
+    parser.add_argument("--devices", type=int, default=0, help="how many of the local devices; 0: all")
+    parser.add_argument("--predictions", default="", help="csv or parquet: also write each image's answer")
+    parser.add_argument("--out", default="", help="folder for the results; by default the run folder's eval, or none")
+    parser.add_argument(
+        "--compare", nargs=2, default=[], metavar="CSV", help="two files of predictions of the same images"
+    )
     args = parser.parse_args(argv)
-    return evaluate(args.workdir, args.step, args.split, args.protocol)
+    one_of(args, "workdir", "weights", "compare")
+    if args.compare:
+        return compare(*args.compare)
+    if args.workdir:
+        subjects, split, split_name, folder = from_runs(
+            args.workdir, args.step, args.split, raw=args.raw, dtype=args.dtype
+        )
+    else:
+        if not args.data:
+            raise UserError("--weights needs --data=SOURCE: folder:DIR, tfds:NAME, npz:FILE, …")
+        split_name, folder = args.split or Data().eval_split, None
+        split, subjects = data.load(args.data, split_name), published(args, args.data)
+    result = evaluate_all(
+        subjects, split, split_name, epath.Path(args.out) if args.out else folder, protocol=args.protocol,
+        scales=numbers(args.scales), average=args.average, subset=args.subset, batch=args.batch_size,
+        devices=args.devices, predictions=args.predictions,
+    )  # fmt: skip
+    return {key: value for key, value in result.items() if key not in SHORT}
 
 
 if __name__ == "__main__":

@@ -118,6 +118,21 @@ def cache_programs(folder: str) -> None:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
 
 
+def each_row(function: Callable, variables: Any, devices: int = 0) -> tuple[Callable, Any, int]:
+    """For inference: function(variables, rows) -> rows, spread over this process's devices, without any other process.
+
+    Returns it compiled, the variables where it reads them, and the number of devices, which divides the rows.
+    """
+    local = jax.local_devices()
+    if not 0 <= devices <= len(local):
+        raise UserError(f"--devices={devices}, but this process has {len(local)} device(s)")
+    chosen = local[:devices] if devices else local
+    mesh = jax.make_mesh((len(chosen),), (AXIS,), axis_types=(AxisType.Auto,), devices=chosen)
+    same, divided = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
+    compiled = jax.jit(function, in_shardings=(same, divided), out_shardings=divided)
+    return compiled, jax.device_put(variables, same), len(chosen)
+
+
 class Parallel:
     """Data parallelism over the devices of all processes, by one of two equal mappings.
 

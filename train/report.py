@@ -22,10 +22,11 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from train import data, errors, logs
-from train.build import build_preprocess
 from train.config import flatten, to_dict
-from train.evaluate import predict
+from train.evaluate import answer
 from train.run import Run
+from train.statistics import confusion_matrix
+from train.subject import from_run
 
 PAGE = string.Template((Path(__file__).parent / "report.html").read_text())
 
@@ -60,11 +61,6 @@ def plot_curves(rows: list[dict[str, Any]]):
             ax.legend()
         ax.grid(alpha=0.3, which="both")
     return fig
-
-
-def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """(K, K) counts: row the true class, column the predicted one."""
-    return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
 def plot_confusion(matrix: np.ndarray, names: tuple[str, ...]):
@@ -161,11 +157,10 @@ def write_report(workdir: str, step: str = "latest") -> dict[str, Any]:
     """Evaluates a checkpoint on the run's evaluation split and writes `report.html`."""
     run = Run(workdir)
     split = run.load_split()
-    number, variables = run.restore(step, split)
-    preprocess = build_preprocess(run.config, data.image_shape(split, run.config.data)[-1])
-    batches = data.eval_batches(split, run.config.data)
-    probabilities, labels, places = predict(run.model, variables, preprocess, batches)
-    probabilities = probabilities[:, : len(split.class_names)]
+    seen = from_run(run, step, split=split)
+    number, variables = int(seen.label), seen.variables
+    answers = answer([seen], split)
+    probabilities, labels, places = np.exp(answers.log_probabilities), answers.labels, answers.examples
     matrix = confusion_matrix(labels, probabilities.argmax(-1), len(split.class_names))
     right = int(matrix.trace())
     rows = logs.read(run.folder)

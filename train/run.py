@@ -69,8 +69,11 @@ class Run:
             )
         return split
 
-    def restore(self, step: str, split: data.Split) -> tuple[int, Any]:
-        """(step, variables) of a checkpoint: 'latest', 'best' or a number. Moving averages where the run keeps them."""
+    def restore(self, step: str, split: data.Split, *, raw: bool = False) -> tuple[int, Any]:
+        """(step, variables) of a checkpoint: 'latest', 'best' or a number.
+
+        Moving averages where the run keeps them, the parameters themselves with `raw`.
+        """
         with checkpoint.Checkpoints(self.folder / "checkpoints", read_only=True) as checkpoints:
             steps = checkpoints.steps()
             if not steps:
@@ -86,4 +89,6 @@ class Run:
             create = partial(state.create_state, self.model, tx, image_shape=image_shape, ema=averaged)
             like = jax.eval_shape(create, jax.random.key(0))
             restored, _ = checkpoints.restore(wanted, checkpoint.on_one_device(like))
+        if raw:
+            return wanted, {"params": restored.params, "batch_stats": restored.batch_stats}
         return wanted, restored.variables

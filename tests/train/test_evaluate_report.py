@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import ROOT
-from train import data, evaluate, report, step
+from train import data, evaluate, report, statistics, step
 from train.__main__ import main
 from train.config import Data
 from train.data import Arrays
@@ -60,8 +60,10 @@ def test_numbers_of_training_evaluation_and_a_plain_loop_agree(finished):
     assert (result["examples"], result["step"]) == (130, 60) == (examples, trained["step"])
     assert result["top1"] == pytest.approx(top1) and result["top5"] == pytest.approx(top5)
     assert result["loss"] == pytest.approx(loss, rel=1e-5)
-    assert {k: result[k] for k in ("loss", "top1", "top5")} == {k: trained[k] for k in ("loss", "top1", "top5")}
-    assert json.loads((workdir / "eval" / "center-60.json").read_text()) == result
+    assert {k: result[k] for k in ("top1", "top5")} == {k: trained[k] for k in ("top1", "top5")}
+    assert result["loss"] == pytest.approx(trained["loss"], rel=1e-5)
+    written = json.loads((workdir / "eval" / "center-60.json").read_text())
+    assert written.items() <= json.loads(json.dumps(result)).items()
 
 
 @pytest.mark.parametrize(("mapping", "devices"), [("pmap", 1), ("pmap", 4), ("shard_map", 4)])
@@ -76,7 +78,9 @@ def test_every_example_counts_once_on_any_devices(finished, mapping, devices):
     _, variables = run.restore("latest", split)
     spread = Parallel(mapping, devices)
     preprocess = partial(step.normalize, mean=(0.0,), std=(1.0,))
-    result = evaluate.Evaluator(spread, run.model, preprocess, Data(eval_batch_size=64))(spread.replicate(variables), split)
+    result = evaluate.Evaluator(spread, run.model, preprocess, Data(eval_batch_size=64))(
+        spread.replicate(variables), split
+    )
     logits = run.model.apply(variables, split.images.astype(np.float32) / 255, train=False).logits
     assert result["examples"] == 1000
     assert result["top1"] == pytest.approx(np.mean(np.argmax(logits, -1) == split.labels))
@@ -85,7 +89,10 @@ def test_every_example_counts_once_on_any_devices(finished, mapping, devices):
 def test_processes_share_an_evaluation_without_overlap():
     split = Arrays(np.arange(103, dtype=np.uint8).reshape(-1, 1, 1, 1), np.zeros(103, np.int32), ("a",))
     for processes in (1, 2, 4):
-        parts = [list(data.eval_batches(split, Data(eval_batch_size=16), process=p, processes=processes)) for p in range(processes)]
+        parts = [
+            list(data.eval_batches(split, Data(eval_batch_size=16), process=p, processes=processes))
+            for p in range(processes)
+        ]
         assert len({len(part) for part in parts}) == 1  # or the collectives of one would wait for ever
         seen = [batch["image"][batch["mask"]].ravel() for part in parts for batch in part]
         assert sorted(np.concatenate(seen)) == list(range(103))
@@ -135,5 +142,5 @@ def test_report_is_one_page_with_the_numbers(finished):
 
 
 def test_confusion_matrix_counts_pairs():
-    matrix = report.confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0]), 3)
+    matrix = statistics.confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0]), 3)
     np.testing.assert_array_equal(matrix, [[1, 1, 0], [0, 1, 0], [1, 0, 0]])

@@ -1,0 +1,49 @@
+"""A small network and small photographs to look at, for all protocols."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cnnjax.layers import Outputs
+from tests.data.pictures import write_folder
+from train import data, step, subject
+from train.config import Data, Transform
+
+CLASSES = ("ant", "bee", "cat", "dog")
+
+
+class Tiny(nn.Module):
+    """Two convolutions and a global average: sees where things are at the edges, and takes any size."""
+
+    num_classes: int = 4
+    dense: bool = False
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        x = nn.relu(nn.Conv(8, (5, 5), strides=2, name="conv1")(x))
+        x = nn.relu(nn.Conv(16, (3, 3), strides=2, name="conv2")(x))
+        features = x.mean((1, 2))
+        return Outputs(nn.Dense(self.num_classes, name="head")(features) * 5, (), features)
+
+
+def make(root, size=32, seed=0, style="torchvision", batch=8, classes=CLASSES):
+    model = Tiny(len(classes))
+    variables = model.init(jax.random.key(seed), jnp.zeros((1, size, size, 3)))
+    config = Data(
+        source=f"folder:{root}", eval_split="val", size=size, eval_batch_size=batch, transform=Transform(style)
+    )
+    preprocess = partial(step.normalize, mean=(0.5,), std=(0.25,))
+    return subject.Subject("tiny", f"seed{seed}", model, variables, preprocess, config, classes)
+
+
+def photos(root, held_out=4):
+    """(folder, its split to evaluate): wide and high pictures."""
+    write_folder(root, CLASSES, train=1, held_out=held_out, height=60, width=83)
+    write_folder(root / "high", ("x",), train=1, held_out=1, height=90, width=47)
+    (root / "high/val/x/000.jpg").rename(root / "val/bee/high.jpg")
+    for path in sorted((root / "high").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    (root / "high").rmdir()
+    return data.load(f"folder:{root}", "val")

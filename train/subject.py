@@ -1,0 +1,115 @@
+"""What is looked at after training: a network with its values, its input and its classes, of a run or published."""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import numpy as np
+
+from train import data
+from train.build import DTYPES, build_preprocess
+from train.config import Data, Transform
+from train.data.transforms import from_preprocessing
+from train.errors import CheckpointError, DataError, UserError
+from train.run import Run
+
+
+class Subject(NamedTuple):
+    """A network that is ready to answer."""
+
+    name: str  # of the model
+    label: str  # which values: the checkpoint's step, or the weights' file
+    model: nn.Module
+    variables: Any
+    preprocess: Callable  # uint8 (N, H, W, C) to what the network reads
+    data: Data  # the images that it was made for: size, transform, source
+    classes: tuple[str, ...] | None  # None: the weights do not say
+
+
+def from_run(
+    run: Run, step: str = "latest", *, split: data.Split | None = None, raw: bool = False, dtype: str = ""
+) -> Subject:
+    """A checkpoint: 'latest', 'best' or a number. `raw`: the parameters themselves where the run keeps moving averages."""
+    split = split or run.load_split()
+    number, variables = run.restore(step, split, raw=raw)
+    preprocess = build_preprocess(run.config, data.image_shape(split, run.config.data)[-1])
+    model = with_dtype(run.model, dtype)
+    return Subject(run.config.model.name, str(number), model, variables, preprocess, run.config.data, run.class_names)
+
+
+def from_weights(
+    path: str,
+    model: str | None,
+    source: str,
+    *,
+    images: Data | None = None,
+    transform: Transform | None = None,
+    dtype: str = "",
+) -> Subject:
+    """Published weights, with the options, the resize, the crop and the values that they were trained with.
+
+    `images` says where they come from, and another size if it has one; `transform` takes the place of the weights' own.
+    """
+    from cnnjax import weights
+
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", weights.WeightsWarning)
+            loaded = weights.load(path, model, source)
+    except (weights.WeightsError, ValueError, OSError) as error:
+        raise CheckpointError(f"--weights={path}: {error}") from None
+    for warning in caught:
+        if issubclass(warning.category, weights.WeightsWarning):
+            warnings.warn(warning.message, weights.WeightsWarning, stacklevel=2)
+    if loaded.fresh:
+        raise CheckpointError(
+            f"--weights={path} has no values for {', '.join(loaded.fresh)}: there is nothing to ask it"
+        )
+    size, own = from_preprocessing(loaded.preprocessing)
+    images = images or Data()
+    channels = 1 if loaded.preprocessing.channels == "L" else 3
+    config = dataclasses.replace(images, size=images.size or size, transform=transform or own, channels=channels)
+    return Subject(loaded.name, path.rpartition("/")[2], with_dtype(loaded.model, dtype), loaded.variables,
+                   loaded.preprocessing, config, loaded.class_names)  # fmt: skip
+
+
+def with_dtype(model: nn.Module, dtype: str) -> nn.Module:
+    if dtype not in ("", *DTYPES):
+        raise UserError(f"--dtype is float32 or bfloat16, got {dtype!r}")
+    return model.clone(dtype=DTYPES[dtype]) if dtype else model
+
+
+def match_classes(theirs: Sequence[str], subject: Subject, *, subset: bool = False) -> np.ndarray | None:
+    """The network's classes that are the data's, in the data's order; None where they are the same, one by one.
+
+    DataError shows the first differences. `subset` allows data with fewer classes than the network knows by name.
+    """
+    count, ours = subject.model.num_classes, subject.classes
+    where = f"{subject.data.source} does not fit {subject.label}"
+    if ours is not None and len(ours) < count:  # outputs that were never trained
+        ours = ours + tuple(f"output {i}" for i in range(len(ours), count))
+    if ours is not None and tuple(theirs) == tuple(ours[: len(theirs)]) and len(theirs) == len(subject.classes or ()):
+        return None
+    if ours is None:
+        if len(theirs) == count:
+            return None
+        hint = ""
+        if abs(len(theirs) - count) == 1:
+            hint = "; one of the two counts a background class before the others"
+        raise DataError(
+            f"{where}: the data has {len(theirs)} classes ({_shown(theirs)}), the network {count} without names{hint}. "
+            "--class-names=FILE names them, one a line; then --subset evaluates on fewer"
+        )
+    unknown = [name for name in theirs if name not in ours]
+    if subset and not unknown:
+        return np.array([ours.index(name) for name in theirs])
+    pairs = [f"{i}: {a!r} there, {b!r} in the data" for i, (a, b) in enumerate(zip(ours, theirs)) if a != b]
+    counts = f"the network has {len(subject.classes or ())} classes, the data {len(theirs)}"
+    hint = "" if unknown else "; all of the data's classes are among the network's: --subset evaluates on those"
+    raise DataError(f"{where}: {counts}; {'; '.join(pairs[:3]) or 'the first ones agree'}{hint}")
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:3])) + (", …" if len(names) > 3 else "")
