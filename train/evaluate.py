@@ -23,8 +23,9 @@ import numpy as np
 from etils import epath
 
 from train import data, errors, inference, metrics, protocols, statistics, step, subject
+from train.build import count_steps
 from train.config import Data, Transform
-from train.errors import DataError, UserError
+from train.errors import CheckpointError, DataError, UserError
 from train.parallel import Parallel
 from train.run import Run
 
@@ -124,6 +125,42 @@ def evaluate_all(
             write_predictions(path, answers, split)
             result["predictions"] = str(path)
     return result
+
+
+def watch(
+    workdir: str, split_name: str = "", *, every: float = 20.0, raw: bool = False, dtype: str = "", **options: Any
+) -> dict:
+    """Evaluates each checkpoint of a running job as it comes, until that of the last step; nothing of the run is changed.
+
+    Prints each result but the last as a line of JSON, and returns the last.
+    """
+    run, done, last = Run(workdir), set(), None
+    split, evaluated_on = run.load_split(split_name), split_name or run.config.data.eval_split
+    final = count_steps(run.config, len(data.load(run.config.data.source, run.config.data.train_split)))
+    while final not in done:
+        fresh = [number for number in run.steps() if number not in done]
+        for number in fresh:
+            done.add(number)
+            try:
+                seen = subject.from_run(run, str(number), split=split, raw=raw, dtype=dtype)
+            except CheckpointError as error:
+                if number in run.steps():
+                    raise
+                print(f"{error}; it was replaced in the meantime", file=sys.stderr, flush=True)
+                continue
+            if last is not None:
+                print(json.dumps(short(last)), flush=True)
+            last = evaluate_all([seen], split, evaluated_on, run.folder / "eval", **options)
+        if not fresh:
+            time.sleep(every)
+    if last is None:
+        raise CheckpointError(f"{workdir} has no checkpoint that could be read")
+    return last
+
+
+def short(result: dict[str, Any]) -> dict[str, Any]:
+    """What is said in one line."""
+    return {key: value for key, value in result.items() if key not in SHORT}
 
 
 def _progress(count: int, protocol: str) -> Callable[[int], None]:
@@ -276,6 +313,7 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--subset", action="store_true", help="the data may have fewer classes than the network")
     parser.add_argument("--batch-size", type=int, default=0, help="crops at once")
     parser.add_argument("--devices", type=int, default=0, help="how many of the local devices; 0: all")
+    parser.add_argument("--watch", action="store_true", help="each new checkpoint of a running job, until it ends")
     parser.add_argument("--predictions", default="", help="csv or parquet: also write each image's answer")
     parser.add_argument("--out", default="", help="folder for the results; by default the run folder's eval, or none")
     parser.add_argument(
@@ -285,6 +323,14 @@ def main(argv: list[str] | None = None) -> dict:
     one_of(args, "workdir", "weights", "compare")
     if args.compare:
         return compare(*args.compare)
+    options: dict[str, Any] = dict(
+        protocol=args.protocol, scales=numbers(args.scales), average=args.average, subset=args.subset,
+        batch=args.batch_size, devices=args.devices, predictions=args.predictions,
+    )  # fmt: skip
+    if args.watch:
+        if len(args.workdir) != 1:
+            raise UserError("--watch needs one --workdir")
+        return short(watch(args.workdir[0], args.split, raw=args.raw, dtype=args.dtype, **options))
     if args.workdir:
         subjects, split, split_name, folder = from_runs(
             args.workdir, args.step, args.split, raw=args.raw, dtype=args.dtype
@@ -294,12 +340,8 @@ def main(argv: list[str] | None = None) -> dict:
             raise UserError("--weights needs --data=SOURCE: folder:DIR, tfds:NAME, npz:FILE, …")
         split_name, folder = args.split or Data().eval_split, None
         split, subjects = data.load(args.data, split_name), published(args, args.data)
-    result = evaluate_all(
-        subjects, split, split_name, epath.Path(args.out) if args.out else folder, protocol=args.protocol,
-        scales=numbers(args.scales), average=args.average, subset=args.subset, batch=args.batch_size,
-        devices=args.devices, predictions=args.predictions,
-    )  # fmt: skip
-    return {key: value for key, value in result.items() if key not in SHORT}
+    result = evaluate_all(subjects, split, split_name, epath.Path(args.out) if args.out else folder, **options)
+    return short(result)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,11 @@ class Run:
             )
         return split
 
+    def steps(self) -> list[int]:
+        """The checkpoints at hand, oldest first."""
+        with checkpoint.Checkpoints(self.folder / "checkpoints", read_only=True) as checkpoints:
+            return checkpoints.steps()
+
     def restore(self, step: str, split: data.Split, *, raw: bool = False) -> tuple[int, Any]:
         """(step, variables) of a checkpoint: 'latest', 'best' or a number.
 

@@ -1,6 +1,7 @@
 """What is looked at after training: a network with its values, its input and its classes, of a run or published."""
 
 import dataclasses
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -62,7 +63,7 @@ def from_weights(
         raise CheckpointError(f"--weights={path}: {error}") from None
     for warning in caught:
         if issubclass(warning.category, weights.WeightsWarning):
-            warnings.warn(warning.message, weights.WeightsWarning, stacklevel=2)
+            print(f"warning: {warning.message}", file=sys.stderr, flush=True)
     if loaded.fresh:
         raise CheckpointError(
             f"--weights={path} has no values for {', '.join(loaded.fresh)}: there is nothing to ask it"
