@@ -1,0 +1,165 @@
+"""ImageNet from its tars to a trained and evaluated network; packing, checking, showing and measuring folders."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.data.pictures import encoded, photo, write_folder
+from tests.helpers import ROOT, command
+from train import data, evaluate
+from train.__main__ import main as train
+from train.data.__main__ import main
+from train.errors import DataError, UserError
+
+SYNSETS = ("n01440764", "n01443537", "n15075141")  # the first two and the last
+
+
+def add(tar, name, content):
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+@pytest.fixture(scope="module")
+def tars(tmp_path_factory):
+    """The two files of ImageNet, with few and small photographs; one of them is a PNG in disguise, as in the real one."""
+    place = tmp_path_factory.mktemp("tars")
+    with tarfile.open(place / "ILSVRC2012_img_train.tar", "w") as outer:
+        for label, synset in enumerate(SYNSETS):
+            inside = io.BytesIO()
+            with tarfile.open(fileobj=inside, mode="w") as inner:
+                for i in range(8):
+                    add(
+                        inner,
+                        f"{synset}_{i}.JPEG",
+                        encoded(photo(40, 50, seed=10 * label + i), "PNG" if i == 7 else "JPEG"),
+                    )
+            add(outer, f"{synset}.tar", inside.getvalue())
+    with tarfile.open(place / "ILSVRC2012_img_val.tar", "w") as tar:
+        for i in range(1, 11):
+            add(tar, f"ILSVRC2012_val_{i:08d}.JPEG", encoded(photo(40, 50, seed=100 + i)))
+    return place
+
+
+def test_imagenet_from_tars_to_a_trained_and_evaluated_network(tars, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    with pytest.raises(DataError, match=r"tfds:imagenet2012 is not prepared .* prepare imagenet2012 --tars=DIR"):
+        data.load("tfds:imagenet2012", "train")
+    result = main(["prepare", "imagenet2012", f"--tars={tars}"])
+    assert result["source"] == "tfds:imagenet2012" and result["splits"] == {"train": 24, "validation": 10}
+    assert result["path"].startswith(str(tmp_path / "tfds"))
+    split = data.load("tfds:imagenet2012", "train")
+    assert type(split).__name__ == "Records" and len(split.class_names) == 1000
+    assert split.class_names[0] == SYNSETS[0] and split.class_names[-1] == SYNSETS[-1]
+    assert np.bincount(split.labels, minlength=1000)[[0, 1, 999]].tolist() == [8, 8, 8]
+
+    (tmp_path / "recipe.py").write_text(
+        "from train.config import Augment, Config, Data, Model\n\n\ndef get_config():\n"
+        "    data = Data(source='tfds:imagenet2012', eval_split='validation', size=28, channels=1, batch_size=12,\n"
+        "                eval_batch_size=4, augment=Augment(crop='area', flip=True))\n"
+        "    return Config(epochs=1, model=Model(name='lenet5'), data=data)\n"
+    )
+    trained = train([f"--config={tmp_path / 'recipe.py'}", f"--workdir={tmp_path / 'run'}"])
+    assert trained["step"] == 2 and trained["examples"] == 10
+    assert evaluate.evaluate(str(tmp_path / "run"))["top1"] == trained["top1"]
+
+
+def test_tars_that_are_not_imagenet(tars, tmp_path):
+    with pytest.raises(DataError, match=r"ILSVRC2012_img_train.tar is missing, extracted folders need no preparation"):
+        main(["prepare", "imagenet2012", f"--tars={tmp_path}"])
+    (tmp_path / "ILSVRC2012_img_train.tar").write_bytes((tars / "ILSVRC2012_img_train.tar").read_bytes())
+    with pytest.raises(DataError, match=r"img_val.tar is missing, it holds ILSVRC2012_img_train.tar"):
+        main(["prepare", "imagenet2012", f"--tars={tmp_path}"])
+    (tmp_path / "ILSVRC2012_img_val.tar").write_bytes(b"x" * 1000)
+    with pytest.raises(DataError, match=r"img_val.tar is no tar file"):
+        main(["prepare", "imagenet2012", f"--tars={tmp_path}"])
+    (tmp_path / "ILSVRC2012_img_val.tar").write_bytes((tars / "ILSVRC2012_img_train.tar").read_bytes())
+    with pytest.raises(DataError, match=r"should hold JPEG files, but the first member is n01440764.tar"):
+        main(["prepare", "imagenet2012", f"--tars={tmp_path}"])
+
+
+def test_a_packed_folder_reads_as_the_folder(tmp_path):
+    root = write_folder(tmp_path / "My photos!", train=6, held_out=3, height=90, width=120)
+    whole = main(["prepare", "folder", str(root), str(tmp_path / "whole")])
+    assert whole["splits"] == {"train": 12, "val": 6} and whole["path"].endswith("whole/my_photos/1.0.0")
+    for name in ("train", "val"):
+        files, records = data.load(f"folder:{root}", name), data.load(whole["source"], name)
+        assert records.class_names == files.class_names and records.labels.tolist() == files.labels.tolist()
+        for index in range(len(files)):
+            assert records.fetch(np.array([index]))[0][0] == files.load(files.fetch(np.array([index]))[0][0])
+    small = main(["prepare", "folder", str(root), str(tmp_path / "small"), "--short-side=60"])
+    split = data.load(small["source"], "train")
+    assert Image.open(io.BytesIO(split.fetch(np.array([0]))[0][0])).size == (80, 60)
+    with pytest.raises(DataError, match="exists already; remove it to pack"):
+        main(["prepare", "folder", str(root), str(tmp_path / "small")])
+    (root / "train/cat/003.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match=r"train/cat/003.jpg cannot be read: the file is empty"):
+        main(["prepare", "folder", str(root), str(tmp_path / "other")])
+
+
+def test_check_lists_what_is_broken_and_says_so_by_its_exit_code(tmp_path):
+    root = write_folder(tmp_path, train=3, held_out=1)
+    broken = root / "train/dog/001.jpg"
+    broken.write_bytes(encoded(photo())[:700])
+    done = command("train.data", "check", root)
+    assert done.returncode == 3
+    assert f"{broken}: " in done.stderr and "Traceback" not in done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {"images": 8, "bad": 1, "files": [str(broken)]}
+    with pytest.raises(DataError, match="no does not exist"):
+        main(["check", str(tmp_path / "no")])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["data.augment.crop=area", "data.augment.flip=true", "data.augment.mixup=0.4"],
+        ["data.augment.cutmix=1.0", "data.augment.noise=0.05"],
+    ],
+)
+def test_show_draws_examples_of_training(tmp_path, overrides):
+    root, out = write_folder(tmp_path / "photos"), tmp_path / "seen.png"
+    options = [f"--config.{o}" for o in [f"data.source=folder:{root}", "data.size=100", *overrides]]
+    result = main(["show", f"--out={out}", *options])
+    assert result["picture"] == str(out) and len(result["examples"]) == 4
+    picture = np.asarray(Image.open(out))
+    assert picture.shape == (4 * 118 + 2, 8 * 102 + 2, 3)
+    tiles = [picture[18:118, 2 + 102 * k : 102 + 102 * k] for k in range(8)]
+    assert len({tile.tobytes() for tile in tiles}) == 8
+
+
+def test_show_and_stats_of_digits(tmp_path):
+    out = tmp_path / "digits.png"
+    assert len(main(["show", f"--config={ROOT}/configs/lenet_mnist.py", f"--out={out}"])["examples"]) == 4
+    result = main(["stats", f"--config={ROOT}/configs/lenet_mnist.py", "--split=test"])
+    split = data.load("mnist5k", "test")
+    assert result["examples"] == result["measured"] == 1000 and result["classes"]["7"] == 100
+    assert result["mean"] == [pytest.approx(split.images.mean() / 255, abs=1e-4)]
+    assert result["std"] == [pytest.approx(split.images.std() / 255, abs=1e-4)]
+
+
+def test_stats_of_photographs_of_any_size(tmp_path):
+    root = write_folder(tmp_path, train=3, held_out=1)
+    (root / "train/cat/grey.png").write_bytes(encoded(photo(30, 30, channels=1), "PNG"))
+    result = main(["stats", f"--config.data.source=folder:{root}"])
+    assert result["classes"] == {"cat": 4, "dog": 3} and result["measured"] == 7 and len(result["mean"]) == 3
+    assert main(["stats", f"--config.data.source=folder:{root}", "--config.data.size=16", "--limit=2"])["measured"] == 2
+
+
+def test_mistakes_on_the_command_line(tmp_path):
+    for arguments, code, sentence in (
+        (["check", tmp_path / "no"], 3, "does not exist"),
+        (["check", tmp_path, "--fast"], 2, "unknown argument '--fast'"),
+        (["chek"], 2, "invalid choice: 'chek'"),
+    ):
+        done = command("train.data", *arguments)
+        assert done.returncode == code and sentence in done.stderr and "Traceback" not in done.stderr
+    with pytest.raises(UserError, match="--limit=0 must be positive"):
+        main(["stats", "--limit=0"])
+    with pytest.raises(UserError, match="has no key .data.sorce"):
+        main(["stats", "--config.data.sorce=x"])
+    with pytest.raises(DataError, match="cannot be written"):
+        main(["show", f"--config={ROOT}/configs/lenet_mnist.py", f"--out={tmp_path}/no/such/a.png"])
