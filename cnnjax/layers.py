@@ -21,7 +21,12 @@ class Outputs(NamedTuple):
 
 
 def stage(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
-    """Names a feature map, so that `apply(…, mutable=["stages"])` returns it under that name. Free otherwise."""
+    """Names a feature map, so that `apply(…, mutable=["stages"])` returns it under that name. Free otherwise.
+
+    A variable of that name in the collection "shifts" is added to it: with respect to which there are gradients.
+    """
+    if module.has_variable("shifts", name):
+        x = x + module.get_variable("shifts", name)
     # Not `sow`: it takes names away from the children, and a stage bears the name of the layer that ends it.
     if module.is_mutable_collection("stages") and not module.is_initializing():
         module.put_variable("stages", name, x)
