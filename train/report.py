@@ -1,6 +1,7 @@
-"""Makes `report.html` of a run folder: one self-contained page with curves, confusions, mistakes and filters.
+"""Makes `report.html` of a run folder: one self-contained page of its curves, its numbers, and what the network sees.
 
 python -m train.report --workdir=runs/lenet [--step=best]
+python -m train.report --compare runs/a runs/b [--out=compare.html]     # curves of several runs, and how their configs differ
 """
 
 import argparse
@@ -9,24 +10,18 @@ import html
 import io
 import string
 import sys
-from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import matplotlib.ticker
 import numpy as np
-
-matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from train import data, errors, logs
+from train import data, errors, figures, logs, seeing, statistics
 from train.config import flatten, to_dict
+from train.errors import UserError
 from train.evaluate import answer
 from train.run import Run
-from train.statistics import confusion_matrix
-from train.subject import from_run
+from train.subject import Subject, from_run
 
 PAGE = string.Template((Path(__file__).parent / "report.html").read_text())
 
@@ -43,187 +38,186 @@ def section(title: str, text: str, fig, alt: str) -> str:
     return f'<h2>{html.escape(title)}</h2>\n<p>{html.escape(text)}</p>\n<img src="{figure(fig)}" alt="{html.escape(alt)}">\n'
 
 
-def plot_curves(rows: list[dict[str, Any]]):
-    """Loss, accuracy and learning rate over the steps, one line for each split."""
-    splits: dict[str, list[dict]] = defaultdict(list)
-    for row in rows:
-        splits[row["split"]].append(row)
-    fig, axes = plt.subplots(1, 3, figsize=(12, 3.2), constrained_layout=True)
-    for ax, name, label in zip(axes, ("loss", "top1", "lr"), ("loss", "error (1 - top-1)", "learning rate")):
-        for split, of_split in splits.items():
-            points = [(row["step"], 1 - row[name] if name == "top1" else row[name]) for row in of_split if name in row]
-            if points:
-                ax.plot(*zip(*points), label=split, marker="." if len(points) < 3 else None)
-        ax.set(xlabel="step", title=label)
-        if name != "lr":
-            ax.set_yscale("log")
-            ax.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-            ax.legend()
-        ax.grid(alpha=0.3, which="both")
-    return fig
-
-
-def plot_confusion(matrix: np.ndarray, names: tuple[str, ...]):
-    """Counts as text while they are readable; colour shows the mistakes only, so that the diagonal does not drown them."""
-    classes = len(names)
-    mistakes = np.where(np.eye(classes, dtype=bool), 0, matrix)
-    size = min(12.0, max(4.0, 0.55 * classes))
-    fig, ax = plt.subplots(figsize=(size, size), constrained_layout=True)
-    ax.imshow(mistakes, cmap="Reds", vmin=0, vmax=max(4, mistakes.max()))
-    ax.set(xlabel="predicted", ylabel="true")
-    if classes <= 40:
-        ax.set_xticks(range(classes), names, rotation=0 if max(map(len, names)) < 4 else 90)
-        ax.set_yticks(range(classes), names)
-    if classes <= 25:
-        for row, column in np.argwhere(matrix):
-            strong = mistakes[row, column] > 0.6 * max(4, mistakes.max())
-            ax.text(
-                column,
-                row,
-                matrix[row, column],
-                ha="center",
-                va="center",
-                fontsize=9,
-                color="white" if strong else "black",
-            )
-    return fig
-
-
-def show(ax, image: np.ndarray) -> None:
-    """An image of uint8, or of floats in [0, 1]."""
-    grey = image.shape[-1] == 1
-    top = 255 if image.dtype == np.uint8 else 1
-    ax.imshow(image.squeeze(-1) if grey else image, cmap="gray" if grey else None, vmin=0, vmax=top)
-    ax.set_xticks([])
-    ax.set_yticks([])
-
-
-def plot_mistakes(
-    probabilities: np.ndarray, labels: np.ndarray, names: tuple[str, ...], read: Callable, count: int = 24
-):
-    """The wrong answers that the network is surest of, with both names; None where there are none.
-
-    `read` gives the images of some of the examples.
-    """
-    predicted = probabilities.argmax(-1)
-    wrong = np.flatnonzero(predicted != labels)
-    wrong = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:count]
-    if not len(wrong):
-        return None
-    columns = min(8, len(wrong))
-    lines = -(-len(wrong) // columns)
-    fig, axes = plt.subplots(
-        lines, columns, figsize=(1.5 * columns, 1.85 * lines), constrained_layout=True, squeeze=False
+def tabular(title: str, text: str, head: list[str], rows: list[list[Any]]) -> str:
+    """A section that is a table."""
+    heads = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    return (
+        f"<h2>{html.escape(title)}</h2>\n<p>{html.escape(text)}</p>\n"
+        f'<div class="wide" tabindex="0" role="region" aria-label="{html.escape(title)}">'
+        f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>\n"
     )
-    for ax in axes.flat[len(wrong) :]:
-        ax.axis("off")
-    for ax, i, image in zip(axes.flat, wrong, read(wrong)):
-        show(ax, image)
-        name, truth = names[predicted[i]], names[labels[i]]
-        ax.set_title(f"{name} ({probabilities[i, predicted[i]]:.0%})\ntrue {truth}", fontsize=9)
-    return fig
 
 
-def first_kernel(params: Any) -> np.ndarray | None:
-    """The first convolution's kernel (kh, kw, in, out), if it reads 1 or 3 channels and is larger than 1x1."""
-    for name in params:
-        value = params[name]
-        if not hasattr(value, "shape"):
-            found = first_kernel(value)
-            if found is not None:
-                return found
-        elif name == "kernel" and value.ndim == 4 and value.shape[2] in (1, 3) and value.shape[0] > 1:
-            return np.asarray(value)
-    return None
+def see(
+    seen: Subject, split: data.Split, places: np.ndarray, probabilities: np.ndarray, labels: np.ndarray, count: int
+) -> list[str]:
+    """The sections about what the network looks at, over `count` examples, always the same ones."""
+    names, sections = split.class_names, []
+    rows = np.random.RandomState(0).permutation(len(places))[:count]
+    images = data.read(split, places[rows], seen.data)
+    batches = [seen.preprocess(images[start : start + 100]) for start in range(0, len(images) // 100 * 100, 100)]
+    batches = batches or [seen.preprocess(images)]
+    answered = probabilities.argmax(-1)
+    wrong, right = (np.flatnonzero((answered[rows] == labels[rows]) == answer) for answer in (False, True))
+    few = np.concatenate([wrong[:4], right[: 8 - len(wrong[:4])]])
+    sections.append(section(
+        "Where it looks", "Above: what the network answered. Grad-CAM: where the last map speaks for that. Occlusion: how far "
+        "the answer's probability falls when a grey square covers the place; the number is the largest fall.",
+        figures.plot_attention(seen, images[few], probabilities[rows[few]], names),
+        "Images with heat maps of Grad-CAM and of occlusion",
+    ))  # fmt: skip
+    one = seen.preprocess(images[few[-1:]])
+    kept = [n for n, s in seeing.stages(seen.model, seen.variables, one).items() if len(s) == 4 and min(s[1:3]) > 1]
+    for stage in dict.fromkeys((kept[0], kept[len(kept) // 2])):
+        maps = seeing.feature_maps(seen.model, seen.variables, one, stage)[0]
+        sections.append(section(
+            f"Feature maps of {stage}", f"{maps.shape[-1]} channels of {maps.shape[0]}x{maps.shape[1]}; those that vary most.",
+            figures.plot_maps(maps, images[few[-1]], stage), f"Feature maps of the stage {stage}",
+        ))  # fmt: skip
+    features = seeing.features(seen.model, seen.variables, batches)
+    sections.append(section(
+        "Nearest neighbours", "By the features that the classifier reads: the angle between them.",
+        figures.plot_neighbours(
+            images[: len(features)], features, [names[i] for i in labels[rows]], [*range(min(5, len(features)))]
+        ),
+        "Images in the first column and the most similar ones to their right, with their classes",
+    ))  # fmt: skip
+    found = seeing.activity(seen.model, seen.variables, batches)
+    sections.append(tabular(
+        "Units", f"Channels of each stage over {len(features)} images; a dead one is never above zero.",
+        ["stage", "units", "dead", "constant", "zeros", "mean", "deviation"],
+        [[n, a.units, a.dead, a.constant, f"{a.zeros:.1%}", f"{a.mean:.3g}", f"{a.std:.3g}"] for n, a in found.items()],
+    ))  # fmt: skip
+    fields = seeing.receptive_fields(seen.model, images.shape[1:])
+    sections.append(section(
+        "Receptive fields", "What one cell in the middle of a layer's map sees of the image, in pixels.",
+        figures.plot_fields(fields, images[few[-1]]), "Squares on an image: the receptive fields of some layers",
+    ))  # fmt: skip
+    return sections
 
 
-def plot_filters(kernel: np.ndarray):
-    """Each filter on its own scale, zero in the middle grey."""
-    count = min(kernel.shape[-1], 96)
-    columns = min(16, count)
-    lines = -(-count // columns)
-    fig, axes = plt.subplots(
-        lines, columns, figsize=(0.75 * columns, 0.8 * lines), constrained_layout=True, squeeze=False
-    )
-    for ax in axes.flat[count:]:
-        ax.axis("off")
-    for ax, i in zip(axes.flat, range(count)):
-        filter_ = kernel[..., i]
-        show(ax, 0.5 + 0.5 * filter_ / max(np.abs(filter_).max(), 1e-9))
-    return fig
-
-
-def write_report(workdir: str, step: str = "latest") -> dict[str, Any]:
+def write_report(workdir: str, step: str = "latest", images: int = 500) -> dict[str, Any]:
     """Evaluates a checkpoint on the run's evaluation split and writes `report.html`."""
     run = Run(workdir)
     split = run.load_split()
     seen = from_run(run, step, split=split)
-    number, variables = int(seen.label), seen.variables
     answers = answer([seen], split)
     probabilities, labels, places = np.exp(answers.log_probabilities), answers.labels, answers.examples
-    matrix = confusion_matrix(labels, probabilities.argmax(-1), len(split.class_names))
+    result = statistics.summarize(answers.log_probabilities, labels, split.class_names)
+    matrix = statistics.confusion_matrix(labels, probabilities.argmax(-1), len(split.class_names))
     right = int(matrix.trace())
     rows = logs.read(run.folder)
 
     sections = []
     if rows:
-        sections.append(
-            section(
-                "Training",
-                "What metrics.jsonl holds; training values are means since the row before.",
-                plot_curves(rows),
-                "Curves of loss, error and learning rate over the training steps",
+        sections.append(section(
+            "Training", "What metrics.jsonl holds; training values are means since the row before.",
+            figures.plot_curves({"": rows}), "Curves of loss, error and learning rate over the training steps",
+        ))  # fmt: skip
+    sections.append(section(
+        "Confusion matrix", "Counts on the evaluation split; the colour shows mistakes only.",
+        figures.plot_confusion(matrix, split.class_names),
+        f"Confusion matrix: {right} of {len(labels)} examples on the diagonal",
+    ))  # fmt: skip
+    worst = sorted((row for row in result["classes"] if row["examples"]), key=lambda row: row["top1"])[:20]
+    sections.append(tabular(
+        "Classes", f"The {len(worst)} with the lowest accuracy; in brackets Wilson's interval of 95 %.",
+        ["class", "examples", "right", "top-1", "interval"],
+        [[row["name"], row["examples"], row["right"], f"{row['top1']:.1%}", _interval(row["right"], row["examples"])]
+         for row in worst],
+    ))  # fmt: skip
+    if "reliability" in result:
+        text = f"Expected calibration error {result['ece']:.2%}."
+        if "temperature" in result:
+            text += (
+                f" A temperature of {result['temperature']:.2f}, fitted on one half, changes that of the other half from "
+                f"{result['ece_held_out']:.2%} to {result['ece_held_out_with_temperature']:.2%}."
             )
-        )
-    sections.append(
-        section(
-            "Confusion matrix",
-            "Counts on the evaluation split; the colour shows mistakes only.",
-            plot_confusion(matrix, split.class_names),
-            f"Confusion matrix: {right} of {len(labels)} examples on the diagonal",
-        )
-    )
-    mistakes = plot_mistakes(
-        probabilities, labels, split.class_names, lambda rows: data.read(split, places[rows], run.config.data)
+        sections.append(section(
+            "Calibration", text, figures.plot_reliability(result["reliability"]),
+            "Accuracy against confidence, and how many examples there are of each confidence",
+        ))  # fmt: skip
+    mistakes = figures.plot_mistakes(
+        probabilities, labels, split.class_names, lambda rows: data.read(split, places[rows], seen.data)
     )
     if mistakes:
-        sections.append(
-            section(
-                "Most confident mistakes",
-                "Predicted class with its probability, above the true one.",
-                mistakes,
-                "The misclassified images of which the network was surest",
-            )
-        )
-    kernel = first_kernel(variables["params"])
+        sections.append(section(
+            "Most confident mistakes", "Predicted class with its probability, above the true one.", mistakes,
+            "The misclassified images of which the network was surest",
+        ))  # fmt: skip
+    kernel = figures.first_kernel(seen.variables["params"])
     if kernel is not None:
         size = f"{kernel.shape[-1]} filters of {kernel.shape[0]}x{kernel.shape[1]}"
         sections.append(
-            section("First layer", f"{size}, each on its own scale; grey is zero.", plot_filters(kernel), size)
+            section("First layer", f"{size}, each on its own scale; grey is zero.", figures.plot_filters(kernel), size)
         )
-    options = "".join(
-        f"<tr><td>{html.escape(k)}</td><td>{html.escape(str(v))}</td></tr>"
-        for k, v in flatten(to_dict(run.config)).items()
-    )
-    sections.append(f"<h2>Config</h2>\n<table>{options}</table>\n")
+    if images:
+        sections += see(seen, split, places, probabilities, labels, images)
+    options = [[key, value] for key, value in flatten(to_dict(run.config)).items()]
+    sections.append(tabular("Config", "Every option of the run.", ["option", "value"], options))
 
+    low, high = result["top1_interval"]
     headline = {
         "top-1 accuracy": f"{right / len(labels):.2%}",
+        "95 % interval": f"{low:.1%} – {high:.1%}",
         "mistakes": f"{len(labels) - right:,} of {len(labels):,}",
-        "step": f"{number:,}",
+        "step": f"{int(seen.label):,}",
         "classes": f"{len(split.class_names):,}",
     }
-    numbers = "".join(f"<div><b>{value}</b><span>{name}</span></div>" for name, value in headline.items())
-    title = f"{run.config.model.name} on {run.config.data.source}"
-    page = PAGE.substitute(
-        title=html.escape(title),
-        subtitle=f"Checkpoint of step {number}, evaluated on the {run.config.data.eval_split} split.",
-        numbers=numbers,
-        sections="".join(sections),
-    )
+    subtitle = f"Checkpoint of step {seen.label}, evaluated on the {run.config.data.eval_split} split."
     path = run.folder / "report.html"
-    path.write_text(page)
-    return {"report": str(path), "step": number, "top1": right / len(labels), "examples": len(labels)}
+    path.write_text(page(f"{run.config.model.name} on {run.config.data.source}", subtitle, headline, sections))
+    return {"report": str(path), "step": int(seen.label), "top1": right / len(labels), "examples": len(labels)}
+
+
+def _interval(right: int, count: int) -> str:
+    low, high = statistics.wilson(right, count)
+    return f"{low:.0%} – {high:.0%}"
+
+
+def page(title: str, subtitle: str, headline: dict[str, str], sections: list[str]) -> str:
+    numbers = "".join(f"<div><b>{html.escape(value)}</b><span>{html.escape(name)}</span></div>"
+                      for name, value in headline.items())  # fmt: skip
+    return PAGE.substitute(
+        title=html.escape(title), subtitle=html.escape(subtitle), numbers=numbers, sections="".join(sections)
+    )
+
+
+def compare(workdirs: list[str], out: str) -> dict[str, Any]:
+    """Writes a page of several runs: their curves in one figure, their best and last numbers, what differs in their configs."""
+    runs = {workdir: Run(workdir) for workdir in dict.fromkeys(workdirs)}
+    if len(runs) < 2:
+        raise UserError("--compare needs two run folders or more")
+    short = [run.folder.name for run in runs.values()]
+    names = short if len(set(short)) == len(short) else list(runs)
+    rows = dict(zip(names, (logs.read(run.folder) for run in runs.values())))
+    table = []
+    for name, run in zip(names, runs.values()):
+        tested = [row for row in rows[name] if row["split"] == run.config.data.eval_split and "top1" in row]
+        best = max(tested, key=lambda row: row["top1"], default=None)
+        last = tested[-1] if tested else None
+        table.append(
+            [name, run.config.model.name, run.config.data.source]
+            + [f"{row['top1']:.2%} at {row['step']:,}" if row else "–" for row in (best, last)]
+            + [f"{last['loss']:.4g}" if last else "–"]
+        )
+    options = [flatten(to_dict(run.config)) for run in runs.values()]
+    keys = dict.fromkeys(key for each in options for key in each)
+    different = [[key, *(each.get(key, "–") for each in options)] for key in keys
+                 if len({str(each.get(key)) for each in options}) > 1]  # fmt: skip
+    sections = [
+        section("Training", "Each run has a colour, each split a kind of line.", figures.plot_curves(rows),
+                "Curves of loss, error and learning rate of all runs over the training steps"),
+        tabular("Results", "On each run's own evaluation split.",
+                ["run", "model", "data", "best top-1", "last top-1", "last loss"], table),
+        tabular("Differences", "Options that are not the same in all runs.", ["option", *names], different),
+    ]  # fmt: skip
+    headline = {"runs": str(len(runs)), "different options": str(len(different))}
+    Path(out).write_text(
+        page(" and ".join(names) if len(names) < 4 else f"{len(names)} runs", "Compared.", headline, sections)
+    )
+    return {"report": out, "runs": list(runs), "different": [row[0] for row in different]}
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -233,10 +227,15 @@ def main(argv: list[str] | None = None) -> dict:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--workdir", required=True, help="a run folder")
+    parser.add_argument("--workdir", default="", help="a run folder")
+    parser.add_argument("--compare", nargs="+", default=[], metavar="RUN", help="several run folders, on one page")
+    parser.add_argument("--out", default="compare.html", help="the page of --compare")
+    parser.add_argument("--images", type=int, default=500, help="examples to look into the network with; 0: none")
     parser.add_argument("--step", default="latest", help="latest, best or a number")
     args = parser.parse_args(argv)
-    return write_report(args.workdir, args.step)
+    if bool(args.workdir) == bool(args.compare):
+        raise UserError("either --workdir or --compare is needed")
+    return compare(args.compare, args.out) if args.compare else write_report(args.workdir, args.step, args.images)
 
 
 if __name__ == "__main__":

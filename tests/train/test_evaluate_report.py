@@ -137,8 +137,31 @@ def test_report_is_one_page_with_the_numbers(finished):
     assert result["top1"] == pytest.approx(trained["top1"])
     assert f"{trained['top1']:.2%}" in page
     images = re.findall(r'<img src="(data:image/png;base64,[^"]+)" alt="([^"]+)">', page)
-    assert len(images) >= 3 and all(alt for _, alt in images)
+    assert len(images) >= 9 and all(alt for _, alt in images)
+    for title in (
+        "Calibration",
+        "Where it looks",
+        "Nearest neighbours",
+        "Units",
+        "Receptive fields",
+        "Classes",
+        "Config",
+    ):
+        assert f"<h2>{title}</h2>" in page
     assert not re.search(r'(src|href)="(?!data:)', page) and "<script" not in page
+
+
+def test_runs_are_compared_on_one_page(finished, npz, tmp_path):
+    workdir, trained = finished
+    other = tmp_path / "other"
+    main([f"--config={ROOT}/configs/lenet_mnist.py", f"--workdir={other}", f"--config.data.source=npz:{npz}",
+          "--config.data.batch_size=32", "--config.epochs=0.2", "--config.optim.lr=0.3"])  # fmt: skip
+    result = report.main(["--compare", str(workdir), str(other), f"--out={tmp_path}/compare.html"])
+    assert {"optim.lr", "epochs"} <= set(result["different"]) and "seed" not in result["different"]
+    page = (tmp_path / "compare.html").read_text()
+    assert f"{trained['top1']:.2%} at 60" in page and "<td>optim.lr</td>" in page
+    with pytest.raises(UserError, match="two run folders or more"):
+        report.main(["--compare", str(workdir)])
 
 
 def test_confusion_matrix_counts_pairs():
