@@ -159,7 +159,7 @@ def test_mistakes_on_the_command_line(tmp_path):
         assert done.returncode == code and sentence in done.stderr and "Traceback" not in done.stderr
     with pytest.raises(UserError, match="--limit=0 must be positive"):
         main(["stats", "--limit=0"])
-    with pytest.raises(UserError, match="has no key .data.sorce"):
+    with pytest.raises(UserError, match=r"has no key .data\.sorce"):
         main(["stats", "--config.data.sorce=x"])
     with pytest.raises(DataError, match="cannot be written"):
         main(["show", f"--config={ROOT}/configs/lenet_mnist.py", f"--out={tmp_path}/no/such/a.png"])

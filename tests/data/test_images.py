@@ -1,6 +1,7 @@
 """Images as they are: every kind through both decoders; broken ones named, counted, and skipped in a way that repeats."""
 
 import io
+import re
 import struct
 import zlib
 
@@ -78,9 +79,9 @@ def jpeg_bomb(side=20_000):
 BROKEN = {
     "empty": (b"", "empty"),
     "text": (b"<html>404</html>", "no image format"),
-    "cut jpeg": (encoded(PHOTO)[:900], ""),
-    "cut png": (encoded(PHOTO, "PNG")[:900], ""),
-    "header only": (encoded(PHOTO)[:20], ""),
+    "cut jpeg": (encoded(PHOTO)[:900], "truncated|[Ii]nvalid"),
+    "cut png": (encoded(PHOTO, "PNG")[:900], "truncated"),
+    "header only": (encoded(PHOTO)[:20], "."),
     "png bomb": (bomb(), "20000x20000 is more than data.max_pixels"),
     "jpeg bomb": (jpeg_bomb(), "20000x20000 is more than data.max_pixels"),
 }
@@ -148,7 +149,7 @@ def test_a_broken_image_is_an_error_that_names_the_file(tmp_path, kind):
     split, config = data.load(f"folder:{tmp_path}", "train"), options(tmp_path)
     with pytest.raises(DataError) as caught:
         list(data.train_batches(split, Plan(len(split), 8, 0), config, start=0, stop=2))
-    assert f"{path} cannot be read: " in str(caught.value) and why in str(caught.value)
+    assert f"{path} cannot be read: " in str(caught.value) and re.search(why, str(caught.value))
     with pytest.raises(DataError, match=f"{path} cannot be read: .*{why}"):
         list(data.eval_batches(split, config))
     assert inspect.check(str(tmp_path)) == {"images": 12, "bad": 1, "files": [str(path)]}
