@@ -130,7 +130,11 @@ def each_row(function: Callable, variables: Any, devices: int = 0) -> tuple[Call
     mesh = jax.make_mesh((len(chosen),), (AXIS,), axis_types=(AxisType.Auto,), devices=chosen)
     same, divided = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
     compiled = jax.jit(function, in_shardings=(same, divided), out_shardings=divided)
-    return compiled, jax.device_put(variables, same), len(chosen)
+
+    def run(variables: Any, rows: Any) -> jax.Array:
+        return compiled(variables, jax.device_put(rows, divided))  # among several processes jit takes no host arrays
+
+    return run, jax.device_put(variables, same), len(chosen)
 
 
 class Parallel:
