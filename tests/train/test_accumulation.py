@@ -38,7 +38,11 @@ def make(model, mapping="pmap", devices=1, **options):
     preprocess = partial(step.normalize, mean=(0.5,), std=(0.5,))
     create = jax.jit(partial(state.create_state, model, tx, image_shape=SHAPE, ema=True))
     share = partial(step.train_step, model=model, tx=tx, loss_fn=loss_fn, preprocess=preprocess, ema=0.9, **options)
-    return spread, spread.replicate(create(jax.random.key(0))), spread.map(share, split=(False, True, False), donate=True)
+    return (
+        spread,
+        spread.replicate(create(jax.random.key(0))),
+        spread.map(share, split=(False, True, False), donate=True),
+    )
 
 
 def batches(steps, size=16):
@@ -71,7 +75,11 @@ def test_batchnorm_sees_each_part_on_its_own():
     images = next(batches(1))["image"] / 127.5 - 1.0
     initial = make(Small())[1].params["conv1"]["conv"]["kernel"]
     features = jax.lax.conv_general_dilated(
-        jnp.array(images, jnp.float32), jax.device_get(initial), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        jnp.array(images, jnp.float32),
+        jax.device_get(initial),
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     mean = 0.0
     for part in np.array(features).reshape(4, 4, 8, 8, 8):
@@ -90,7 +98,9 @@ def test_a_bad_update_is_skipped_and_the_rest_goes_on():
         states.append(jax.device_get(current))
     assert np.isnan(losses_seen[2]) and np.isfinite([losses_seen[i] for i in (0, 1, 3)]).all()
     assert [int(s.step) for s in states] == [1, 2, 3, 4]
-    assert_trees_close(states[2].replace(step=0), states[1].replace(step=0))  # parameters, statistics, momentum, average
+    assert_trees_close(
+        states[2].replace(step=0), states[1].replace(step=0)
+    )  # parameters, statistics, momentum, average
     assert np.abs(states[3].params["head"]["kernel"] - states[2].params["head"]["kernel"]).max() > 0
 
 
@@ -112,7 +122,9 @@ def test_frozen_batchnorm_keeps_its_averages_and_uses_them():
     after, metrics = jax.device_get(mapped(current, spread.shard(values), jax.random.key(1)))
     assert_trees_close(after.batch_stats, before.batch_stats)
     outputs = Small().apply(
-        {"params": before.params, "batch_stats": before.batch_stats}, values["image"] / np.float32(127.5) - 1, train=False
+        {"params": before.params, "batch_stats": before.batch_stats},
+        values["image"] / np.float32(127.5) - 1,
+        train=False,
     )
     parts = losses.cross_entropy(outputs.logits, values["label"], 0.1)
     np.testing.assert_allclose(metrics["main_loss"], parts, rtol=1e-5)

@@ -107,7 +107,9 @@ def test_adamw():
     def update(memory, name, t, rate, p, g):
         return p - rate * (adam_direction(memory, t, g) + 0.01 * p * is_kernel(name))
 
-    close(run(name="adamw", epsilon=1e-6, weight_decay=0.01), reference(update), rtol=1e-5)  # float32 cancels in 1 - beta2^t
+    close(
+        run(name="adamw", epsilon=1e-6, weight_decay=0.01), reference(update), rtol=1e-5
+    )  # float32 cancels in 1 - beta2^t
 
 
 def test_lamb():

@@ -15,7 +15,11 @@ from train.__main__ import main
 from train.errors import CheckpointError, DivergedError, Preempted, UserError
 from train.loop import Training
 
-SHORT = [*OPTIONS, "--config.epochs=1", "--config.parallel.devices=1"]  # 32 steps, checkpoints every 7, evaluation every 17
+SHORT = [
+    *OPTIONS,
+    "--config.epochs=1",
+    "--config.parallel.devices=1",
+]  # 32 steps, checkpoints every 7, evaluation every 17
 
 
 def go(workdir, *more, options=SHORT):
@@ -85,7 +89,9 @@ def test_failed_saves_are_warnings_and_leave_what_is_there(tmp_path, monkeypatch
     finally:
         limit_files(resource.RLIM_INFINITY)
     said = capsys.readouterr().err
-    assert "warning: checkpoint 14 could not be written" in said and "training goes on" in said and "Traceback" not in said
+    assert (
+        "warning: checkpoint 14 could not be written" in said and "training goes on" in said and "Traceback" not in said
+    )
     assert seen == [7] and result["step"] == 32
     assert not list((tmp_path / "run/checkpoints").glob("*tmp*"))
     assert numbers(tmp_path / "run") == numbers(whole)
@@ -135,7 +141,9 @@ def test_a_foreign_checkpoint_is_refused_by_name(tmp_path, whole):
 def test_a_changed_config_is_shown_and_harmless_keys_pass(tmp_path, whole):
     with pytest.raises(UserError, match=r"optim\.momentum: 0\.9 -> 0\.8; seed: 0 -> 1"):
         go(whole, "--config.optim.momentum=0.8", "--config.seed=1")
-    assert go(whole, "--config.checkpoint.every=3", "--config.rollbacks=9", "--config.log.tensorboard=true")["step"] == 32
+    assert (
+        go(whole, "--config.checkpoint.every=3", "--config.rollbacks=9", "--config.log.tensorboard=true")["step"] == 32
+    )
 
 
 def test_the_best_so_far_survives_resume(tmp_path, monkeypatch):
@@ -216,7 +224,12 @@ def test_rollbacks_are_counted(tmp_path, monkeypatch):
 
 def test_a_plateau_survives_resume(tmp_path, monkeypatch):
     """Its memory is in the state: the rate is reduced at the same step, and stays so."""
-    options = ["--config.optim.schedule=plateau", "--config.optim.patience=1", "--config.optim.warmup=0", "--config.log.eval_every=4"]
+    options = [
+        "--config.optim.schedule=plateau",
+        "--config.optim.patience=1",
+        "--config.optim.warmup=0",
+        "--config.log.eval_every=4",
+    ]
     accuracies = {4: 0.5, 8: 0.6, 12: 0.6, 16: 0.7, 20: 0.7, 24: 0.8, 28: 0.8, 32: 0.9}
 
     def evaluate(self, number):
