@@ -40,7 +40,11 @@ def open_image(data: bytes, channels: int, *, exif: bool, max_pixels: int) -> Im
             image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):  # 16 bits, in whichever container
             image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-        return image.convert("L" if channels == 1 else "RGB")
+        mode = "L" if channels == 1 else "RGB"
+        if image.mode != mode:  # or it would make a copy
+            return image.convert(mode)
+        image.load()
+        return image
     except BadImage:
         raise
     except Exception as error:  # damaged files raise anything: OSError, SyntaxError, struct.error, …

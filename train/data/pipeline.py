@@ -6,7 +6,7 @@ by threads where nothing is random, in numpy for small images in memory, and in 
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -64,8 +64,7 @@ def train_batches(
             yield {"image": apply_in_numpy(changes, images, drawn), "label": labels, "mask": mask}
     elif config.augment == device_only and not isinstance(split, Stream):
         orders = (plan.indices(step)[rows] for step in range(start, stop))
-        for images, labels, _ in in_threads(split, config, shape, orders):
-            yield {"image": images, "label": labels, "mask": mask}
+        yield from in_threads(split, config, shape, orders, share)
     else:
         from train.data.stream import augmented
 
@@ -86,62 +85,70 @@ def eval_batches(
     end = len(split) if limit is None else min(limit, len(split))
     firsts = range(process * share, end + process * share, batch_size)
     orders = (np.arange(first, min(first + share, end)) for first in firsts)
-    for images, labels, mask in in_threads(split, config, shape, orders, replace=False):
-        missing = share - len(images)
-        yield {
-            "image": np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))),
-            "label": np.pad(labels, (0, missing)),
-            "mask": np.pad(mask, (0, missing)),
-        }
+    yield from in_threads(split, config, shape, orders, share, replace=False)
 
 
 def read(split: Split, indices: np.ndarray, config: Data) -> np.ndarray:
     """Some examples as evaluation sees them."""
-    return next(in_threads(split, config, image_shape(split, config), iter([indices])))[0]
+    return next(in_threads(split, config, image_shape(split, config), iter([indices]), len(indices)))["image"]
 
 
 def in_threads(
-    split: Split, config: Data, shape: tuple[int, int, int], orders: Iterator[np.ndarray], *, replace: bool = True
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(images, labels, readable) of each order of indices, by the evaluation transform, in threads, ahead of need.
+    split: Split,
+    config: Data,
+    shape: tuple[int, int, int],
+    orders: Iterable[np.ndarray],
+    share: int,
+    *,
+    replace: bool = True,
+) -> Iterator[Batch]:
+    """Batches of `share` rows from orders of at most as many indices, by the evaluation transform, in threads, ahead of need.
 
-    An unreadable example is an error, or is replaced, or left black.
+    An unreadable example is an error, or is replaced, or left black and masked; so are the rows that an order lacks.
     """
+    bad.check_policy(config)
     if not split.encoded and shape == split.image_shape:
         for indices in orders:
             images, labels = split.fetch(indices)
-            yield images, labels, np.ones(len(indices), bool)
+            missing = share - len(indices)
+            if missing:
+                images, labels = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))), np.pad(labels, (0, missing))
+            yield {"image": images, "label": labels, "mask": np.arange(share) < len(indices)}
         return
     transform = make_transform(config, shape[2])
     skip = config.on_bad_image == "skip"
 
-    def one(payload, index: int, label: int) -> tuple[np.ndarray | None, int]:
-        try:
-            return checked(transform(split.load(payload)), shape), label
-        except (bad.BadImage, OSError) as error:
-            bad.report(split, index, str(error), skip=skip)
-        if not replace:
-            return None, label
-        index = bad.next_good(split, index, config)
-        (payload,), (label,) = split.fetch(np.array([index]))
-        return transform(split.load(payload)), label
+    def fill(batch: Batch, rows: range, payloads: np.ndarray, indices: np.ndarray) -> None:
+        for row in rows:
+            try:
+                batch["image"][row] = checked(transform(split.load(payloads[row])), shape)
+                batch["mask"][row] = True
+            except (bad.BadImage, OSError) as error:
+                bad.report(split, indices[row], str(error), skip=skip)
+                if replace:
+                    stand_in, batch["label"][row : row + 1] = split.fetch(
+                        np.array([bad.next_good(split, indices[row], config)])
+                    )
+                    batch["image"][row] = transform(split.load(stand_in[0]))
+                    batch["mask"][row] = True
 
-    def submit(indices: np.ndarray) -> list[Future]:
+    def submit(indices: np.ndarray) -> tuple[Batch, list[Future]]:
         payloads, labels = split.fetch(indices)
-        return [pool.submit(one, *row) for row in zip(payloads, indices, labels)]
+        batch: Batch = {
+            "image": np.zeros((share, *shape), np.uint8),
+            "label": np.zeros(share, np.int32),
+            "mask": np.zeros(share, bool),
+        }
+        batch["label"][: len(labels)] = labels
+        parts = [range(len(labels))[first : first + 4] for first in range(0, len(labels), 4)]
+        return batch, [pool.submit(fill, batch, rows, payloads, indices) for rows in parts]
 
     with ThreadPoolExecutor(threads(config), thread_name_prefix="decode") as pool:
         try:
-            for done in ahead(submit, orders, 2):
-                images, labels = np.zeros((len(done), *shape), np.uint8), np.zeros(len(done), np.int32)
-                readable = np.ones(len(done), bool)
-                for row, future in enumerate(done):
-                    image, labels[row] = future.result()
-                    if image is None:
-                        readable[row] = False
-                    else:
-                        images[row] = image
-                yield images, labels, readable
+            for batch, parts in ahead(submit, orders, 2):
+                for part in parts:
+                    part.result()
+                yield batch
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -153,7 +160,7 @@ def checked(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     return image
 
 
-def ahead(submit: Callable, items: Iterator, count: int) -> Iterator:
+def ahead(submit: Callable, items: Iterable, count: int) -> Iterator:
     """submit(item) of each item in their order, `count` of them handed in before the first is asked for."""
     waiting: deque = deque()
     for item in items:
