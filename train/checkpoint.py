@@ -45,11 +45,19 @@ class Checkpoints:
         )
 
     def __enter__(self):
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._complain
         return self
 
     def __exit__(self, *_):
         self.wait()
-        self._manager.close()
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # what failed has been told
+            self._manager.close()
+        sys.unraisablehook = self._hook
+
+    def _complain(self, unraisable: Any) -> None:
+        """Passes on what cannot be raised, but for the echo of a failed save: writes under way find its event loop closed."""
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            self._hook(unraisable)
 
     def steps(self) -> list[int]:
         """The steps at hand, oldest first."""

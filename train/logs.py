@@ -29,6 +29,7 @@ class Metrics:
         """Keeps the rows up to step `resume_at`: later ones will be written again. Without a folder nothing is written."""
         self._path = workdir / "metrics.jsonl" if workdir else None
         self._rows: list[str] = []  # not on disk yet
+        self._told = False  # that they cannot be written
         self._trackers: list[Callable[[int, str, dict], None]] = []
         self._closers: list[Callable[[], Any]] = []
         if workdir and self._path:
@@ -64,9 +65,12 @@ class Metrics:
             if not self._torn:
                 self._text = "".join(json.dumps(row) + "\n" for row in read(self._path.parent))
             self._torn = True
-            print(f"warning: {self._path} cannot be written: {error.strerror or error}", file=sys.stderr, flush=True)
+            if not self._told:
+                print(f"warning: {self._path} cannot be written: {error.strerror or error}; its rows are kept until it can be",
+                      file=sys.stderr, flush=True)  # fmt: skip
+            self._told = True
             return False
-        self._text, self._torn, self._rows = "", False, []
+        self._text, self._torn, self._told, self._rows = "", False, False, []
         return True
 
     def close(self) -> None:

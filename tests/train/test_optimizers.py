@@ -41,9 +41,11 @@ def reference(update, gradients=GRADIENTS):
     params, memory = jax.tree.map(np.copy, PARAMS), {}
     for t, gradient in enumerate(gradients):
         rate = float(SCHEDULE(t))
-        params = jax.tree.map_with_path(
-            lambda path, p, g: update(memory.setdefault(path, {}), path[-1].key, t, rate, p, g), params, gradient
-        )
+
+        def one(path, p, g, t=t, rate=rate):
+            return update(memory.setdefault(path, {}), path[-1].key, t, rate, p, g)
+
+        params = jax.tree.map_with_path(one, params, gradient)
     return params
 
 
@@ -134,7 +136,8 @@ def test_lars():
 def test_clipping_bounds_the_norm_of_all_gradients_together():
     norms = [np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(gradient))) for gradient in GRADIENTS]
     assert min(norms) < 4.5 < max(norms)  # both cases occur
-    clipped = [jax.tree.map(lambda g: g * min(1, 4.5 / norm), gradient) for gradient, norm in zip(GRADIENTS, norms)]
+    factors = [min(1, 4.5 / norm) for norm in norms]
+    clipped = [jax.tree.map(lambda g, by=by: g * by, gradient) for gradient, by in zip(GRADIENTS, factors)]
 
     def update(memory, name, t, rate, p, g):
         v = memory["v"] = 0.9 * memory.get("v", 0) + g
@@ -209,7 +212,7 @@ def test_schedules(name, options, expected):
 
 
 def test_piecewise_needs_pairs():
-    with pytest.raises(UserError, match="as many optim.factors as optim.boundaries"):
+    with pytest.raises(UserError, match=r"as many optim\.factors as optim\.boundaries"):
         optim.make_schedule("piecewise", 0.1, steps=9, boundaries=(3, 2), factors=(1.0, 1.0))
 
 
