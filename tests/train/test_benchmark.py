@@ -14,7 +14,7 @@ def test_loop_against_bare_step(capsys):
 
 
 def test_compilation(capsys):
-    result = benchmark.main(["--what=compile", "--model=lenet5,lenet5_1998", "--batch=2"])
+    result = benchmark.main(["--what=compile", "--model=lenet5,lenet5_1998", "--batch=4"])
     assert set(result) == {"lenet5", "lenet5_1998", "batch"}
     assert all(result[name]["compile"] > 0 for name in ("lenet5", "lenet5_1998"))
 

@@ -147,7 +147,10 @@ def test_a_run_folder_of_another_config_is_refused_with_the_difference(finished,
 
 def test_harmless_options_may_change(finished):
     workdir, result = finished
-    assert train("--config.checkpoint.keep=7", "--config.parallel.mapping=shard_map", workdir=workdir).items() <= result.items()
+    assert (
+        train("--config.checkpoint.keep=7", "--config.parallel.mapping=shard_map", workdir=workdir).items()
+        <= result.items()
+    )
 
 
 def test_a_diverged_loss_stops_and_names_the_step(tmp_path):
