@@ -17,6 +17,11 @@ import numpy as np
 from cnnjax import get_spec, list_models
 from train import errors, logs
 
+ABOUT = """`{config}`, trained once for each seed on 4,000 of the embedded digits, scaled up and in three channels, and
+evaluated on the other 1,000 behind the last step: top-1 as mean and range. With one seed there is no range, and the standard
+error of an accuracy of 98 % on 1,000 images is 0.4 points, so that differences of a few tenths say nothing. Minutes are those of the
+training steps on this machine, without compilation and evaluation."""
+
 
 def train_one(config: str, workdir: Path, seed: int) -> bool:
     """One run in a process of its own; whether it came to its end."""
@@ -39,7 +44,7 @@ def summarize(workdir: Path) -> dict[str, Any] | None:
 def table(runs: dict[str, list[dict[str, Any]]]) -> str:
     """One line a model: its top-1 accuracy as mean, range and number of seeds."""
     lines = [
-        "| model | year's paper | parameters | images | epochs | top-1 | seeds | minutes |",
+        "| model | paper | parameters | images | epochs | top-1 | seeds | minutes |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name in [name for name in list_models() if runs.get(name)]:
@@ -86,7 +91,7 @@ def main(argv: list[str] | None = None) -> dict:
                 runs.setdefault(name, []).append(result)
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     text = table(runs)
-    Path(args.out).write_text(f"{__doc__.splitlines()[0]}\n\n{text}\n")
+    Path(args.out).write_text(f"# The lineage on small digits\n\n{ABOUT.format(config=args.config)}\n\n{text}\n")
     print(text, file=sys.stderr)
     return {name: [run["top1"] for run in results] for name, results in runs.items()}
 
