@@ -19,8 +19,8 @@ from train import errors, logs
 
 ABOUT = """`{config}`, trained once for each seed on 4,000 of the embedded digits, scaled up and in three channels, and
 evaluated on the other 1,000 behind the last step: top-1 as mean and range. With one seed there is no range, and the standard
-error of an accuracy of 98 % on 1,000 images is 0.4 points, so that differences of a few tenths say nothing. Minutes are those of the
-training steps on this machine, without compilation and evaluation."""
+error of an accuracy of 98 % on 1,000 images is 0.4 points, so that differences of a few tenths say nothing. Minutes are
+those of the training steps on this machine, without compilation and evaluation."""
 
 
 def train_one(config: str, workdir: Path, seed: int) -> bool:
