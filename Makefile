@@ -12,7 +12,7 @@ INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -q -c .ci/constr
 SET_UP := pyproject.toml .ci/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check parity clean
+.PHONY: help demo test check parity slow chaos lineage clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile | expand -t 16
@@ -33,6 +33,15 @@ check: $(VENV)/.ready ## lint, format, types
 
 parity: $(VENV)/.parity ## compare with torchvision, timm and TF-slim (installs torch)
 	$(PY) -m pytest -m parity tests
+
+slow: $(VENV)/.ready ## the tests that take minutes: five seeds of the demo, gradients of the large models
+	$(PY) -m pytest -m slow tests
+
+chaos: $(VENV)/.ready ## 20 runs killed and starved at random moments, each compared with an undisturbed one (about 7 minutes)
+	$(PY) -m tests.train.chaos --runs=20
+
+lineage: $(VENV)/.ready ## train every architecture on small digits, write .readme/lineage.md (an hour on two cores; SEEDS=3 for the spread)
+	$(PY) -m train.lineage --config=configs/lineage_mnist5k.py --workdir=runs/lineage --out=.readme/lineage.md --seeds=$(or $(SEEDS),1)
 
 clean: ## remove environments and caches
 	rm -rf .venv .venv-* build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -6,7 +6,7 @@
 The digits become three-channel images of the smallest size that leaves each network a map of at least 1x1 at its end; where a
 network has a stem for small images (Inception-v3), it takes that. Expected: at least 97 % on the 1,000 test digits.
 
-What was really run: `docs/lineage.md` is the output of `make lineage`.
+What was really run: `.readme/lineage.md` is the output of `make lineage`.
 """
 
 from typing import Any, NamedTuple

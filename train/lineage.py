@@ -1,6 +1,6 @@
 """Trains every architecture of a recipe with several seeds, and writes the table of what they came to.
 
-python -m train.lineage --config=configs/lineage_mnist5k.py --workdir=runs/lineage --out=docs/lineage.md [--seeds=3] [MODEL…]
+python -m train.lineage --config=configs/lineage_mnist5k.py --workdir=runs/lineage --out=.readme/lineage.md [--seeds=3] [MODEL…]
 
 Finished runs are not trained again, and interrupted ones go on, so the command may be ended and given again at will.
 """
