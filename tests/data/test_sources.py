@@ -103,9 +103,8 @@ def test_images_of_any_size_need_a_size(tmp_path):
 # TFDS
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """The same 60 examples in both formats; the pixel at the top left tells which example it is."""
+def prepare(place, kind, broken=()):
+    """60 examples to train and 13 to test; the pixel at the top left tells which example it is."""
     import tensorflow_datasets as tfds
 
     with tfds.core.registered.skip_registration():
@@ -124,14 +123,18 @@ def prepared(tmp_path_factory):
 
             def _generate_examples(self, count, first):
                 for i in range(first, first + count):
-                    yield i, {"id": str(i), "image": np.full((8, 8, 3), i, np.uint8), "label": i % 3}
+                    image = b"no image" if i in broken else np.full((8, 8, 3), i, np.uint8)
+                    yield i, {"id": str(i), "image": image, "label": i % 3}
 
-    places = {}
-    for kind in ("array_record", "tfrecord"):
-        builder = Blobs(data_dir=tmp_path_factory.mktemp(kind), file_format=kind)
-        builder.download_and_prepare()
-        places[kind] = builder.data_path
-    return places
+    builder = Blobs(data_dir=place, file_format=kind)
+    builder.download_and_prepare()
+    return builder.data_path
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """The same examples in both formats."""
+    return {kind: prepare(tmp_path_factory.mktemp(kind), kind) for kind in ("array_record", "tfrecord")}
 
 
 @pytest.mark.parametrize("kind", ["array_record", "tfrecord"])
@@ -166,6 +169,34 @@ def test_prepared_sets(prepared, kind, augment):
             assert len(batches) == 2
             seen += [i for b in batches for i in b["image"][b["mask"]][:, 0, 0, 0]]
         assert sorted(seen) == list(range(100, 113))
+
+
+@pytest.mark.parametrize("kind", ["array_record", "tfrecord"])
+def test_broken_records_are_named_and_skipped_alike_wherever_a_run_starts(kind, tmp_path, capsys):
+    place, broken = prepare(tmp_path, kind, broken=(7, 8, 41)), [7, 8, 41]
+    plan = Plan(60, 16, seed=1)
+
+    def ids(start=0, policy="skip", **share):
+        split = data.load(f"tfds:{place}", "train")
+        config = Data(source="tfds:x", augment=Augment(permute_channels=True), on_bad_image=policy)
+        batches = data.train_batches(split, plan, config, start=start, stop=6, **share)
+        return [list(batch["image"][:, 0, 0, 0]) for batch in batches], split
+
+    whole, split = ids()
+    assert len(split.bad) == len(broken) and not {*broken} & {i for batch in whole for i in batch}
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("skipping ")]
+    assert len(said) == len(broken) and all(f"of tfds:{place}, train" in line for line in said)
+    assert ids(start=4)[0] == whole[4:]
+    assert ids(process=1, processes=2)[0] == [batch[8:] for batch in whole]
+    undisturbed = data.load(f"tfds:{prepare(tmp_path / 'whole', kind)}", "train")
+    config = Data(source="tfds:x", augment=Augment(permute_channels=True))
+    expected = data.train_batches(undisturbed, plan, config, start=0, stop=6)
+    for batch, other in zip(whole, expected):
+        assert [i for i, j in zip(batch, other["image"][:, 0, 0, 0]) if j not in broken] == [
+            j for j in other["image"][:, 0, 0, 0] if j not in broken
+        ]
+    with pytest.raises(DataError, match=r"example \S+ of tfds:.* cannot be read: no image format that is known"):
+        ids(policy="error")
 
 
 class Imagenet:

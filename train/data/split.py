@@ -15,7 +15,7 @@ class Split:
     payload_is_path = False  # `load` reads a file, and nothing else
 
     def __init__(self) -> None:
-        self.bad: dict[int, str] = {}  # the examples that turned out to be unreadable, and why
+        self.bad: dict[int | str, str] = {}  # the examples that turned out to be unreadable, and why
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -33,7 +33,7 @@ class Split:
         """The bytes of an image file, or pixels uint8 (H, W, C)."""
         return payload
 
-    def name(self, index: int) -> str:
+    def name(self, index: int | str) -> str:
         """The example for a person to find."""
         return f"example {index}"
 
@@ -72,8 +72,11 @@ class Stream(Split):
         """(payload, label) of every example, in a fixed order."""
         raise NotImplementedError
 
-    def shuffled(self, seed: int, position: int) -> Iterator[tuple[Any, int]]:
-        """The endless stream of training, from a position on: pass after pass, each in an order of its own."""
+    def shuffled(self, seed: int, position: int) -> Iterator[tuple[Any, int, str]]:
+        """(payload, label, key) of the endless stream of training, from a position on: each pass in an order of its own.
+
+        The key tells which example it is, as `bad` and `name` take it.
+        """
         raise NotImplementedError
 
     def fetch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ Importing this module loads TensorFlow.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 
@@ -42,12 +43,14 @@ def augmented(
                 yield batch
                 step += 1
         except (tf.errors.InvalidArgumentError, tf.errors.UnknownError, tf.errors.NotFoundError) as error:
+            near = range(step, min(step + window, steps.stop))
             if isinstance(split, Stream):
-                indices = np.arange(0)  # it has no place to look at again
+                ahead = islice(split.shuffled(plan.seed, step * plan.batch_size), len(near) * plan.batch_size)
+                examples: list = [item for item in ahead if item[2] not in split.bad]
             else:
-                near = [plan.indices(number)[rows] for number in range(step, min(step + window, steps.stop))]
-                indices = np.setdiff1d(np.concatenate(near), list(split.bad))
-            if not bad.find(split, indices, config, threads(config)):
+                indices = np.concatenate([plan.indices(number)[rows] for number in near])
+                examples = [index for index in np.unique(indices) if index not in split.bad]
+            if not bad.find(split, examples, config, threads(config)):
                 raise bad.DataError(
                     f"an image of step {step} of {config.source} cannot be read: {error.message}"
                 ) from None
@@ -81,10 +84,11 @@ def make_batches(split: Split, plan: Plan, config: Data, shape, changes: list[Ch
                 if items is None:
                     payloads, labels = split.fetch(readable(split, plan.indices(step)[rows], config))
                 else:
-                    of_step = [next(items) for _ in range(plan.batch_size)][rows]
+                    batch = [next(items) for _ in range(plan.batch_size)]
+                    of_step = bad.replaced(split, batch, config)[rows]
                     payloads = np.empty(share, object)
-                    payloads[:] = [payload for payload, _ in of_step]
-                    labels = np.array([label for _, label in of_step], np.int32)
+                    payloads[:] = [payload for payload, _, _ in of_step]
+                    labels = np.array([label for _, label, _ in of_step], np.int32)
                 yield payloads, labels, draw(plan.positions(step)[rows])
 
         def prepare(payload, label, parameters):

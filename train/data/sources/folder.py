@@ -47,8 +47,8 @@ class Files(Split):
         with open(name, "rb") as file:
             return file.read()
 
-    def name(self, index: int) -> str:
-        return f"{self.root}/{self.paths[index]}"
+    def name(self, index: int | str) -> str:
+        return f"{self.root}/{self.paths[int(index)]}"
 
 
 def folder(path: str, split: str) -> Files:

@@ -116,7 +116,7 @@ class Records(Split):
         payloads[:] = [record[self._image] for record in records]
         return payloads, np.array([record[self._label] for record in records], np.int32)
 
-    def name(self, index: int) -> str:
+    def name(self, index: int | str) -> str:
         return f"example {index} of {self._name}"
 
 
@@ -150,22 +150,25 @@ class TFRecords(Stream):
             split=self._split,
             decoders={self._image: tfds.decode.SkipDecoding()},
             shuffle_files=shuffle_seed is not None,
-            read_config=tfds.ReadConfig(shuffle_seed=shuffle_seed, options=options, try_autocache=False),
+            read_config=tfds.ReadConfig(
+                shuffle_seed=shuffle_seed, options=options, try_autocache=False, add_tfds_id=True
+            ),
         )
-        return records.map(lambda record: (record[self._image], record[self._label]))
+        return records.map(lambda record: (record[self._image], record[self._label], record["tfds_id"]))
 
     def items(self) -> Iterator[tuple[bytes, int]]:
-        return self._read().as_numpy_iterator()
+        return ((image, label) for image, label, _ in self._read().as_numpy_iterator())
 
-    def shuffled(self, seed: int, position: int) -> Iterator[tuple[bytes, int]]:
+    def shuffled(self, seed: int, position: int) -> Iterator[tuple[bytes, int, str]]:
         """Going forward to a position reads the records of its pass up to there, but decodes none."""
         epoch, offset = divmod(position, len(self))
         for number in itertools.count(epoch):
             key = int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
             records = self._read(key).shuffle(SHUFFLE_BUFFER, seed=key, reshuffle_each_iteration=False)
-            yield from records.skip(offset if number == epoch else 0).as_numpy_iterator()
+            for image, label, name in records.skip(offset if number == epoch else 0).as_numpy_iterator():
+                yield image, label, name.decode()
 
-    def name(self, index: int) -> str:
+    def name(self, index: int | str) -> str:
         return f"example {index} of {self._name}"
 
 
