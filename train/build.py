@@ -117,12 +117,12 @@ class Task:
         self.steps = count_steps(config, len(self.train_split))
         self.model = build_model(config, len(self.class_names))
         self.tx, self.schedule = build_optimizer(config, self.steps)
-        image_shape = data.image_shape(self.train_split, config.data)
-        self.preprocess = build_preprocess(config, image_shape[-1])
+        self.image_shape = data.image_shape(self.train_split, config.data)
+        self.preprocess = build_preprocess(config, self.image_shape[-1])
 
         self._init_key, self.key = jax.random.split(jax.random.key(config.seed))
         averaged = config.optim.ema > 0
-        self._create = partial(state.create_state, self.model, self.tx, image_shape=image_shape, ema=averaged)
+        self._create = partial(state.create_state, self.model, self.tx, image_shape=self.image_shape, ema=averaged)
         try:
             self.abstract_state = self.spread.abstract(jax.eval_shape(self._create, self._init_key))
         except ValueError as error:  # images that the model's geometry does not allow

@@ -18,6 +18,8 @@ from train.errors import CheckpointError
 for name in ("absl", "asyncio"):  # orbax reports each file that it touches, and once more each error that it raises
     logging.getLogger(name).setLevel(logging.CRITICAL)
 
+PARTS = ("params", "batch_stats")  # what a network is made of, in a state and in its moving averages
+
 
 class Foreign(CheckpointError):
     """A checkpoint that is sound, but of another network."""
@@ -109,7 +111,7 @@ class Checkpoints:
         try:
             with ocp.StandardCheckpointer() as reader:
                 saved = reader.metadata((place / "state").resolve()).item_metadata.tree
-            compare(saved, like, place)
+            compare(saved, {part: getattr(like, part, None) for part in PARTS}, place)
             out = self._manager.restore(
                 step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore())
             )
@@ -119,6 +121,28 @@ class Checkpoints:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"{place} cannot be restored: {reason}") from error
         return out["state"], out["meta"]
+
+    def restore_variables(self, step: int, like: dict[str, Any], *, raw: bool = False) -> dict[str, Any]:
+        """{"params", "batch_stats"} of one step and nothing else of it; `like` and errors as in `restore`.
+
+        Moving averages where there are any, the parameters themselves with `raw`.
+        """
+        place = self.folder / str(step)
+        state = (place / "state").resolve()
+        try:
+            with ocp.PyTreeCheckpointer() as reader:
+                saved = reader.metadata(state).item_metadata.tree
+                averaged = bool(saved.get("ema")) and not raw
+                compare(saved["ema"] if averaged else saved, like, place)
+                wanted = {"ema": like} if averaged else like
+                how = ocp.checkpoint_utils.construct_restore_args(wanted)
+                out = reader.restore(state, ocp.args.PyTreeRestore(item=wanted, restore_args=how, partial_restore=True))
+        except Foreign:
+            raise
+        except Exception as error:  # orbax has no error class for a damaged file
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(f"{place} cannot be restored: {reason}") from error
+        return out["ema"] if averaged else out
 
     def restore_latest(self, like: Any) -> tuple[Any, dict] | None:
         """The newest readable step, or None if there is none; a damaged one is named, set aside and passed over."""
@@ -142,10 +166,10 @@ class Checkpoints:
         return None
 
 
-def compare(saved: Any, like: Any, place: epath.Path) -> None:
+def compare(saved: dict[str, Any], like: dict[str, Any], place: epath.Path) -> None:
     """Raises Foreign, with the first differences, where parameters or statistics have other names or shapes."""
-    for part in ("params", "batch_stats"):
-        there, here = (_shapes(tree) for tree in (saved.get(part) or {}, getattr(like, part, None) or {}))
+    for part in PARTS:
+        there, here = (_shapes(tree.get(part) or {}) for tree in (saved, like))
         different = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
         if different:
             shown = [

@@ -11,6 +11,7 @@ Writes eval/<protocol>-<step>.json into the run folder (the first of several), o
 import argparse
 import csv
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,8 +24,8 @@ import numpy as np
 from etils import epath
 
 from train import data, errors, inference, metrics, protocols, statistics, step, subject
-from train.build import count_steps
 from train.config import Data, Transform
+from train.data.pipeline import ahead
 from train.errors import CheckpointError, DataError, UserError
 from train.parallel import Parallel
 from train.run import Run
@@ -44,7 +45,10 @@ class Evaluator:
         """loss, top1, top5 (above ten classes) and the number of examples; `variables` are replicated."""
         shares = dict(process=jax.process_index(), processes=jax.process_count())
         batches = data.eval_batches(split, self._config, **shares)
-        return metrics.finalize([self._step(variables, self._spread.shard(batch)) for batch in batches], self._classes)
+        counts = ahead(
+            lambda batch: self._step(variables, self._spread.shard(batch)), batches, 2 * self._spread.steps_ahead
+        )
+        return metrics.finalize(counts, self._classes)
 
 
 def answer(
@@ -81,15 +85,20 @@ def evaluate(
 
 
 def from_runs(
-    workdirs: Sequence[str], steps: str = "latest", split_name: str = "", *, raw: bool = False, dtype: str = ""
-) -> tuple[list[subject.Subject], data.Split, str, epath.Path]:
-    """(subjects, split, its name, folder of the results): every named checkpoint of every run, on the first one's data."""
+    workdirs: Sequence[str], steps: str = "latest", split_name: str = "", *, source: str = "", raw: bool = False,
+    dtype: str = "",
+) -> tuple[list[subject.Subject], data.Split, str, epath.Path]:  # fmt: skip
+    """(subjects, split, its name, folder of the results): every named checkpoint of every run, on `source` or the first one's
+    own data."""
     runs = [Run(workdir) for workdir in workdirs]
-    split = runs[0].load_split(split_name)
+    split = runs[0].load_split(split_name, source)
     subjects = [
-        subject.from_run(run, number, split=split, raw=raw, dtype=dtype) for run in runs for number in steps.split(",")
+        subject.from_run(run, number, raw=raw, dtype=dtype, source=source)
+        for run in runs
+        for number in steps.split(",")
     ]
-    return subjects, split, split_name or runs[0].config.data.eval_split, runs[0].folder / "eval"
+    folder = runs[0].folder / "eval" / re.sub(r"[^\w.-]+", "_", source)  # other data, other results
+    return subjects, split, split_name or runs[0].config.data.eval_split, folder
 
 
 def evaluate_all(
@@ -136,13 +145,12 @@ def watch(
     """
     run, done, last = Run(workdir), set(), None
     split, evaluated_on = run.load_split(split_name), split_name or run.config.data.eval_split
-    final = count_steps(run.config, len(data.load(run.config.data.source, run.config.data.train_split)))
-    while final not in done:
+    while run.last_step not in done:
         fresh = [number for number in run.steps() if number not in done]
         for number in fresh:
             done.add(number)
             try:
-                seen = subject.from_run(run, str(number), split=split, raw=raw, dtype=dtype)
+                seen = subject.from_run(run, str(number), raw=raw, dtype=dtype)
             except CheckpointError as error:
                 if number in run.steps():
                     raise
@@ -301,7 +309,7 @@ def main(argv: list[str] | None = None) -> dict:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_weights(parser)
-    parser.add_argument("--data", default="", help="with --weights: the source, as data.source of a config")
+    parser.add_argument("--data", default="", help="the source, as data.source of a config; by default that of the run")
     parser.add_argument("--split", default="", help="a split of the data; the evaluation split by default")
     parser.add_argument(
         "--protocol", default="center", help=f"how an image is looked at: {', '.join(protocols.PROTOCOLS)}"
@@ -333,7 +341,7 @@ def main(argv: list[str] | None = None) -> dict:
         return short(watch(args.workdir[0], args.split, raw=args.raw, dtype=args.dtype, **options))
     if args.workdir:
         subjects, split, split_name, folder = from_runs(
-            args.workdir, args.step, args.split, raw=args.raw, dtype=args.dtype
+            args.workdir, args.step, args.split, source=args.data, raw=args.raw, dtype=args.dtype
         )
     else:
         if not args.data:

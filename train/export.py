@@ -24,8 +24,8 @@ import numpy as np
 from train import errors
 from train.errors import CheckpointError, UserError
 from train.evaluate import add_weights, one_of, published
-from train.predict import of_run
-from train.subject import Subject
+from train.run import Run
+from train.subject import Subject, from_run
 
 CLOSE = 1e-5  # the largest difference of probabilities that an export may have
 
@@ -159,7 +159,7 @@ def main(argv: list[str] | None = None) -> dict:
     if len(args.workdir) + len(args.weights) != 1:
         raise UserError("an export is of one network")
     if args.workdir:
-        seen = of_run(args.workdir[0], args.step, raw=args.raw, dtype=args.dtype)
+        seen = from_run(Run(args.workdir[0]), args.step, raw=args.raw, dtype=args.dtype, source="-")
     else:
         (seen,) = published(args)
     if not Path(args.out).resolve().parent.is_dir():

@@ -42,7 +42,8 @@ class Training:
     def __init__(self, task: Task, workdir: str, interrupt: Interrupt):
         self.task, self.interrupt, self.config = task, interrupt, task.config
         self.evaluator = Evaluator(task.spread, task.model, task.preprocess, self.config.data)
-        self.workdir, self.folder = workdir, open_workdir(workdir, self.config, task.class_names)
+        self.workdir = workdir
+        self.folder = open_workdir(workdir, self.config, task.class_names, task.image_shape, task.steps)
         self.first_process = jax.process_index() == 0
 
     def run(self) -> dict[str, Any]:

@@ -10,7 +10,6 @@ An image that cannot be read is named, and the others go on.
 """
 
 import argparse
-import dataclasses
 import glob
 import itertools
 import json
@@ -24,8 +23,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from train import data, errors
-from train.config import Data, Transform
+from train import errors
+from train.config import Data
 from train.data.decode import BadImage
 from train.data.pipeline import ahead, threads
 from train.data.sources.folder import is_image
@@ -149,16 +148,6 @@ def write_features(path: str, seen: Subject, names: Sequence[str], batch: int = 
     return {"features": path, "images": len(files), "unreadable": unreadable, "width": features.shape[1]}
 
 
-def of_run(workdir: str, step: str = "latest", *, raw: bool = False, dtype: str = "") -> Subject:
-    """A checkpoint, and how a photograph becomes its input: where the run's images came in one size, by scaling the whole."""
-    run = Run(workdir)
-    split = run.load_split()
-    seen = from_run(run, step, split=split, raw=raw, dtype=dtype)
-    size, _, channels = data.image_shape(split, seen.data)
-    transform = seen.data.transform if seen.data.size else Transform(fraction=1.0)
-    return seen._replace(data=dataclasses.replace(seen.data, size=size, channels=channels, transform=transform))
-
-
 def main(argv: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(
         prog="python -m train.predict",
@@ -182,7 +171,7 @@ def main(argv: list[str] | None = None) -> dict:
         raise UserError("which images? Files, folders, patterns, or - for standard input")
     images = find_images(names)
     if args.workdir:
-        seen = of_run(args.workdir[0], args.step, raw=args.raw, dtype=args.dtype)
+        seen = from_run(Run(args.workdir[0]), args.step, raw=args.raw, dtype=args.dtype, source="-")
     else:
         (seen,) = published(args)
     if args.features:

@@ -71,11 +71,10 @@ def from_run(folder: str) -> dict[str, Any]:
     from train.run import Run
 
     run = Run(folder)
-    split = run.load_split()
     try:
-        return run.restore("best", split)[1]
+        return run.restore("best")[1]
     except CheckpointError:
-        return run.restore("latest", split)[1]
+        return run.restore("latest")[1]
 
 
 def from_file(config: Config, task: Any, say: Callable[[str], None]) -> dict[str, Any]:

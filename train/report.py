@@ -101,7 +101,7 @@ def write_report(workdir: str, step: str = "latest", images: int = 500) -> dict[
     """Evaluates a checkpoint on the run's evaluation split and writes `report.html`."""
     run = Run(workdir)
     split = run.load_split()
-    seen = from_run(run, step, split=split)
+    seen = from_run(run, step)
     answers = answer([seen], split)
     probabilities, labels, places = np.exp(answers.log_probabilities), answers.labels, answers.examples
     result = statistics.summarize(answers.log_probabilities, labels, split.class_names)

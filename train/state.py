@@ -24,6 +24,14 @@ class TrainState(flax.struct.PyTreeNode):
         return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
 
+def create_variables(model: nn.Module, key: jax.Array, image_shape: tuple[int, ...]) -> dict[str, Any]:
+    """{"params", "batch_stats"}, initialised on one black image of (H, W, C), auxiliary heads included."""
+    params_key, dropout_key = jax.random.split(key)
+    images = jnp.zeros((1, *image_shape), jnp.float32)
+    variables = model.init({"params": params_key, "dropout": dropout_key}, images, train=True)
+    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+
 def create_state(
     model: nn.Module,
     tx: optax.GradientTransformation,
@@ -32,10 +40,7 @@ def create_state(
     *,
     ema: bool = False,
 ) -> TrainState:
-    """Initialises a model on one black image of (H, W, C), auxiliary heads included."""
-    params_key, dropout_key = jax.random.split(key)
-    images = jnp.zeros((1, *image_shape), jnp.float32)
-    variables = model.init({"params": params_key, "dropout": dropout_key}, images, train=True)
-    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    """A state before the first update."""
+    params, batch_stats = create_variables(model, key, image_shape).values()
     averages = {"params": params, "batch_stats": batch_stats} if ema else None
     return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params), jax.tree.map(jnp.copy, averages))

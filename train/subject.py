@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import numpy as np
 
-from train import data
 from train.build import DTYPES, build_preprocess
 from train.config import Data, Transform
 from train.data.transforms import from_preprocessing
@@ -29,15 +28,20 @@ class Subject(NamedTuple):
     classes: tuple[str, ...] | None  # None: the weights do not say
 
 
-def from_run(
-    run: Run, step: str = "latest", *, split: data.Split | None = None, raw: bool = False, dtype: str = ""
-) -> Subject:
-    """A checkpoint: 'latest', 'best' or a number. `raw`: the parameters themselves where the run keeps moving averages."""
-    split = split or run.load_split()
-    number, variables = run.restore(step, split, raw=raw)
-    preprocess = build_preprocess(run.config, data.image_shape(split, run.config.data)[-1])
-    model = with_dtype(run.model, dtype)
-    return Subject(run.config.model.name, str(number), model, variables, preprocess, run.config.data, run.class_names)
+def from_run(run: Run, step: str = "latest", *, raw: bool = False, dtype: str = "", source: str = "") -> Subject:
+    """A checkpoint: 'latest', 'best' or a number. `raw`: the parameters themselves where the run keeps moving averages.
+
+    For the run's own data, or for other images (`source`, "-" where no source has them). Other images are scaled to what
+    the network reads: as the config says, or, where the run's own came in one size, whole.
+    """
+    number, variables = run.restore(step, raw=raw)
+    size, _, channels = run.image_shape
+    images = run.config.data
+    if source:
+        transform = images.transform if images.size else Transform(fraction=1.0)
+        images = dataclasses.replace(images, source=source, size=size, channels=channels, transform=transform)
+    preprocess, model = build_preprocess(run.config, channels), with_dtype(run.model, dtype)
+    return Subject(run.config.model.name, str(number), model, variables, preprocess, images, run.class_names)
 
 
 def from_weights(

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import re
+import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,7 +15,7 @@ import cnnjax
 from cnnjax import weights
 from tests.evaluate.subjects import CLASSES, make, photos
 from tests.helpers import ROOT
-from train import evaluate, subject
+from train import evaluate, export, predict, subject
 from train.__main__ import main as train
 from train.errors import CheckpointError, DataError, UserError
 
@@ -60,6 +63,27 @@ def test_checkpoints_together_raw_and_in_bfloat16(run):
     both = evaluate.main([f"--workdir={run}", "--step=2,latest"])
     assert both["step"] == "2+4" and both["networks"] == ["lenet5 2", "lenet5 4"]
     assert (run / "eval/center-2+4.json").exists()
+
+
+def test_a_run_folder_is_all_that_is_needed(run, folder, tmp_path, capsys):
+    """On a machine without the training data: predictions, exports, other data."""
+    shutil.copytree(run, tmp_path / "alone")
+    config = json.loads((tmp_path / "alone/config.json").read_text())
+    config["data"]["source"] = "folder:/nowhere"
+    (tmp_path / "alone/config.json").write_text(json.dumps(config))
+    image = str(folder / "val/cat/000.jpg")
+    said = []
+    for workdir in (run, tmp_path / "alone"):
+        capsys.readouterr()
+        predict.main([f"--workdir={workdir}", "--json", image])
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    assert export.main([f"--workdir={tmp_path}/alone", f"--out={tmp_path}/x.stablehlo"])["difference"] <= 1e-5
+    with pytest.raises(DataError, match="/nowhere does not exist"):
+        evaluate.main([f"--workdir={tmp_path}/alone"])
+    other = evaluate.main([f"--workdir={tmp_path}/alone", f"--data=folder:{folder}"])
+    assert other["loss"] == pytest.approx(evaluate.main([f"--workdir={run}"])["loss"], rel=1e-6)
+    assert re.fullmatch(r"folder_[\w-]+_set", Path(other["file"]).parent.name)
 
 
 def test_predictions_and_their_comparison(run, folder):

@@ -43,7 +43,7 @@ def one_by_one(workdir, checkpoint="latest"):
     """loss, top1, top5 of a plain loop over the examples."""
     run = Run(str(workdir))
     split = run.load_split()
-    _, variables = run.restore(checkpoint, split)
+    _, variables = run.restore(checkpoint)
     apply = jax.jit(partial(run.model.apply, train=False))
     losses, ranks = [], []
     for image, label in zip(split.images, split.labels):
@@ -75,7 +75,7 @@ def test_every_example_counts_once_on_any_devices(finished, mapping, devices):
         np.arange(1000, dtype=np.int32) % 12,
         run.class_names,
     )
-    _, variables = run.restore("latest", split)
+    _, variables = run.restore("latest")
     spread = Parallel(mapping, devices)
     preprocess = partial(step.normalize, mean=(0.0,), std=(1.0,))
     result = evaluate.Evaluator(spread, run.model, preprocess, Data(eval_batch_size=64))(

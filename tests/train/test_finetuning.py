@@ -24,7 +24,7 @@ def trained(tmp_path_factory):
 
 def params(workdir):
     run = Run(str(workdir))
-    return run.restore("latest", run.load_split())[1]["params"]
+    return run.restore("latest")[1]["params"]
 
 
 def test_a_new_head_is_fresh_and_the_rest_is_taken(tmp_path, trained, capsys):

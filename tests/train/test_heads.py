@@ -53,7 +53,7 @@ def test_heads_are_absent_from_evaluation(runs):
     for (heads, _), (workdir, rows) in runs.items():
         assert "aux_loss" not in rows[-1] and rows[-1]["split"] == "test"
         run = Run(str(workdir))
-        _, variables = run.restore("latest", run.load_split())
+        _, variables = run.restore("latest")
         assert ("aux1" in variables["params"]) == heads
 
         def evaluate(variables, images, model=run.model):

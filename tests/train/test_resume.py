@@ -158,7 +158,7 @@ def test_the_newest_survives_when_an_older_one_is_better(tmp_path):
 
 def test_restores_on_another_number_of_devices(finished):
     run = Run(str(finished))
-    step, variables = run.restore("latest", run.load_split("train"))
+    step, variables = run.restore("latest")
     assert step == 32
     assert {leaf.sharding for leaf in jax.tree.leaves(variables)} == {
         jax.sharding.SingleDeviceSharding(jax.devices()[0])
