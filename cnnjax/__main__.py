@@ -9,6 +9,7 @@ python -m cnnjax import --source=S --model=MODEL FILE OUT.safetensors     one of
 import argparse
 import dataclasses
 import json
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -157,4 +158,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `python -m cnnjax weights | head` ends quietly
     sys.exit(main())
