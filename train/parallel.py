@@ -114,6 +114,9 @@ def is_lost_peer(error: Exception) -> bool:
 
 def cache_programs(folder: str) -> None:
     """Keeps compiled programs in a folder for the next run, unless JAX_COMPILATION_CACHE_DIR names another."""
+    if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        # By default those below a second are not kept: of a small network all of them, of a large one its many small ones.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if folder and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
 
@@ -199,3 +202,7 @@ class Parallel:
             return {name: x.reshape(len(self.devices), -1, *x.shape[1:]) for name, x in batch.items()}
         sharding = NamedSharding(self.mesh, P(AXIS))
         return {name: jax.make_array_from_process_local_data(sharding, x) for name, x in batch.items()}
+
+    def place(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        """As `shard`, and on the devices when it returns, for a batch that is used more than once."""
+        return jax.block_until_ready(jax.device_put(self.shard(batch), NamedSharding(self.mesh, P(AXIS))))

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import math
 import time
 import warnings
@@ -12,37 +11,11 @@ import jax
 import numpy as np
 
 from cnnjax import weights
+from train.peers import timm_module, torchvision_models
+
+__all__ = ["timm_module", "torchvision_models"]
 
 LIMIT = 5e-5  # the largest difference, as a share of the standard deviation of what is compared
-
-
-@functools.cache
-def torchvision_models():
-    """torchvision built for CUDA fails to import over a torch for the CPU: one operator of its extension is missing."""
-    import torch
-
-    try:
-        import torchvision.models as models
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        register = torch.library.register_fake
-        torch.library.register_fake = lambda name, *args, **kwargs: (
-            (lambda function: function) if name.startswith("torchvision::") else register(name, *args, **kwargs)
-        )
-        import torchvision.models as models
-
-        models.stub = library  # lives as long as the module does
-        torch.library.register_fake = register
-    return models
-
-
-def timm_module():
-    """timm, which imports torchvision."""
-    torchvision_models()
-    import timm
-
-    return timm
 
 
 def randomise(network, seed=0):

@@ -112,26 +112,14 @@ def torchvision(place: str, workers: int, size: int) -> dict[str, Callable[[], I
 
 
 def import_torchvision():
-    """(transforms, datasets, DataLoader); a build of torchvision that misses one of its operators will do."""
+    """(transforms, datasets, DataLoader)"""
     try:
-        import torch
         from torch.utils.data import DataLoader
 
-        try:
-            from torchvision import datasets, transforms
-        except RuntimeError:  # built for another torch: none of its compiled operators are needed here
-            library = torch.library.Library("torchvision", "DEF")
-            library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            register = torch.library.register_fake
+        from train.peers import torchvision_models
 
-            def lenient(name, *args, **kwargs):
-                return (lambda f: f) if name.startswith("torchvision::") else register(name, *args, **kwargs)
-
-            torch.library.register_fake = lenient
-            from torchvision import datasets, transforms
-
-            transforms.kept = library  # it must live as long as the module
-            torch.library.register_fake = register
+        torchvision_models()
+        from torchvision import datasets, transforms
     except ModuleNotFoundError as error:
         raise UserError("--peer=torchvision needs torch and torchvision: make parity installs them") from error
     return transforms, datasets, DataLoader

@@ -1,0 +1,245 @@
+"""One process for each framework: what is compared shares neither threads, nor memory, nor Keras's one backend.
+
+Only the one whose turn it is works; the others wait for a word on their pipe.
+"""
+
+import contextlib
+import ctypes
+import dataclasses
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from train import peers
+from train.config import Config
+from train.errors import UserError
+
+Timer = Callable[[int], float]  # seconds for so many steps
+OURS, REMAT = "cnnjax", "cnnjax-remat"  # the latter computes activations anew instead of keeping them
+
+
+@dataclasses.dataclass
+class Job:
+    """What to run; `who` is one of ours or of `peers.PEERS`."""
+
+    who: str
+    what: str  # step | infer | compile: only until the first step
+    config: Config
+    image: tuple[int, int, int] = (0, 0, 0)  # (H, W, C), for peers
+    classes: int = 0  # for peers
+    heads: bool | None = None  # auxiliary heads in training; None: as the config has them
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)  # set before jax is there
+    trace: str = ""  # ours: a folder for a profile of the first round
+
+
+class Contestant:
+    """A process that does a job and waits: `run(steps)` takes seconds, `about` holds what it said when it was ready."""
+
+    def __init__(self, job: Job):
+        self.who = job.who
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(target=serve, args=(other, job), daemon=True)
+        self._process.start()
+        other.close()
+        self.about: dict[str, Any] = self._answer()
+
+    def run(self, steps: int) -> float:
+        """Seconds for so many steps."""
+        self._pipe.send(steps)
+        return self._answer()
+
+    def close(self) -> dict[str, Any]:
+        """Ends the process; what it has learnt: the peak of its memory, and ours this machine's rates."""
+        self._pipe.send(0)
+        last = self._answer()
+        self._process.join()
+        return last
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+    def _answer(self) -> Any:
+        try:
+            answer = self._pipe.recv()
+        except EOFError:
+            self._process.join()
+            raise UserError(f"{self.who} died with code {self._process.exitcode} (-9: out of memory)") from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def serve(pipe: Any, job: Job) -> None:
+    """The process: builds, answers with what it costs to start, then runs on demand; 0 steps end it."""
+    # Several processes share a GPU: none may take all its memory at once. Compiled programs are not kept.
+    os.environ |= {
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
+    } | job.environment
+    try:
+        run, about, memory = (ours if job.who in (OURS, REMAT) else theirs)(job)
+        first, second = run(1), run(1)  # a compiler that runs with the first step takes the difference
+        about.setdefault("compile_s", max(0.0, first - second))
+        pipe.send(about)
+        run(1)
+        memory.restart()
+        while steps := pipe.recv():
+            with profile(job.trace):
+                seconds = run(steps)
+            job.trace = ""
+            pipe.send(seconds)
+        last: dict[str, Any] = {"peak_mib": memory.peak()}
+        if job.who == OURS:
+            from train import machine
+
+            last["rates"] = machine.measure(job.config.model.dtype)
+        pipe.send(last)
+    except (KeyboardInterrupt, BrokenPipeError):
+        pass  # the one who asks is gone
+    except UserError as error:
+        pipe.send(error)
+    except Exception as error:
+        sentence = str(error).strip().splitlines()
+        pipe.send(UserError(f"{job.who} failed: {type(error).__name__}: {sentence[0] if sentence else ''}"))
+
+
+@contextlib.contextmanager
+def profile(folder: str):
+    """A trace of what is inside, for TensorBoard's profile page or Perfetto."""
+    if folder:
+        import jax
+
+        with jax.profiler.trace(folder):
+            yield
+    else:
+        yield
+
+
+class Memory:
+    """The most memory that steps hold beyond what the bare, loaded framework does.
+
+    On a CPU the resident memory of the process: everything that it takes, whoever allocates it, so that frameworks compare.
+    On a GPU the framework's own count.
+    """
+
+    def __init__(self, of_device: Callable[[], int] | None = None):
+        self._of_device, self._base = of_device, resident("VmRSS")
+
+    def restart(self) -> None:
+        """Forgets the past: what compilation took, and memory that is free but not given back."""
+        if not self._of_device and self._base:
+            with contextlib.suppress(OSError, AttributeError):  # glibc
+                ctypes.CDLL(None).malloc_trim(0)
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def peak(self) -> float | None:
+        """MiB; None where the system does not tell."""
+        if self._of_device:
+            return self._of_device() / 2**20
+        return (resident("VmHWM") - self._base) / 2**20 if self._base else None
+
+
+def resident(field: str) -> int:
+    """Bytes of a line of /proc/self/status; 0 where there is none."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field)), 0)
+
+
+def theirs(job: Job) -> tuple[Timer, dict[str, Any], Memory]:
+    """A peer on random images."""
+    import numpy as np
+
+    peers.load(job.who)
+    memory = Memory(peers.device_memory(job.who))
+    random, batch = np.random.default_rng(0), job.config.data.batch_size
+    images = random.integers(0, 256, (batch, *job.image)).astype(np.uint8)
+    labels = random.integers(0, job.classes, batch).astype(np.int32)
+    run, about = peers.make(
+        job.who, job.config.model.name, images, labels, classes=job.classes, train=job.what != "infer",
+        heads=bool(job.heads), dtype=job.config.model.dtype,
+    )  # fmt: skip
+    return run, about, memory
+
+
+def ours(job: Job) -> tuple[Timer, dict[str, Any], Memory]:
+    """The trainer's own step, or the network as evaluation runs it, on one batch that lies on the devices."""
+    import jax
+    import jax.numpy as jnp
+
+    from train import machine
+    from train.build import Task
+
+    jnp.ones(8).block_until_ready()
+    memory = Memory(machine.device_memory())
+    task = Task(configure(job))
+    batch = task.spread.place(next(task.batches(0)))
+    if job.what == "infer":
+        function = jax.jit(
+            lambda variables, images: task.model.apply(variables, task.preprocess(images), train=False).logits
+        )
+        images = batch["image"].reshape(-1, *batch["image"].shape[-3:])
+        arguments: tuple = (task.abstract_state.variables, images)
+    else:
+        function = task.step  # type: ignore[assignment]
+        arguments = (task.abstract_state, batch, task.key)
+    began = time.perf_counter()
+    lowered = function.lower(*arguments)  # type: ignore[attr-defined]
+    traced = time.perf_counter()
+    planned = lowered.compile().memory_analysis()  # jax keeps the program: calling the function compiles no more
+    about: dict[str, Any] = {
+        "device": task.spread.devices[0].device_kind, "trace_s": traced - began, "compile_s": time.perf_counter() - traced,
+        "planned_mib": (planned.argument_size_in_bytes + planned.temp_size_in_bytes) / 2**20 if planned else None,
+    }  # fmt: skip
+    if job.what == "compile":
+        return (lambda steps: 0.0), about, memory
+    about["work"] = machine.count(function, *arguments)
+    state = task.fresh_state()
+    if job.what == "infer":
+        variables = state.variables
+        return repeat(lambda: function(variables, images), task.spread.steps_ahead), about, memory
+
+    def step() -> Any:
+        nonlocal state
+        state, values = function(state, batch, task.key)
+        return values
+
+    return repeat(step, task.spread.steps_ahead), about, memory
+
+
+def configure(job: Job) -> Config:
+    """The config with the job's wishes."""
+    config = dataclasses.replace(job.config, model=dataclasses.replace(job.config.model))
+    options = {"aux": job.heads} if job.heads is not None and has_option(config, "aux") else {}
+    if job.who == REMAT:
+        options["remat"] = True
+    config.model.options = config.model.options | options
+    return config
+
+
+def has_option(config: Config, option: str) -> bool:
+    from cnnjax import create_model
+
+    return hasattr(create_model(config.model.name), option)
+
+
+def repeat(dispatch: Callable[[], Any], ahead: int) -> Timer:
+    """Calls `dispatch`, which returns what to wait for, at most `ahead` steps ahead of the devices, as in the loop."""
+    import jax
+
+    def run(steps: int) -> float:
+        pending: list[Any] = []
+        began = time.perf_counter()
+        for _ in range(steps):
+            pending.append(dispatch())
+            if len(pending) > ahead:
+                jax.block_until_ready(pending.pop(0))
+        jax.block_until_ready(pending)
+        return time.perf_counter() - began
+
+    return run
