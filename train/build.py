@@ -12,7 +12,7 @@ import optax
 from cnnjax import create_model
 from cnnjax.registry import nearest
 from train import data, losses, mix, optim, state, step
-from train.config import Config
+from train.config import Config, check
 from train.errors import UserError
 from train.parallel import Parallel
 
@@ -103,6 +103,7 @@ class Task:
     """Everything that a config names, built and checked, ready to run: what the loop loops over."""
 
     def __init__(self, config: Config):
+        check(config)
         self.config = config
         self.spread = Parallel(config.parallel.mapping, config.parallel.devices)
         self.spread.check("data.batch_size", config.data.batch_size)

@@ -5,9 +5,12 @@ On the command line each is `--config.<path>=<value>`, for example `--config.opt
 
 import dataclasses
 import inspect
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
+
+from train.errors import UserError
 
 
 @dataclass
@@ -152,11 +155,42 @@ class Config:
     log: Log = field(default_factory=Log)
 
 
-# What may differ when a run is resumed: it changes neither the parameters nor the numbers that are logged.
+# What may differ when a run is resumed: it changes neither the parameters nor the numbers that are logged. The number of
+# devices does in two cases, dropout's draws and statistics that are not synced, but a cluster gives what it has.
 HARMLESS = (
     "parallel.mapping", "parallel.devices", "parallel.compile_cache", "checkpoint.", "log.tensorboard",
     "log.wandb", "log.profile", "rollbacks", "data.eval_batch_size", "data.workers",
 )  # fmt: skip
+
+
+# The smallest and the largest value of options that have one: beyond them a run would go wrong without a word.
+LIMITS = {
+    "epochs": (0, math.inf), "seed": (0, math.inf), "rollbacks": (0, math.inf),
+    "data.augment.noise": (0, math.inf), "data.augment.mixup": (0, math.inf), "data.augment.cutmix": (0, math.inf),
+    "optim.lr": (0, math.inf), "optim.lr_per": (0, math.inf), "optim.momentum": (0, 1), "optim.decay": (0, 1),
+    "optim.beta2": (0, 1), "optim.epsilon": (0, math.inf), "optim.weight_decay": (0, math.inf), "optim.clip": (0, math.inf),
+    "optim.warmup": (0, math.inf), "optim.decay_every": (0, math.inf), "optim.decay_rate": (0, 1),
+    "optim.power": (0, math.inf), "optim.patience": (1, math.inf), "optim.floor": (0, 1), "optim.ema": (0, 1),
+    "loss.label_smoothing": (0, 1), "loss.main_weight": (0, math.inf), "loss.aux_weight": (0, math.inf),
+    "checkpoint.every": (1, math.inf), "checkpoint.keep": (1, math.inf),
+    "log.every": (1, math.inf), "log.eval_every": (1, math.inf),
+}  # fmt: skip
+
+
+def check(config: Config) -> None:
+    """UserError for a value that no run can have."""
+    values = flatten(to_dict(config))
+    for key, (low, high) in LIMITS.items():
+        if not (low <= values[key] <= high and math.isfinite(values[key])):
+            bounds = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+            raise UserError(
+                f"{key}={values[key]} must be {bounds}" + ("" if math.isfinite(values[key]) else ", and finite")
+            )
+    steps = config.log.profile
+    if steps and not (len(steps) == 2 and 1 <= steps[0] <= steps[1]):
+        raise UserError(f"log.profile={steps} must be two steps (a, b), counted from 1, of which a is not behind b")
+    if not all(std > 0 for std in config.data.std):
+        raise UserError(f"data.std={config.data.std} must be positive: images are divided by it")
 
 
 def to_dict(config: Config) -> dict:
@@ -195,7 +229,15 @@ def difference(old: dict, new: dict) -> list[str]:
     """One line for each option that differs between two `to_dict`s and matters: 'optim.lr: 0.1 -> 0.2'."""
     a, b = flatten(old), flatten(new)
     changed = [key for key in sorted({*a, *b}) if a.get(key) != b.get(key) and not key.startswith(HARMLESS)]
-    return [f"{key}: {a.get(key)} -> {b.get(key)}" for key in changed]
+    return [f"{key}: {_shown(a.get(key), b.get(key))}" for key in changed]
+
+
+def _shown(old: Any, new: Any) -> str:
+    """'0.1 -> 0.2'; of long lists, which are those of classes, the first differences."""
+    if isinstance(old, list) and isinstance(new, list) and max(len(old), len(new)) > 8:
+        pairs = [f"{i}: {x!r} -> {y!r}" for i, (x, y) in enumerate(zip(old, new)) if x != y]
+        return "; ".join(pairs[:3]) or f"{len(old)} of them -> {len(new)}"
+    return f"{old} -> {new}"
 
 
 def describe(cls: type = Config, prefix: str = "--config.") -> list[tuple[str, str, str]]:

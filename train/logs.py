@@ -1,9 +1,11 @@
 """What a run tells: `metrics.jsonl`, the source of truth for every plot, and progress for a person."""
 
+import contextlib
 import json
 import math
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +13,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from train.errors import DivergedError, UserError
+from train.errors import CheckpointError, DivergedError, UserError
 
 
 class Metrics:
@@ -78,7 +80,10 @@ class Metrics:
             close()
 
     def _track_tensorboard(self, workdir: epath.Path, resume_at: int) -> None:
-        from tensorboardX import SummaryWriter
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            raise UserError("log.tensorboard needs the package tensorboardX: pip install tensorboardX") from None
 
         writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_at + 1)
 
@@ -95,9 +100,10 @@ class Metrics:
         except ImportError:
             raise UserError("log.wandb needs the package wandb: pip install wandb") from None
 
-        # One run folder, one run over there, whoever resumes it.
-        name = workdir.name
-        run = wandb.init(project=project, name=name, id=name, resume="allow", config=config, dir=str(workdir))
+        # One run folder, one run over there, whoever resumes it; folders of one name in two places are two.
+        name, place = workdir.name, str(workdir if "://" in str(workdir) else workdir.resolve())
+        number = f"{name}-{zlib.crc32(place.encode()):08x}"
+        run = wandb.init(project=project, name=name, id=number, resume="allow", config=config, dir=str(workdir))
         self._trackers.append(
             lambda step, split, values: run.log({f"{split}/{k}": v for k, v in values.items()}, step=step)
         )
@@ -110,9 +116,12 @@ def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text().splitlines(keepends=True):
+    for number, line in enumerate(path.read_text().splitlines(keepends=True), start=1):
         if line.endswith("\n"):
-            rows.append(json.loads(line))
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                raise CheckpointError(f"line {number} of {path} is not JSON; take it out, or the file away") from None
     return rows
 
 
@@ -187,6 +196,10 @@ class Window:
     def add(self, number: int, values: dict[str, jax.Array]) -> None:
         self._pending.append((number, values))
 
+    def idle(self) -> bool:
+        """Whether the devices have done all that they were given."""
+        return not self._pending or self._pending[-1][1]["loss"].is_ready()  # type: ignore[attr-defined]
+
     def wait(self, ahead: int) -> None:
         """Until at most `ahead` steps are under way: the host must not run far ahead of the devices."""
         if len(self._pending) > ahead:
@@ -216,38 +229,57 @@ class Window:
 
 
 class Pace:
-    """How fast training goes, and what share of the time it waits for data, since the last row."""
+    """How fast training goes, and what share of the time idle devices wait for data, since the last row."""
 
     def __init__(self, batch_size: int):
         self._batch_size = batch_size
         self.restart()
 
     def restart(self) -> None:
-        self._began, self._waited, self._steps = time.perf_counter(), 0.0, 0
+        self._began, self._waiting, self._steps = time.perf_counter(), 0.0, 0
 
     def step(self) -> None:
         self._steps += 1
 
-    def waiting(self):
-        return _Stopwatch(lambda seconds: setattr(self, "_waited", self._waited + seconds))
+    def waited(self, seconds: float) -> None:
+        self._waiting += seconds
 
+    @contextlib.contextmanager
     def paused(self):
-        return _Stopwatch(lambda seconds: setattr(self, "_began", self._began + seconds))
+        """What happens here does not count."""
+        began = time.perf_counter()
+        yield
+        self._began += time.perf_counter() - began
 
     def close(self) -> dict[str, float]:
-        """images_per_second and data_wait (0 to 1)."""
+        """images_per_second and data_wait (0 to 1); nothing where no step was timed."""
+        if not self._steps:
+            return {}
         taken = max(time.perf_counter() - self._began, 1e-9)
-        result = {"images_per_second": self._steps * self._batch_size / taken, "data_wait": self._waited / taken}
+        result = {"images_per_second": self._steps * self._batch_size / taken, "data_wait": self._waiting / taken}
         self.restart()
         return result
 
 
-class _Stopwatch:
-    def __init__(self, report: Callable[[float], None]):
-        self._report = report
+class Trace:
+    """The profiler's trace of steps a to b into a folder; of those that are left of them, where a run goes on."""
 
-    def __enter__(self):
-        self._began = time.perf_counter()
+    def __init__(self, steps: tuple[int, ...], folder: epath.Path):
+        self._steps = range(steps[0], steps[1] + 1) if steps else range(0)
+        self._folder, self._first = folder, 0
 
-    def __exit__(self, *_):
-        self._report(time.perf_counter() - self._began)
+    def before(self, number: int) -> None:
+        if number in self._steps and not self._first:
+            jax.profiler.start_trace(str(self._folder))
+            self._first = number
+
+    def ends_with(self, number: int) -> bool:
+        return bool(self._first) and number == self._steps[-1]
+
+    def close(self, number: int) -> str:
+        """Writes it, if there is one, to the end of a step; returns a sentence that says so."""
+        first, self._first = self._first, 0
+        if not first:
+            return ""
+        jax.profiler.stop_trace()
+        return f"trace of steps {first} to {number} in {self._folder}"

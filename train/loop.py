@@ -31,7 +31,7 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
         except Exception as error:
             if jax.process_count() > 1 and parallel.is_lost_peer(error):
                 parallel.lost()
-            if "RESOURCE_EXHAUSTED" in str(error) and "No space left" not in str(error):
+            if memory_is_out(error):
                 raise OutOfMemoryError(out_of_memory(task)) from error
             raise
 
@@ -45,6 +45,7 @@ class Training:
         self.workdir = workdir
         self.folder = open_workdir(workdir, self.config, task.class_names, task.image_shape, task.steps)
         self.first_process = jax.process_index() == 0
+        self.told_of_waiting = False
 
     def run(self) -> dict[str, Any]:
         attempt = 0
@@ -62,6 +63,7 @@ class Training:
                     self.checkpoints.wait()
                     self.progress.say(f"warning: {error}; going back to the last checkpoint, then on in another order")
                 finally:
+                    self.trace.close(0)
                     self.progress.close()
                     self.rows.close()
 
@@ -74,6 +76,8 @@ class Training:
         self.start = int(self.state.step)
         self.window = logs.Window(meta.get("window", {}), skip_bad=skip_bad)
         self.result: dict[str, float] = meta.get("result", {})
+        self.best: float = meta.get("best", -1.0)  # top-1 of the best evaluation so far
+        self.trace = logs.Trace(self.config.log.profile if self.first_process else (), self.folder / "profile")
         self.rows = logs.Metrics(
             self.folder if self.first_process else None, resume_at=self.start, tensorboard=self.config.log.tensorboard,
             wandb=self.config.log.wandb, config=config.to_dict(self.config),
@@ -89,18 +93,20 @@ class Training:
         task, every, window, progress = self.task, self.config.log, self.window, self.progress
         spread, steps, start = task.spread, task.steps, self.start
         if start < steps:
+            if self.config.optim.warmup >= self.config.epochs:
+                progress.say(f"warning: the warm-up of {self.config.optim.warmup:g} epochs is as long as the run")
             progress.say(
                 f"compiling {self.config.model.name} for {len(spread.devices)} device(s) with {spread.mapping}…"
             )
         began = time.perf_counter()
         batches = task.batches(start, attempt)
         pace, whole = (logs.Pace(self.config.data.batch_size) for _ in range(2))
-        profile = self.config.log.profile if self.first_process else ()
         for number in range(start + 1, steps + 1):
-            if profile and number == profile[0]:
-                jax.profiler.start_trace(str(self.folder / "profile"))
-            with pace.waiting():
-                batch = next(batches)
+            self.trace.before(number)
+            asked = time.perf_counter()
+            batch = next(batches)
+            if window.idle():  # else the devices were still busy, and what it took cost nothing
+                pace.waited(time.perf_counter() - asked)
             self.state, measured = task.step(self.state, spread.shard(batch), task.key)
             window.add(number, measured)
             window.wait(spread.steps_ahead)
@@ -113,20 +119,22 @@ class Training:
                 pace.restart()
                 whole.restart()
                 progress.restart()
-            if profile and number == profile[-1]:
-                window.wait(0)
-                jax.profiler.stop_trace()
-                progress.say(f"trace of steps {profile[0]} to {number} in {self.folder / 'profile'}")
 
             last = number == steps
+            if self.trace.ends_with(number) or last:
+                window.wait(0)
+                if said := self.trace.close(number):
+                    progress.say(said)
             if number % every.every == 0 or last:
                 self.log(number, pace)
-            evaluated = None
+            evaluated, better = None, False
             if number % every.eval_every == 0 or last:
                 with pace.paused(), whole.paused():
                     evaluated = self.evaluate(number)
+                better = evaluated["top1"] > self.best
+                self.best = max(self.best, evaluated["top1"])
             interrupted = self.interrupt.requested(number)
-            if number % self.config.checkpoint.every == 0 or last or interrupted:
+            if number % self.config.checkpoint.every == 0 or last or interrupted or better:
                 self.save(number, evaluated, attempt)
             if interrupted and not last:
                 self.checkpoints.wait()
@@ -138,17 +146,36 @@ class Training:
             self.checkpoints.wait()
             self.require(steps)
         speed = {"images_per_second": round(whole.close()["images_per_second"])} if steps - start > 1 else {}
-        return {"step": steps, **self.result, **speed, "workdir": str(self.workdir)}
+        return {"step": steps, **self.result, **speed, **self.bad_images(), "workdir": str(self.workdir)}
 
     def log(self, number: int, pace: logs.Pace) -> None:
         self.window.fetch()
-        epoch = number * self.config.epochs / self.task.steps
-        values = {"epoch": epoch} | self.window.close() | {"lr": self.task.lr(self.state, number)} | pace.close()
+        epoch, speed = number * self.config.epochs / self.task.steps, pace.close()
+        rate = {"lr": self.task.lr(self.state, number)}
+        values = {"epoch": epoch} | self.window.close() | rate | speed | self.bad_images()
         self.rows.write(number, "train", values)
         self.progress.row(number, "train", values)
+        if speed.get("data_wait", 0) > 0.2 and not self.told_of_waiting:
+            self.told_of_waiting = True
+            self.progress.say(
+                f"warning: {speed['data_wait']:.0%} of the time goes into waiting for data; data.workers, smaller or packed "
+                "images (python -m train.data prepare folder), or fewer augmentations help"
+            )
+
+    def bad_images(self) -> dict[str, int]:
+        """How many unreadable images of the training split this process has met since it started, where they are skipped."""
+        return {"bad_images": len(self.task.train_split.bad)} if self.config.data.on_bad_image == "skip" else {}
 
     def evaluate(self, number: int) -> dict[str, float]:
-        self.result = self.evaluator(self.state.variables, self.task.eval_split)
+        try:
+            self.result = self.evaluator(self.state.variables, self.task.eval_split)
+        except Exception as error:
+            if memory_is_out(error):
+                size = self.config.data.eval_batch_size
+                raise OutOfMemoryError(
+                    f"out of memory in evaluation; try less than data.eval_batch_size={size}"
+                ) from error
+            raise
         self.rows.write(number, self.config.data.eval_split, self.result)
         self.progress.row(number, self.config.data.eval_split, self.result)
         self.state = self.task.observe(self.state, self.result["top1"])
@@ -157,7 +184,7 @@ class Training:
     def save(self, number: int, evaluated: dict | None, attempt: int) -> None:
         self.window.fetch()  # a state that diverged is never saved
         if self.rows.flush():  # nor one whose rows are not on disk: they could not be written again
-            meta = {"window": self.window.sums, "result": self.result, "attempt": attempt}
+            meta = {"window": self.window.sums, "result": self.result, "best": self.best, "attempt": attempt}
             self.checkpoints.save(number, self.state, meta, evaluated)
 
     def require(self, number: int) -> None:
@@ -166,6 +193,10 @@ class Training:
                 f"step {number} is done, but could not be saved in {self.folder}; make space, and the same command goes on "
                 "from the last checkpoint"
             )
+
+
+def memory_is_out(error: Exception) -> bool:
+    return "RESOURCE_EXHAUSTED" in str(error) and "No space left" not in str(error)
 
 
 def out_of_memory(task: Task) -> str:

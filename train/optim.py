@@ -53,7 +53,7 @@ def make_schedule(
         from_start = optax.exponential_decay(lr, max(1, decay_every), decay_rate, staircase=name == "step")
     elif name == "piecewise":
         boundaries, factors = tuple(boundaries), tuple(factors)
-        if len(boundaries) != len(factors) or list(boundaries) != sorted(set(boundaries)):
+        if len(boundaries) != len(factors) or list(boundaries) != sorted(boundaries):
             raise UserError("piecewise needs as many optim.factors as optim.boundaries, which must rise")
         values = jnp.array([1.0, *factors], jnp.float32) * lr
         from_start = lambda t: values[jnp.sum(jnp.array(boundaries) <= t)]  # noqa: E731

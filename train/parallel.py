@@ -154,6 +154,8 @@ class Parallel:
             raise UserError(f"parallel.devices={devices}, but this process has {local} device(s)")
         if jax.process_count() > 1 and devices:
             raise UserError("parallel.devices picks among one process's devices; with several processes all are used")
+        if jax.process_count() > 1 and mapping == "pmap":
+            raise UserError("parallel.mapping=pmap is for one process; with several take auto or shard_map")
         self.mapping = ("pmap" if jax.process_count() == 1 else "shard_map") if mapping == "auto" else mapping
         self.devices = jax.devices()[:devices] if devices else jax.devices()
         # make_mesh would make explicit axes, whose arrays refuse to mix with ordinary ones.
@@ -171,7 +173,10 @@ class Parallel:
     def check(self, name: str, batch_size: int) -> None:
         """Raises UserError when a global batch does not divide over the devices."""
         if batch_size <= 0 or batch_size % len(self.devices):
-            raise UserError(f"{name}={batch_size} must be a positive multiple of the {len(self.devices)} device(s)")
+            hint = "; parallel.devices takes fewer of them" if 0 < batch_size < len(self.devices) else ""
+            raise UserError(
+                f"{name}={batch_size} must be a positive multiple of the {len(self.devices)} device(s){hint}"
+            )
 
     def map(self, step: Callable, *, split: tuple[bool, ...], donate: bool = False) -> Callable:
         """Compiles a step of one device's share into the same of the global batch.

@@ -23,21 +23,24 @@ def open_workdir(
     """
     folder = epath.Path(workdir)
     path = folder / "config.json"
-    values = configs.to_dict(config) | {"class_names": list(class_names)}
-    of_data = {"image_shape": list(image_shape), "steps": steps}
+    of_data = {"class_names": list(class_names), "image_shape": list(image_shape), "steps": steps}
+    values = configs.to_dict(config) | of_data
+    old = None
     try:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--workdir={workdir} is a file, not a folder")
         folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
             old = json.loads(path.read_text())
-            changed = configs.difference({key: old[key] for key in old if key not in of_data}, values)
-            if changed:
+            if changed := configs.difference(of_data | old, values):
                 raise UserError(
                     f"{workdir} holds a run with another config: {'; '.join(changed)}. "
                     "Take a new --workdir, or the old values to resume"
                 )
-        path.write_text(json.dumps(values | of_data, indent=1))
+        if jax.process_index() == 0 and old != values:
+            new = path.with_name("config.json.new")
+            new.write_text(json.dumps(values, indent=1))
+            new.replace(path)  # at no time is there half of it, for another process, or behind a full disk
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written: {error.strerror or error}") from None
     except json.JSONDecodeError:

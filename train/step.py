@@ -47,7 +47,8 @@ def train_step(
     `mix` changes images and labels together, as in `train.mix`; the accuracy is that of the unmixed labels.
     `key` is the run's: the step and the device are folded in here, so nothing else carries randomness. `accumulate` works
     through the share in so many parts, one after the other, and updates once, by their mean gradient; BatchNorm then sees
-    each part on its own. `skip_bad` leaves everything but the step count as it was where loss or gradient is not finite.
+    each part on its own. `skip_bad` leaves everything but the step count, which the learning rate goes by, as it was where loss
+    or gradient is not finite.
     """
     key = jax.random.fold_in(jax.random.fold_in(key, state.step), jax.lax.axis_index(axis))
     # Gradients with respect to replicated parameters would be summed over the axis; with respect to varying ones they
@@ -98,8 +99,16 @@ def train_step(
     new = TrainState(state.step + 1, params, batch_stats, opt_state, averages)
     if skip_bad:
         fine = jnp.isfinite(values["loss"]) & jnp.isfinite(values["grad_norm"])
-        new = jax.tree.map(lambda new, old: jnp.where(fine, new, old), new, state).replace(step=state.step + 1)
+
+        def keep(new: Any, old: Any) -> Any:
+            return new if is_schedule(new) else jnp.where(fine, new, old)
+
+        new = jax.tree.map(keep, new, state, is_leaf=is_schedule).replace(step=state.step + 1)
     return new, values
+
+
+def is_schedule(x: Any) -> bool:
+    return isinstance(x, optax.ScaleByScheduleState)
 
 
 def frozen_batchnorm(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:

@@ -32,8 +32,8 @@ class Plain(nn.Module):
         return Outputs(nn.Dense(self.num_classes, name="head")(x), aux, x)
 
 
-def make(model, mapping="pmap", devices=1, **options):
-    spread, tx = Parallel(mapping, devices), optax.sgd(0.1, 0.9)
+def make(model, mapping="pmap", devices=1, rate=0.1, **options):
+    spread, tx = Parallel(mapping, devices), optax.sgd(rate, 0.9)
     loss_fn = partial(losses.objective, **dataclasses.asdict(Loss(label_smoothing=0.1)))
     preprocess = partial(step.normalize, mean=(0.5,), std=(0.5,))
     create = jax.jit(partial(state.create_state, model, tx, image_shape=SHAPE, ema=True))
@@ -102,6 +102,19 @@ def test_a_bad_update_is_skipped_and_the_rest_goes_on():
         states[2].replace(step=0), states[1].replace(step=0)
     )  # parameters, statistics, momentum, average
     assert np.abs(states[3].params["head"]["kernel"] - states[2].params["head"]["kernel"]).max() > 0
+
+
+def test_a_skipped_update_counts_for_the_learning_rate():
+    """The rate that is logged goes by the step, and so does the one that is used: here there is one in the last step only."""
+    spread, current, mapped = make(Plain(), skip_bad=True, rate=lambda t: jnp.where(t == 2, 0.1, 0.0))
+    heads = []
+    for number, values in enumerate(batches(4)):
+        if number == 0:
+            values["image"] = values["image"].astype(np.float32) * np.nan
+        current, _ = mapped(current, spread.shard(values), jax.random.key(1))
+        heads.append(jax.device_get(current.params["head"]["kernel"]))
+    moved = [bool(np.any(heads[i] != heads[i + 1])) for i in range(3)]
+    assert moved == [False, True, False]
 
 
 def test_the_moving_average_warms_up():

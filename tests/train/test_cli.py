@@ -2,11 +2,14 @@
 
 import json
 import os
+import resource
+import shutil
 
 import numpy as np
 import pytest
 
 from tests.helpers import ROOT, command
+from tests.train.test_preemption import limit_files
 from train import recipe
 from train.__main__ import main
 from train.config import describe
@@ -93,6 +96,19 @@ def test_help_lists_every_option():
         (["--config.data.mean=(0.1, 0.2)"], "data.mean has 2 values for images of 1 channel"),
         (["--config.data.source=synthetic:8x8x1/10"], "lenet5 needs images of at least 28x28 pixels, got 8x8"),
         (["--config.epochs=0"], "epochs=0.0 of 2048 examples make no batch"),
+        (["--config.epochs=nan"], "epochs=nan must be at least 0, and finite"),
+        (["--config.seed=-1"], "seed=-1 must be at least 0"),
+        (["--config.log.every=0"], "log.every=0 must be at least 1"),
+        (["--config.log.eval_every=0"], "log.eval_every=0 must be at least 1"),
+        (["--config.checkpoint.every=0"], "checkpoint.every=0 must be at least 1"),
+        (["--config.optim.lr=-1"], "optim.lr=-1.0 must be at least 0"),
+        (["--config.optim.ema=1.5"], "optim.ema=1.5 must be from 0 to 1"),
+        (["--config.loss.label_smoothing=2"], "loss.label_smoothing=2.0 must be from 0 to 1"),
+        (["--config.data.augment.mixup=-1"], "data.augment.mixup=-1.0 must be at least 0"),
+        (["--config.data.std=(0.0,)"], "data.std=(0.0,) must be positive"),
+        (["--config.log.profile=(5, 3)"], "log.profile=(5, 3) must be two steps (a, b)"),
+        (["--config.log.profile=(0, 3)"], "log.profile=(0, 3) must be two steps (a, b)"),
+        (["--config.data.batch_size=1"], "multiple of the 4 device(s); parallel.devices takes fewer of them"),
     ],
 )
 def test_usage_mistakes(tmp_path, arguments, sentence):
@@ -143,6 +159,36 @@ def test_a_run_folder_of_another_config_is_refused_with_the_difference(finished,
     with pytest.raises(UserError, match="holds a run with another config") as caught:
         train(override, workdir=finished[0])
     assert difference in str(caught.value)
+
+
+def test_other_data_is_refused_with_the_difference(finished, tmp_path):
+    """The same words, but more examples or other classes behind them: the batches would be others, silently."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    values = json.loads((folder / "config.json").read_text())
+    for change, difference in [
+        ({"steps": 9}, "steps: 9 -> 8"),
+        ({"class_names": ["cat", *values["class_names"][1:]]}, "class_names: 0: 'cat' -> 'grating0'. Take"),
+    ]:
+        (folder / "config.json").write_text(json.dumps(values | change))
+        with pytest.raises(UserError, match="holds a run with another config") as caught:
+            train(workdir=folder)
+        assert difference in str(caught.value)
+
+
+def test_the_config_of_a_run_is_never_half_written(finished, tmp_path):
+    """A full disk leaves what was there."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    before = (folder / "config.json").read_text()
+    try:
+        limit_files(10)
+        with pytest.raises(UserError, match="cannot be written"):
+            train("--config.checkpoint.keep=7", workdir=folder)
+    finally:
+        limit_files(resource.RLIM_INFINITY)
+    assert (folder / "config.json").read_text() == before
+    assert train(workdir=folder)["step"] == 8
 
 
 def test_harmless_options_may_change(finished):

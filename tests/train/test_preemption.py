@@ -157,6 +157,17 @@ def test_the_best_so_far_survives_resume(tmp_path, monkeypatch):
     assert sorted(int(p.name) for p in (tmp_path / "run/checkpoints").iterdir()) == [17, 32]
 
 
+def test_the_best_is_saved_where_no_checkpoint_is_due(tmp_path, monkeypatch):
+    """Evaluations at 8, 16, 24 and 32, checkpoints at 30 only; an interruption forgets nothing."""
+    monkeypatch.setattr(Training, "evaluate", made_up({8: 0.3, 16: 0.9, 24: 0.5, 32: 0.4}))
+    every = ["--config.checkpoint.every=30", "--config.checkpoint.keep=1", "--config.log.eval_every=8"]
+    at_step(monkeypatch, 20, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Preempted):
+        go(tmp_path / "run", *every)
+    go(tmp_path / "run", *every)
+    assert sorted(int(p.name) for p in (tmp_path / "run/checkpoints").iterdir()) == [16, 32]
+
+
 def made_up(values):
     def evaluate(self, number):
         self.result = {"loss": 1.0, "top1": values[number], "examples": 1}
@@ -261,6 +272,17 @@ def test_out_of_memory_says_what_to_lower(tmp_path, monkeypatch):
     sentence = str(caught.value)
     assert sentence.startswith("out of memory with lenet5 and 64 images at once on each of 1 device(s)")
     assert "parallel.accumulate=2" in sentence and "model.dtype=bfloat16" in sentence and "remat" not in sentence
+
+
+def test_out_of_memory_in_evaluation_names_its_batch(tmp_path, monkeypatch):
+    from train.evaluate import Evaluator
+
+    def fail(self, *_):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes")
+
+    monkeypatch.setattr(Evaluator, "__call__", fail)
+    with pytest.raises(UserError, match=r"out of memory in evaluation; try less than data\.eval_batch_size=128"):
+        go(tmp_path / "run")
 
 
 def test_dry_run(capsys, tmp_path):

@@ -132,6 +132,13 @@ def test_launchers(monkeypatch, environment, expected):
     assert parallel.launcher() == expected
 
 
+def test_pmap_is_for_one_process(monkeypatch):
+    """With a donated state it would fail at the second step, deep inside."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match=r"parallel\.mapping=pmap is for one process"):
+        parallel.Parallel("pmap")
+
+
 def test_incomplete_flags(monkeypatch):
     for name in LAUNCHER_VARIABLES:
         monkeypatch.delenv(name, raising=False)

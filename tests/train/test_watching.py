@@ -1,14 +1,19 @@
 """What a run tells while it goes: lines, a trace on request, trackers."""
 
 import json
+import shutil
 import sys
+import time
 import types
 
+import jax
 import pytest
 
 from tests.helpers import ROOT
+from train import logs
 from train.__main__ import main
-from train.errors import UserError
+from train.build import Task
+from train.errors import CheckpointError, UserError
 
 FLAGS = [
     f"--config={ROOT}/configs/lenet_mnist.py", "--config.data.source=synthetic:28x28x1/10", "--config.epochs=0.5",
@@ -45,11 +50,88 @@ def test_lines_trace_and_trackers(tmp_path, monkeypatch, capsys):
     assert {"step", "epoch", "loss", "top1", "lr", "grad_norm", "images_per_second", "data_wait"} <= set(row)
     assert row["step"] == 4 and row["epoch"] == pytest.approx(0.25)
     assert list((workdir / "tensorboard").glob("events*"))
-    assert started["project"] == "project" and started["id"] == "run" and started["config"]["optim"]["lr"]
+    assert started["project"] == "project" and started["id"].startswith("run-") and started["config"]["optim"]["lr"]
     assert told[0][0] == 4 and told[0][1]["train/loss"] == row["loss"] and told[-1] == "finished"
 
 
-def test_a_tracker_that_is_not_installed(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match="needs the package wandb"):
-        main([*FLAGS, "--config.log.wandb=project", f"--workdir={tmp_path / 'run'}"])
+@pytest.mark.parametrize(("key", "package"), [("wandb=project", "wandb"), ("tensorboard=true", "tensorboardX")])
+def test_a_tracker_that_is_not_installed(tmp_path, monkeypatch, key, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=f"needs the package {package}"):
+        main([*FLAGS, f"--config.log.{key}", f"--workdir={tmp_path / 'run'}"])
+
+
+def test_a_trace_that_a_run_does_not_come_to_the_end_of(tmp_path, capsys):
+    """Asked for beyond the last step; then of none of the steps that a resumed run has, and of the last ones of it."""
+    workdir, every = tmp_path / "run", "--config.checkpoint.every=7"
+    for steps, said in [("(7, 99)", "trace of steps 7 to 8"), ("(3, 5)", ""), ("(3, 8)", "trace of steps 8 to 8")]:
+        main([*FLAGS, every, f"--config.log.profile={steps}", f"--workdir={workdir}"])
+        told = capsys.readouterr().err
+        assert said in told if said else "trace of" not in told
+        shutil.rmtree(workdir / "checkpoints/8")
+
+
+def test_waiting_for_data_is_told_once(tmp_path, monkeypatch, capsys):
+    batches = Task.batches
+
+    def slow(self, start, attempt=0):
+        for batch in batches(self, start, attempt):
+            time.sleep(0.1)
+            yield batch
+
+    monkeypatch.setattr(Task, "batches", slow)
+    main([*FLAGS, f"--workdir={tmp_path / 'slow'}"])
+    said = capsys.readouterr().err
+    assert said.count("of the time goes into waiting for data") == 1 and "data_wait 9" in said
+
+
+def test_only_idle_devices_wait():
+    """What the host does while a step is under way costs nothing."""
+    window = logs.Window({})
+    assert window.idle()
+    for ready in (False, True):
+        window.add(1, {"loss": types.SimpleNamespace(is_ready=lambda ready=ready: ready)})
+        assert window.idle() == ready
+
+
+def test_skipped_images_are_counted(tmp_path, monkeypatch):
+    """In the rows and in the result, where unreadable images are skipped; else there is nothing to count."""
+    batches = Task.batches
+
+    def with_a_bad_one(self, start, attempt=0):
+        for number, batch in enumerate(batches(self, start, attempt)):
+            if number == 5:
+                self.train_split.bad[3] = "torn"
+            yield batch
+
+    monkeypatch.setattr(Task, "batches", with_a_bad_one)
+    result = main([*FLAGS, "--config.data.on_bad_image=skip", f"--workdir={tmp_path / 'run'}"])
+    rows = [row for row in logs.read(tmp_path / "run") if row["split"] == "train"]
+    assert [row["bad_images"] for row in rows] == [0, 1] and result["bad_images"] == 1
+
+
+def test_a_first_step_has_no_speed(tmp_path):
+    """It compiled: an image rate of nothing would be a lie."""
+    main([*FLAGS, "--config.log.every=1", f"--workdir={tmp_path / 'run'}"])
+    rows = [row for row in logs.read(tmp_path / "run") if row["split"] == "train"]
+    assert "images_per_second" not in rows[0] and all(row["images_per_second"] > 0 for row in rows[1:])
+
+
+def test_rows_that_are_no_rows(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "split": "train"}\nnonsense\n')
+    with pytest.raises(CheckpointError, match=r"line 2 of .*metrics\.jsonl is not JSON"):
+        logs.read(tmp_path)
+
+
+def test_one_compilation_a_run(tmp_path):
+    """Behind the first step nothing large is compiled but the evaluation: the step's inputs never change their kind."""
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, seconds, **of: compiled.append(of.get("fun_name", "")) if "backend_compile" in name else None
+    )
+    for mapping in ("pmap", "shard_map"):
+        compiled.clear()
+        options = ["--config.optim.schedule=plateau", "--config.log.eval_every=3", "--config.checkpoint.every=2"]
+        main([*FLAGS, *options, f"--config.parallel.mapping={mapping}", f"--workdir={tmp_path / mapping}"])
+        large = [name for name in compiled if "_fun" in name or "_step" in name]  # pmap calls both _fun
+        assert len(large) == 2, compiled  # the step, and the evaluation
