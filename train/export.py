@@ -1,19 +1,26 @@
 """Writes a network for use elsewhere, and checks what was written against the network before it says so.
 
 python -m train.export --workdir=runs/lenet --format=stablehlo --out=lenet.stablehlo [--without-preprocessing]
+python -m train.export --workdir=runs/lenet --format=onnx --out=lenet.onnx
+python -m train.export --workdir=runs/lenet --format=savedmodel --out=lenet
 python -m train.export --workdir=runs/lenet --format=safetensors --out=lenet.safetensors
-python -m train.export --weights=vgg16.h5 --source=keras --model=vgg16 --format=stablehlo --out=vgg16.stablehlo
+python -m train.export --weights=vgg16.h5 --source=keras --model=vgg16 --format=onnx --out=vgg16.onnx
 
-StableHLO: probabilities of images uint8 (N, H, W, C) of any number N, values included; it runs wherever jax does,
-without this project: jax.export.deserialize(open(path, "rb").read()).call(images).
+StableHLO, ONNX and SavedModel are programs: probabilities of images uint8 (N, H, W, C) of any number N, values included.
+They run without this project, in jax, in a runtime of ONNX, in TensorFlow:
+    jax.export.deserialize(bytearray(open("lenet.stablehlo", "rb").read())).call(images)
+    onnxruntime.InferenceSession("lenet.onnx").run(None, {"images": images})[0]
+    tensorflow.saved_model.load("lenet").signatures["serving_default"](images=images)["probabilities"]
 """
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +32,41 @@ from train import errors
 from train.errors import CheckpointError, UserError
 from train.evaluate import add_weights, one_of, published
 from train.run import Run
+from train.seeing import exact
 from train.subject import Subject, from_run
 
 CLOSE = 1e-5  # the largest difference of probabilities that an export may have
+PLATFORMS = ("cpu", "cuda", "tpu")
 
-ELSEWHERE = """
-import sys, numpy, jax, jax.export
-program, images, answers = sys.argv[1:]
-with open(program, "rb") as file:
+# How each kind of program is run where there is nothing but its runtime: images.npy to answers.npy.
+ELSEWHERE = {
+    "stablehlo": """
+import sys, numpy, jax.export
+with open(sys.argv[1], "rb") as file:
     exported = jax.export.deserialize(bytearray(file.read()))
-numpy.save(answers, numpy.asarray(exported.call(numpy.load(images))))
-"""
+numpy.save("answers.npy", exported.call(numpy.load("images.npy")))
+""",
+    "onnx": """
+import sys, numpy, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+numpy.save("answers.npy", session.run(None, {"images": numpy.load("images.npy")})[0])
+""",
+    "savedmodel": """
+import sys, numpy, tensorflow
+answer = tensorflow.saved_model.load(sys.argv[1]).signatures["serving_default"]
+numpy.save("answers.npy", answer(images=tensorflow.constant(numpy.load("images.npy")))["probabilities"])
+""",
+}
 
 
 def function(seen: Subject, preprocessing: bool = True) -> Callable[[jax.Array], jax.Array]:
     """Images to probabilities: of uint8 images, or of what the preprocessing makes of them."""
+    return partial(_answer, seen, preprocessing, seen.variables)
 
-    def answer(images: jax.Array) -> jax.Array:
-        x = seen.preprocess(images) if preprocessing else images
-        return jax.nn.softmax(seen.model.apply(seen.variables, x, train=False).logits)
 
-    return answer
+def _answer(seen: Subject, preprocessing: bool, variables: Any, images: jax.Array) -> jax.Array:
+    x = seen.preprocess(images) if preprocessing else images
+    return jax.nn.softmax(seen.model.apply(variables, x, train=False).logits)
 
 
 def image_shape(seen: Subject) -> tuple[int, int, int]:
@@ -57,44 +78,101 @@ def random_images(seen: Subject, preprocessing: bool, count: int = 3) -> np.ndar
     return images if preprocessing else np.asarray(seen.preprocess(images))
 
 
-def to_stablehlo(
-    seen: Subject, preprocessing: bool = True, platforms: tuple[str, ...] = ("cpu", "cuda", "tpu")
-) -> bytes:
-    """The network as a program for a batch of any size on any of the platforms, its values inside."""
+# ---------------------------------------------------------------------------------------------- kinds of programs
+
+
+def make_stablehlo(path: Path, seen: Subject, preprocessing: bool) -> None:
+    """A program for any of the platforms."""
     shape = random_images(seen, preprocessing, 1)
     (batch,) = jax.export.symbolic_shape("batch")
     arguments = jax.ShapeDtypeStruct((batch, *shape.shape[1:]), shape.dtype)
-    exported = jax.export.export(jax.jit(function(seen, preprocessing)), platforms=platforms)(arguments)
-    return bytes(exported.serialize())
+    exported = jax.export.export(jax.jit(function(seen, preprocessing)), platforms=PLATFORMS)(arguments)
+    path.write_bytes(exported.serialize())
 
 
-def check_elsewhere(program: Path, seen: Subject, preprocessing: bool = True) -> float:
+def make_onnx(path: Path, seen: Subject, preprocessing: bool) -> None:
+    """A graph that computes in float32."""
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401  # for the check
+    except ModuleNotFoundError as error:
+        raise UserError(f"--format=onnx needs the package {error.name}: pip install 'cnnjax[onnx]'") from None
+    from train.onnx_graph import to_onnx
+
+    shape = random_images(seen, preprocessing, 1)
+    model = to_onnx(function(seen, preprocessing), shape.shape[1:], shape.dtype, seen.name)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def make_savedmodel(path: Path, seen: Subject, preprocessing: bool) -> None:
+    """A folder; the values are TensorFlow's variables, the rest is one operation that holds StableHLO."""
+    from train.data.tf import tf  # first, for it keeps TensorFlow quiet and off the accelerators
+
+    from jax.experimental import jax2tf  # isort: skip
+
+    shape = random_images(seen, preprocessing, 1)
+    program = jax2tf.convert(
+        partial(_answer, seen, preprocessing), polymorphic_shapes=[None, "(batch, ...)"], with_gradient=False,
+        native_serialization_platforms=PLATFORMS,
+    )  # fmt: skip
+    module = tf.Module()
+    module.variables_ = tf.nest.map_structure(tf.Variable, jax.device_get(seen.variables))
+    images = tf.TensorSpec((None, *shape.shape[1:]), shape.dtype, "images")
+    module.answer = tf.function(
+        lambda images: {"probabilities": program(module.variables_, images)}, autograph=False, input_signature=[images]
+    )
+    tf.saved_model.save(module, str(path), signatures=module.answer)
+
+
+PROGRAMS = {"stablehlo": make_stablehlo, "onnx": make_onnx, "savedmodel": make_savedmodel}
+
+
+def check_elsewhere(program: Path, kind: str, seen: Subject, preprocessing: bool = True) -> float:
     """The largest difference of probabilities between the network and its program, run in another process without cnnjax."""
     images = random_images(seen, preprocessing)
+    where = jax.default_backend() if kind == "stablehlo" else "cpu"
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/images.npy", images)
-        command = [sys.executable, "-I", "-c", ELSEWHERE, str(program.resolve()), "images.npy", "answers.npy"]
-        environment = {**os.environ, "JAX_PLATFORMS": jax.default_backend().replace("gpu", "cuda")}
+        command = [sys.executable, "-I", "-c", ELSEWHERE[kind], str(program.resolve())]
+        environment = {**os.environ, "JAX_PLATFORMS": where.replace("gpu", "cuda"), "CUDA_VISIBLE_DEVICES": ""}
+        if where != "cpu":
+            del environment["CUDA_VISIBLE_DEVICES"]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise CheckpointError(f"the exported program does not run: {done.stderr.strip().splitlines()[-1]}")
         answers = np.load(f"{folder}/answers.npy")
-    return float(np.abs(answers - np.asarray(jax.jit(function(seen, preprocessing))(images))).max())
+    with jax.default_device(jax.local_devices(backend=where)[0]):
+        own = jax.jit(function(seen._replace(variables=jax.device_get(seen.variables)), preprocessing))(images)
+    return float(np.abs(answers - np.asarray(own)).max())
 
 
-def write_stablehlo(path: str, seen: Subject, preprocessing: bool = True) -> dict[str, Any]:
+def write_program(path: str, kind: str, seen: Subject, preprocessing: bool = True) -> dict[str, Any]:
     """Writes the program where `path` says, once it has given the network's answers."""
-    partial = Path(path + ".partial")
-    partial.write_bytes(to_stablehlo(seen, preprocessing))
+    if kind == "onnx":  # its runtimes know no bfloat16 on a CPU
+        seen = seen._replace(model=exact(seen.model))
+    if Path(path).is_dir() and not (kind == "savedmodel" and (Path(path) / "saved_model.pb").exists()):
+        raise UserError(f"--out={path} is a folder; name what is to be written")
+    partial = Path(path.rstrip("/") + ".partial")
+    _remove(partial)
     try:
-        difference = check_elsewhere(partial, seen, preprocessing)
+        PROGRAMS[kind](partial, seen, preprocessing)
+        difference = check_elsewhere(partial, kind, seen, preprocessing)
         if not difference <= CLOSE:
             raise CheckpointError(f"the exported program differs from the network by {difference:.1e}: not written")
-        size = partial.stat().st_size
+        files = [partial] if partial.is_file() else [file for file in partial.rglob("*") if file.is_file()]
+        size = sum(file.stat().st_size for file in files)
+        _remove(Path(path))
         partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
-    return {"file": path, "format": "stablehlo", "bytes": size, "difference": difference}
+        _remove(partial)
+    return {"file": path, "format": kind, "bytes": size, "difference": difference}
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
 
 
 def write_safetensors(path: str, seen: Subject) -> dict[str, Any]:
@@ -151,9 +229,11 @@ def main(argv: list[str] | None = None) -> dict:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_weights(parser)
-    parser.add_argument("--format", default="stablehlo", choices=["stablehlo", "safetensors"])
-    parser.add_argument("--out", required=True, help="the file to write")
-    parser.add_argument("--without-preprocessing", action="store_true", help="stablehlo: reads what the network reads")
+    parser.add_argument("--format", default="stablehlo", choices=[*PROGRAMS, "safetensors"])
+    parser.add_argument("--out", required=True, help="the file to write, or the folder of a SavedModel")
+    parser.add_argument(
+        "--without-preprocessing", action="store_true", help="a program that reads what the network reads"
+    )
     args = parser.parse_args(argv)
     one_of(args, "workdir", "weights")
     if len(args.workdir) + len(args.weights) != 1:
@@ -166,7 +246,7 @@ def main(argv: list[str] | None = None) -> dict:
         raise UserError(f"--out={args.out}: there is no such folder")
     if args.format == "safetensors":
         return write_safetensors(args.out, seen)
-    return write_stablehlo(args.out, seen, not args.without_preprocessing)
+    return write_program(args.out, args.format, seen, not args.without_preprocessing)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cnnjax.layers import Outputs
 from tests.data.pictures import write_folder
@@ -36,6 +37,22 @@ def make(root, size=32, seed=0, style="torchvision", batch=8, classes=CLASSES):
     )
     preprocess = partial(step.normalize, mean=(0.5,), std=(0.25,))
     return subject.Subject("tiny", f"seed{seed}", model, variables, preprocess, config, classes)
+
+
+def random_variables(model, image_shape, seed=0):
+    """Values for all of a network's variables such that its maps neither explode nor vanish, statistics included."""
+    shapes = jax.eval_shape(lambda: model.init({"params": jax.random.key(0)}, jnp.zeros((1, *image_shape))))
+    rng = np.random.default_rng(seed)
+
+    def of_leaf(path, leaf):
+        name = path[-1].key
+        if name in ("var", "scale"):
+            return rng.uniform(0.8, 1.25, leaf.shape).astype(np.float32)
+        if len(leaf.shape) < 2:
+            return 0.1 * rng.standard_normal(leaf.shape, np.float32)
+        return rng.standard_normal(leaf.shape, np.float32) * np.float32(np.sqrt(2 / np.prod(leaf.shape[:-1])))
+
+    return jax.tree.map_with_path(of_leaf, shapes)
 
 
 def photos(root, held_out=4):
