@@ -1,0 +1,29 @@
+"""Counts of a step against the committed ones. After a change that was meant: python -m tests.train.counts"""
+
+import json
+
+import jax
+import pytest
+
+from tests.train import counts
+
+COMMITTED = json.loads(counts.FILE.read_text())
+# The compiler's own counts differ from version to version: where the file has none, only the equations are compared.
+PROGRAMS = COMMITTED["programs"].get(jax.__version__, {})
+WRITE = "if this was meant: python -m tests.train.counts"
+
+
+@pytest.mark.parametrize("model", counts.TRACED)
+def test_equations(model):
+    assert counts.of_equations(model) == COMMITTED["equations"][model], WRITE
+
+
+@pytest.mark.parametrize("model", [model for model in counts.COMPILED if model in PROGRAMS])
+def test_program(model):
+    assert counts.of_program(model) == PROGRAMS[model], WRITE
+
+
+def test_compilations_do_not_grow_with_the_run():
+    programs = counts.compilations(6, 3)
+    assert programs == PROGRAMS.get("compilations", programs), WRITE
+    assert counts.compilations(12, 3) == programs
