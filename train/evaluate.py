@@ -56,7 +56,7 @@ def answer(
     average: str = "probabilities", subset: bool = False, batch: int = 0, devices: int = 0,
     progress: Callable[[int], None] = lambda count: None,
 ) -> inference.Answers:  # fmt: skip
-    """The mean answer of one or several networks to a split, over the split's classes."""
+    """The mean answer of one or several networks to a split, over those of its classes that count."""
     chosen, answers = protocols.find(protocol), []
     for each in subjects:
         columns = subject.match_classes(split.class_names, each, subset=subset)
@@ -74,7 +74,7 @@ def answer(
         found = inference.ask(each._replace(model=model), split, look, mirror=chosen.mirror, average=average,
                               batch=batch, devices=devices, progress=progress)  # fmt: skip
         answers.append(inference.of_classes(found, columns, len(split.class_names)))
-    return inference.together(answers, average)
+    return inference.as_counted(inference.together(answers, average), split)
 
 
 def evaluate(
@@ -120,10 +120,11 @@ def evaluate_all(
                              "views": answers.views, "average": average}  # fmt: skip
     if len(subjects) > 1:
         about["networks"] = [f"{each.name} {each.label}" for each in subjects]
-    result = about | statistics.summarize(answers.log_probabilities, answers.labels, split.class_names)
+    result = about | statistics.summarize(answers.log_probabilities, answers.labels, answers.classes)
     result["images_per_second"] = round(len(split) * len(subjects) / seconds, 1)
-    if len(answers.examples) < len(split):
-        result["unreadable"] = len(split) - len(answers.examples)
+    unlabelled = sum(not len(right) for right in split.accepted or ())
+    missing = {"unlabelled": unlabelled, "unreadable": len(split) - len(answers.examples) - unlabelled}
+    result |= {name: count for name, count in missing.items() if count}
     if folder is not None and jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{protocol}-{label}.json"
@@ -189,7 +190,7 @@ def _progress(count: int, protocol: str) -> Callable[[int], None]:
 
 def table(answers: inference.Answers, split: data.Split, k: int = 5) -> list[dict[str, Any]]:
     """One row an image: its file, its label, and the k likeliest classes with their probabilities."""
-    names, k = split.class_names, min(k, len(split.class_names))
+    names, k = answers.classes, min(k, len(answers.classes))
     best = np.argsort(-answers.log_probabilities, axis=-1, kind="stable")[:, :k]
     rows = []
     for row, (example, label, places) in enumerate(zip(answers.examples, answers.labels, best)):

@@ -34,6 +34,7 @@ class Answers(NamedTuple):
     labels: np.ndarray  # (N,)
     examples: np.ndarray  # (N,) their places in the split
     views: int  # how many crops, mirrored ones included, the last of them was looked at with
+    classes: tuple[str, ...]  # (K,) what the answers are about
 
 
 def looks(
@@ -184,7 +185,7 @@ def ask(subject: Any, split: data.Split, look: Callable | None, *, mirror: bool 
         logs = np.asarray(jax.nn.log_softmax(jnp.asarray(mean, jnp.float32)))
     else:
         logs = np.log(np.maximum(mean, TINY)).astype(np.float32)
-    return Answers(logs, np.asarray(split.labels)[readable], readable, int(views[readable[-1]]))
+    return Answers(logs, np.asarray(split.labels)[readable], readable, int(views[readable[-1]]), split.class_names)
 
 
 def together(answers: list[Answers], average: str) -> Answers:
@@ -201,6 +202,28 @@ def together(answers: list[Answers], average: str) -> Answers:
     else:
         mean = np.log(np.maximum(np.exp(logs).mean(0), TINY))
     return first._replace(log_probabilities=mean.astype(np.float32), views=sum(each.views for each in answers))
+
+
+def as_counted(answers: Answers, split: data.Split) -> Answers:
+    """Answers and labels as the set is evaluated: among the classes that count, and each label the best one accepted.
+
+    So top-k asks whether one of the accepted classes is among the first k (Beyer et al. 2020), and images that none was
+    found for are left out.
+    """
+    if split.counted is not None:
+        places = np.asarray(split.counted)
+        names = tuple(answers.classes[place] for place in places)
+        answers = of_classes(answers, places, len(places))
+        answers = answers._replace(labels=np.searchsorted(places, answers.labels), classes=names)
+    if split.accepted is not None:
+        accepted = [split.accepted[example] for example in answers.examples]
+        kept = np.flatnonzero([len(right) > 0 for right in accepted])
+        logs = answers.log_probabilities[kept]
+        best = [accepted[row][logs[i, accepted[row]].argmax()] for i, row in enumerate(kept)]
+        answers = answers._replace(
+            log_probabilities=logs, labels=np.array(best, np.int32), examples=answers.examples[kept]
+        )
+    return answers
 
 
 def of_classes(answers: Answers, columns: np.ndarray | None, classes: int) -> Answers:

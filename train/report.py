@@ -20,6 +20,7 @@ from train import data, errors, figures, logs, seeing, statistics
 from train.config import flatten, to_dict
 from train.errors import UserError
 from train.evaluate import answer
+from train.inference import Answers
 from train.run import Run
 from train.subject import Subject, from_run
 
@@ -49,11 +50,11 @@ def tabular(title: str, text: str, head: list[str], rows: list[list[Any]]) -> st
     )
 
 
-def see(
-    seen: Subject, split: data.Split, places: np.ndarray, probabilities: np.ndarray, labels: np.ndarray, count: int
-) -> list[str]:
+def see(seen: Subject, split: data.Split, answers: Answers, count: int) -> list[str]:
     """The sections about what the network looks at, over `count` examples, always the same ones."""
-    names, sections = split.class_names, []
+    probabilities, labels, places = np.exp(answers.log_probabilities), answers.labels, answers.examples
+    names: tuple[str, ...] = answers.classes
+    sections: list[str] = []
     rows = np.random.RandomState(0).permutation(len(places))[:count]
     images = data.read(split, places[rows], seen.data)
     batches = [seen.preprocess(images[start : start + 100]) for start in range(0, len(images) // 100 * 100, 100)]
@@ -104,8 +105,9 @@ def write_report(workdir: str, step: str = "latest", images: int = 500) -> dict[
     seen = from_run(run, step)
     answers = answer([seen], split)
     probabilities, labels, places = np.exp(answers.log_probabilities), answers.labels, answers.examples
-    result = statistics.summarize(answers.log_probabilities, labels, split.class_names)
-    matrix = statistics.confusion_matrix(labels, probabilities.argmax(-1), len(split.class_names))
+    names = answers.classes
+    result = statistics.summarize(answers.log_probabilities, labels, names)
+    matrix = statistics.confusion_matrix(labels, probabilities.argmax(-1), len(names))
     right = int(matrix.trace())
     rows = logs.read(run.folder)
 
@@ -117,7 +119,7 @@ def write_report(workdir: str, step: str = "latest", images: int = 500) -> dict[
         ))  # fmt: skip
     sections.append(section(
         "Confusion matrix", "Counts on the evaluation split; the colour shows mistakes only.",
-        figures.plot_confusion(matrix, split.class_names),
+        figures.plot_confusion(matrix, names),
         f"Confusion matrix: {right} of {len(labels)} examples on the diagonal",
     ))  # fmt: skip
     worst = sorted((row for row in result["classes"] if row["examples"]), key=lambda row: row["top1"])[:20]
@@ -139,7 +141,7 @@ def write_report(workdir: str, step: str = "latest", images: int = 500) -> dict[
             "Accuracy against confidence, and how many examples there are of each confidence",
         ))  # fmt: skip
     mistakes = figures.plot_mistakes(
-        probabilities, labels, split.class_names, lambda rows: data.read(split, places[rows], seen.data)
+        probabilities, labels, names, lambda rows: data.read(split, places[rows], seen.data)
     )
     if mistakes:
         sections.append(section(
@@ -153,7 +155,7 @@ def write_report(workdir: str, step: str = "latest", images: int = 500) -> dict[
             section("First layer", f"{size}, each on its own scale; grey is zero.", figures.plot_filters(kernel), size)
         )
     if images:
-        sections += see(seen, split, places, probabilities, labels, images)
+        sections += see(seen, split, answers, images)
     options = [[key, value] for key, value in flatten(to_dict(run.config)).items()]
     sections.append(tabular("Config", "Every option of the run.", ["option", "value"], options))
 
@@ -163,7 +165,7 @@ def write_report(workdir: str, step: str = "latest", images: int = 500) -> dict[
         "95 % interval": f"{low:.1%} – {high:.1%}",
         "mistakes": f"{len(labels) - right:,} of {len(labels):,}",
         "step": f"{int(seen.label):,}",
-        "classes": f"{len(split.class_names):,}",
+        "classes": f"{len(names):,}",
     }
     subtitle = f"Checkpoint of step {seen.label}, evaluated on the {run.config.data.eval_split} split."
     path = run.folder / "report.html"

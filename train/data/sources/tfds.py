@@ -4,6 +4,7 @@ They are looked for in TFDS_DATA_DIR, ~/tensorflow_datasets by default, or at th
 `tfds:imagenet2012:5.1.0`, `tfds:/data/photos`. Nothing is downloaded or prepared from here.
 """
 
+import functools
 import itertools
 import os
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from train.data.sources.arrays import synonym
 from train.data.split import Split, Stream
 from train.errors import DataError
 
+# ImageNet's thousand classes, images of some of them, and answers from those alone: Hendrycks et al. 2019 and 2020.
+OF_SOME_CLASSES = ("imagenet_a", "imagenet_r")
 SHUFFLE_BUFFER = 2048  # encoded images of a TFRecord stream
 
 
@@ -85,30 +88,66 @@ def open_split(builder: Any, split: str, source: str) -> Split:
     if builder.info.splits:
         split = synonym(part, builder.info.splits, source) + bracket + rest
     kind = Records if builder.info.file_format.value == "array_record" else TFRecords
-    return kind(builder, split, source, image, label)
+    several = next((key for key, each in features.items() if isinstance(each, tfds.features.Sequence)
+                    and isinstance(each.feature, tfds.features.ClassLabel)), "")  # fmt: skip
+    return kind(builder, split, source, image, label, several)
 
 
-class Records(Split):
-    """ArrayRecord: any example in constant time."""
+class Prepared(Split):
+    """What both kinds of files have in common: a builder, and the names of its features."""
 
-    def __init__(self, builder: Any, split: str, source: str, image: str, label: str):
-        import tensorflow_datasets as tfds
-
+    def __init__(self, builder: Any, split: str, source: str, image: str, label: str, several: str = ""):
         super().__init__()
         self.class_names, self.image_shape = described(builder, image, label)
-        self._image, self._label, self._name = image, label, f"{source}, {split}"
+        self._builder, self._split, self._image, self._label, self._several = builder, split, image, label, several
+        self._name = f"{source}, {split}"
+
+    @functools.cached_property
+    def counted(self) -> np.ndarray | None:  # type: ignore[override]
+        """Of sets that have images of some of their classes: those. A part of the split has the classes of the whole."""
+        if self._builder.name not in OF_SOME_CLASSES:
+            return None
+        whole, bracket, _ = self._split.partition("[")
+        split = open_split(self._builder, whole, "") if bracket else self
+        return np.unique(split.labels)
+
+    @functools.cached_property
+    def accepted(self) -> list[np.ndarray] | None:  # type: ignore[override]
+        """Of sets with several labels for an image (ImageNet ReaL, Beyer et al. 2020): all of them."""
+        if not self._several:
+            return None
+        return [np.asarray(labels, np.int32) for labels in self.values(self._several)]
+
+    def values(self, feature: str) -> Iterator[Any]:
+        """One feature of every example, in their order."""
+        raise NotImplementedError
+
+    @property
+    def labels(self) -> np.ndarray:
+        return np.array([*self.values(self._label)], np.int32)
+
+    def name(self, index: int | str) -> str:
+        return f"example {index} of {self._name}"
+
+
+class Records(Prepared):
+    """ArrayRecord: any example in constant time."""
+
+    def __init__(self, builder: Any, split: str, source: str, *features: str):
+        import tensorflow_datasets as tfds
+
+        super().__init__(builder, split, source, *features)
         try:
-            self._source = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
+            self._source = builder.as_data_source(split, decoders={self._image: tfds.decode.SkipDecoding()})
         except ValueError as error:
             raise DataError(f"{source}, split {split!r}: {error}") from None
 
     def __len__(self) -> int:
         return len(self._source)
 
-    @property
-    def labels(self) -> np.ndarray:
-        parts = np.array_split(np.arange(len(self)), -(-len(self) // 1024))
-        return np.concatenate([self.fetch(part)[1] for part in parts])
+    def values(self, feature: str) -> Iterator[Any]:
+        for part in np.array_split(np.arange(len(self)), -(-len(self) // 1024)):
+            yield from (record[feature] for record in self._source.__getitems__(part.tolist()))
 
     def fetch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         records = self._source.__getitems__([int(i) for i in indices])
@@ -116,29 +155,27 @@ class Records(Split):
         payloads[:] = [record[self._image] for record in records]
         return payloads, np.array([record[self._label] for record in records], np.int32)
 
-    def name(self, index: int | str) -> str:
-        return f"example {index} of {self._name}"
 
-
-class TFRecords(Stream):
+class TFRecords(Prepared, Stream):
     """TFRecord: read from the front, shuffled by file and in a buffer of encoded images."""
 
-    def __init__(self, builder: Any, split: str, source: str, image: str, label: str):
-        super().__init__()
-        self.class_names, self.image_shape = described(builder, image, label)
-        self._builder, self._split, self._image, self._label = builder, split, image, label
-        self._name = f"{source}, {split}"
+    def __init__(self, builder: Any, split: str, source: str, *features: str):
+        super().__init__(builder, split, source, *features)
         known = split in builder.info.splits
         self._length = builder.info.splits[split].num_examples if known else int(self._read().cardinality())
 
     def __len__(self) -> int:
         return self._length
 
-    @property
-    def labels(self) -> np.ndarray:
-        return np.array([label for _, label in self.items()], np.int32)
+    def values(self, feature: str) -> Iterator[Any]:
+        return self._records().map(lambda record: record[feature]).as_numpy_iterator()
 
     def _read(self, shuffle_seed: int | None = None) -> Any:
+        """tf.data of (image, label, name)."""
+        records = self._records(shuffle_seed)
+        return records.map(lambda record: (record[self._image], record[self._label], record["tfds_id"]))
+
+    def _records(self, shuffle_seed: int | None = None) -> Any:
         """tf.data of the records, images still encoded; with a seed, the files come in an order that it tells."""
         from train.data.tf import tf  # first, for it keeps TensorFlow off the accelerators
 
@@ -146,7 +183,7 @@ class TFRecords(Stream):
 
         options = tf.data.Options()
         options.deterministic = True
-        records = self._builder.as_dataset(
+        return self._builder.as_dataset(
             split=self._split,
             decoders={self._image: tfds.decode.SkipDecoding()},
             shuffle_files=shuffle_seed is not None,
@@ -154,7 +191,6 @@ class TFRecords(Stream):
                 shuffle_seed=shuffle_seed, options=options, try_autocache=False, add_tfds_id=True
             ),
         )
-        return records.map(lambda record: (record[self._image], record[self._label], record["tfds_id"]))
 
     def items(self) -> Iterator[tuple[bytes, int]]:
         return ((image, label) for image, label, _ in self._read().as_numpy_iterator())
@@ -167,9 +203,6 @@ class TFRecords(Stream):
             records = self._read(key).shuffle(SHUFFLE_BUFFER, seed=key, reshuffle_each_iteration=False)
             for image, label, name in records.skip(offset if number == epoch else 0).as_numpy_iterator():
                 yield image, label, name.decode()
-
-    def name(self, index: int | str) -> str:
-        return f"example {index} of {self._name}"
 
 
 def described(builder: Any, image: str, label: str) -> tuple[tuple[str, ...], tuple]:
