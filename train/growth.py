@@ -29,7 +29,7 @@ class Axis(NamedTuple):
 # LeNet-5 has one size of image. Inception v1 takes any from 32 on, and its time is that of its convolutions.
 AXES = (
     Axis("images a step", "lenet5", {n: (n, 32, 1) for n in (32, 64, 128, 256, 512)}, 20),
-    Axis("pixels of an image", "inception_v1_bn", {n * n: (4, n, 1) for n in (64, 96, 128, 160, 192)}, 2),
+    Axis("pixels of an image", "inception_v1_bn", {n * n: (4, n, 1) for n in (64, 96, 128, 192)}, 2),
     Axis("devices made of one CPU, 64 images each", "lenet5", {n: (64 * n, 32, n) for n in (1, 2, 4, 8)}, 20),
 )
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import optimize, stats
 
 Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile: intervals of 95 %
 
@@ -30,6 +29,8 @@ def wilson(right: int, count: int, z: float = Z95) -> tuple[float, float]:
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     """Whether two networks differ, by the examples that only one of them has right (McNemar 1947, exact binomial)."""
+    from scipy import stats  # here: it takes as long to import as jax, and every training run comes by this file
+
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     differ = only_first + only_second
     p = stats.binomtest(only_first, differ, 0.5).pvalue if differ else 1.0
@@ -70,6 +71,8 @@ def log_softmax(scores: np.ndarray) -> np.ndarray:
 
 def fit_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
     """The T whose softmax(scores / T) has the least cross-entropy; scores may be logits or log-probabilities."""
+
+    from scipy import optimize
 
     def loss(log_t: float) -> float:
         return -np.take_along_axis(log_softmax(scores / np.exp(log_t)), labels[:, None], axis=-1).mean()
