@@ -20,6 +20,13 @@ from train.errors import UserError
 Timer = Callable[[int], float]  # seconds for so many steps
 OURS, REMAT = "cnnjax", "cnnjax-remat"  # the latter computes activations anew instead of keeping them
 
+ALONE = {
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    "JAX_ENABLE_COMPILATION_CACHE": "false",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
+}
+
 
 @dataclasses.dataclass
 class Job:
@@ -76,11 +83,8 @@ class Contestant:
 
 def serve(pipe: Any, job: Job) -> None:
     """The process: builds, answers with what it costs to start, then runs on demand; 0 steps end it."""
-    # Several processes share a GPU: none may take all its memory at once. Compiled programs are not kept.
-    os.environ |= {
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
-    } | job.environment
+    # Several processes share a GPU, so none may take all its memory at once; and compiled programs are not kept.
+    os.environ |= ALONE | job.environment
     try:
         run, about, memory = (ours if job.who in (OURS, REMAT) else theirs)(job)
         first, second = run(1), run(1)  # a compiler that runs with the first step takes the difference
