@@ -1,7 +1,5 @@
 """Your own photographs, from a folder with one sub-folder a class: small, on a CPU in minutes.
 
-
-
     python -m train --config=configs/folder.py:photos/flowers --workdir=runs/flowers
 
 BN-Inception without auxiliary heads at 96 pixels. For a few hundred images start from published weights of the same
@@ -10,6 +8,7 @@ network instead of from chance, and train only the head at first:
     … --config.init.weights=weights.safetensors --config.optim.lr_scale="('head=1', '=0')" \\
       --config.optim.freeze_batchnorm=true
 
+Expected: nothing in general, it depends on the photographs; `python -m train.report` shows where it fails.
 What was really run: folders of generated images, in the tests; no published set of photographs.
 """
 

@@ -9,7 +9,7 @@ with 0.4 (from notes on the paper's sources), averages of the parameters evaluat
 0.9999 and BatchNorm's 0.9997 are those of Google's code, of which the first is from memory. Published: top-1 error
 21.2 %, top-5 5.6 %, one crop of the images that are not on the black list.
 tpu: batch 1024, rate 0.165 for each 256, times 0.94 every three passes, down to 1e-4 of it, linear warm-up, averages'
-decay 0.995, BatchNorm's 0.996, the same otherwise; about 78.1 % top-1 in 170 passes (from memory).
+decay 0.995, BatchNorm's 0.996, no clipping, the same otherwise; about 78.1 % top-1 in 170 passes (from memory).
 
 What differs in `paper`: fifty machines made its updates one after the other without waiting; here each update is a
 batch of 32. With more devices take `tpu`, or `--config.optim.lr_per=32` and a larger batch.
