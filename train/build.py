@@ -102,7 +102,8 @@ def build_plateau(config: Config) -> optim.Plateau | None:
 class Task:
     """Everything that a config names, built and checked, ready to run: what the loop loops over."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, split: data.Split | None = None):
+        """`split` stands in for the data that the config names."""
         check(config)
         self.config = config
         self.spread = Parallel(config.parallel.mapping, config.parallel.devices)
@@ -112,8 +113,8 @@ class Task:
         share, parts = config.data.batch_size // len(self.spread.devices), config.parallel.accumulate
         if parts < 1 or share % parts:
             raise UserError(f"parallel.accumulate={parts} does not divide the {share} examples of each device")
-        self.train_split = data.load(config.data.source, config.data.train_split)
-        self.eval_split = data.load(config.data.source, config.data.eval_split)
+        self.train_split = split or data.load(config.data.source, config.data.train_split)
+        self.eval_split = split or data.load(config.data.source, config.data.eval_split)
         self.class_names = self.train_split.class_names
         self.steps = count_steps(config, len(self.train_split))
         self.model = build_model(config, len(self.class_names))

@@ -12,7 +12,7 @@ from tests.helpers import ROOT, assert_trees_close
 from tests.train.test_resume import OPTIONS, final_state, numbers
 from train import logs
 from train.__main__ import main
-from train.errors import CheckpointError, DivergedError, Preempted, UserError
+from train.errors import CheckpointError, DataError, DivergedError, Preempted, UserError
 from train.loop import Training
 
 SHORT = [
@@ -291,3 +291,13 @@ def test_dry_run(capsys, tmp_path):
     assert result["parameters"] == 61706 and result["multiply_adds"] == 416520
     assert result["device_bytes"] > result["state_bytes"] > 2 * 4 * 61706
     assert "61,706 parameters" in said and "█" in said and not (tmp_path / "run").exists()
+
+
+def test_dry_run_without_the_data(capsys, tmp_path, monkeypatch):
+    """MNIST is nowhere, but how many digits it has is known."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    options = ["--config.parallel.devices=1", f"--workdir={tmp_path / 'run'}", "--dry_run"]
+    assert main([f"--config={ROOT}/configs/lenet_1998.py", *options])["steps"] == 20 * 60_000
+    assert "is not prepared in" in capsys.readouterr().err
+    with pytest.raises(DataError, match="tfds:mnist2 "):
+        main([f"--config={ROOT}/configs/lenet_1998.py:tfds:mnist2", *options])
