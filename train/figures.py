@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from train import seeing
+from train.branches import Contribution
 from train.subject import Subject
 
 CURVES = (("loss", "loss"), ("top1", "error (1 - top-1)"), ("lr", "learning rate"))
@@ -230,3 +231,23 @@ def plot_neighbours(images: np.ndarray, features: np.ndarray, names: list[str], 
         others = [i for i in found if i != query][:k]
         rows.append([(images[query], f"{names[query]}:")] + [(images[i], names[i]) for i in others])
     return images_in_rows(rows, 1.2)
+
+
+def plot_branches(found: list[Contribution]):
+    """A bar for each branch, block by block: how far the probability of the answers falls without it."""
+    labels = [f"{each.branch.block}  {each.branch.name}" for each in found]
+    blocks = list(dict.fromkeys(each.branch.block for each in found))
+    places = [i + 0.6 * blocks.index(each.branch.block) for i, each in enumerate(found)]
+    colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    fig, ax = plt.subplots(figsize=(8, 0.8 + 0.17 * (places[-1] + 1)), constrained_layout=True)
+    ax.barh(
+        places,
+        [each.fall for each in found],
+        color=[colours[blocks.index(each.branch.block) % len(colours)] for each in found],
+    )
+    ax.set_yticks(places, labels, fontsize=7)
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+    ax.set(xlabel="fall of the answer's probability", ylim=(places[-1] + 1, -1))
+    ax.grid(axis="x", alpha=0.3)
+    return fig

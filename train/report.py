@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from matplotlib import pyplot as plt
 
-from train import data, errors, figures, logs, seeing, statistics
+from train import branches, data, errors, figures, logs, seeing, statistics
 from train.config import flatten, to_dict
 from train.errors import UserError
 from train.evaluate import answer
@@ -90,6 +90,15 @@ def see(seen: Subject, split: data.Split, answers: Answers, count: int) -> list[
         ["stage", "units", "dead", "constant", "zeros", "mean", "deviation"],
         [[n, a.units, a.dead, a.constant, f"{a.zeros:.1%}", f"{a.mean:.3g}", f"{a.std:.3g}"] for n, a in found.items()],
     ))  # fmt: skip
+    shares = branches.contributions(seen.model, seen.variables, batches[0][:32])
+    if shares:
+        worst = max(shares, key=lambda each: each.fall)
+        sections.append(section(
+            "Branches", f"How far the probability of the network's own answers falls when the output of one branch is zero, "
+            f"over {len(batches[0][:32])} images. Most for {worst.branch.block} {worst.branch.name}: {worst.fall:.0%}, and "
+            f"{worst.changed:.0%} of the answers change.",
+            figures.plot_branches(shares), "Bars: what is lost without each branch of each block",
+        ))  # fmt: skip
     fields = seeing.receptive_fields(seen.model, images.shape[1:])
     sections.append(section(
         "Receptive fields", "What one cell in the middle of a layer's map sees of the image, in pixels.",
