@@ -43,11 +43,15 @@ def main(argv: list[str] | None = None) -> dict:
     from train import loop, parallel  # jax and orbax take a second, which --help and a mistyped flag need not wait for
 
     parallel.connect(args.coordinator, args.num_processes, args.process_id)
-    if args.dry_run:
-        from train import dry_run
+    try:
+        if args.dry_run:
+            from train import dry_run
 
-        return dry_run.dry_run(config)
-    return loop.train(config, args.workdir)
+            return dry_run.dry_run(config)
+        return loop.train(config, args.workdir)
+    except errors.UserError as error:
+        parallel.leaving.append(error.exit_code)
+        raise
 
 
 if __name__ == "__main__":

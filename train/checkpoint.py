@@ -187,5 +187,5 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 def on_one_device(like: Any) -> Any:
     """Abstract arrays with a place to be: a target for `restore` on whatever device is here."""
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding), like)

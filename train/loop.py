@@ -42,9 +42,12 @@ class Training:
     def __init__(self, task: Task, workdir: str, interrupt: Interrupt):
         self.task, self.interrupt, self.config = task, interrupt, task.config
         self.evaluator = Evaluator(task.spread, task.model, task.preprocess, self.config.data)
-        self.workdir = workdir
+        self.workdir, self.first_process = workdir, jax.process_index() == 0
+        if not self.first_process:
+            parallel.first_process_says()  # that the folder has the config which all others compare with theirs
         self.folder = open_workdir(workdir, self.config, task.class_names, task.image_shape, task.steps)
-        self.first_process = jax.process_index() == 0
+        if self.first_process:
+            parallel.first_process_says()
         self.told_of_waiting = False
 
     def run(self) -> dict[str, Any]:
@@ -183,7 +186,8 @@ class Training:
 
     def save(self, number: int, evaluated: dict | None, attempt: int) -> None:
         self.window.fetch()  # a state that diverged is never saved
-        if self.rows.flush():  # nor one whose rows are not on disk: they could not be written again
+        # Nor one whose rows are not on disk: they could not be written again.
+        if parallel.first_process_says(self.rows.flush()):
             meta = {"window": self.window.sums, "result": self.result, "best": self.best, "attempt": attempt}
             self.checkpoints.save(number, self.state, meta, evaluated)
 

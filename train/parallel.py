@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -91,8 +92,13 @@ def _speak_before_abort() -> None:
     ctypes.CDLL(None).signal(signal.SIGABRT, last_words)
 
 
+leaving: list[int] = []  # the exit code of a process that ends by a mistake of its own, while others may not know
+
+
 def lost() -> None:
     """Ends this process, because the run has lost another one: waiting for it in an orderly exit would take minutes."""
+    if leaving:
+        os._exit(leaving[0])
     print(f"error: {LostError.sentence}", file=sys.stderr, flush=True)
     os._exit(LostError.exit_code)
 
@@ -110,6 +116,11 @@ def is_lost_peer(error: Exception) -> bool:
         "DEADLINE_EXCEEDED",
     )
     return any(sign in str(error) for sign in signs)
+
+
+def first_process_says(value: bool = True) -> bool:
+    """What the first process says, on all of them: for what only that one knows. None goes on before it is there."""
+    return bool(multihost_utils.broadcast_one_to_all(np.array(value))) if jax.process_count() > 1 else value
 
 
 def cache_programs(folder: str) -> None:

@@ -15,6 +15,7 @@ from tests.helpers import ROOT, assert_trees_close, command
 from tests.train.test_resume import OPTIONS, final_state, last_row, numbers
 from tests.train.test_step import Small, run
 from train import parallel
+from train.__main__ import main
 from train.errors import UserError
 
 LAUNCHER_VARIABLES = {name for pair in parallel.LAUNCHERS.values() for name in pair} | {"JAX_COORDINATOR_ADDRESS"}
@@ -26,14 +27,15 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start_two(*arguments):
-    """Two processes of one device each; each the same command with its own place."""
+def start_two(*arguments, own=((), ())):
+    """Two processes of one device each; each the same command with its own place, and further arguments of its `own`."""
     coordinator = f"localhost:{free_port()}"
     environment = {k: v for k, v in os.environ.items() if k not in LAUNCHER_VARIABLES}
     environment |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     return [
         subprocess.Popen(
-            [sys.executable, *arguments, f"--coordinator={coordinator}", "--num-processes=2", f"--process-id={place}"],
+            [sys.executable, *arguments, *own[place],
+             f"--coordinator={coordinator}", "--num-processes=2", f"--process-id={place}"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT,
         )
         for place in range(2)
@@ -95,6 +97,22 @@ def test_a_signal_to_one_saves_on_both_and_one_process_goes_on(tmp_path):
     assert step == expected_step == 96
     assert_trees_close(state, expected, atol=1e-5)  # sums in another order, for a part of the way
     assert [row["step"] for row in numbers(workdir)] == [row["step"] for row in numbers(whole)]
+
+
+def test_two_processes_of_different_configs_do_not_train(tmp_path):
+    """The second compares with what the first has written, and the first does not hang when it leaves."""
+    rates = (("--config.optim.lr=0.1",), ("--config.optim.lr=0.2",))
+    processes = start_two("-m", "train", *OPTIONS, f"--workdir={tmp_path / 'run'}", own=rates)
+    codes, errors = finish(processes, timeout=60)
+    assert codes == [6, 2] and "optim.lr: 0.1 -> 0.2" in errors[1], errors
+
+
+def test_two_processes_start_from_a_run_folder(tmp_path):
+    """Each reads it to a device of its own."""
+    main([*OPTIONS, "--config.epochs=0.2", f"--workdir={tmp_path / 'first'}"])
+    more = ["--config.epochs=0.1", f"--config.init.weights={tmp_path / 'first'}", f"--workdir={tmp_path / 'run'}"]
+    codes, errors = finish(start_two("-m", "train", *OPTIONS, *more))
+    assert codes == [0, 0] and f"starting from {tmp_path / 'first'}" in errors[0], errors
 
 
 @pytest.mark.parametrize("victim", [0, 1])
