@@ -133,7 +133,7 @@ def write_report(workdir: str, step: str = "latest", images: int = 500) -> dict[
     ))  # fmt: skip
     worst = sorted((row for row in result["classes"] if row["examples"]), key=lambda row: row["top1"])[:20]
     sections.append(tabular(
-        "Classes", f"The {len(worst)} with the lowest accuracy; in brackets Wilson's interval of 95 %.",
+        "Classes", f"The {len(worst)} with the lowest accuracy, and Wilson's interval of 95 %.",
         ["class", "examples", "right", "top-1", "interval"],
         [[row["name"], row["examples"], row["right"], f"{row['top1']:.1%}", _interval(row["right"], row["examples"])]
          for row in worst],
