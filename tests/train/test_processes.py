@@ -99,6 +99,7 @@ def test_a_signal_to_one_saves_on_both_and_one_process_goes_on(tmp_path):
     assert [row["step"] for row in numbers(workdir)] == [row["step"] for row in numbers(whole)]
 
 
+@pytest.mark.slow  # the second waits half a minute for the first, which does not leave with it
 def test_two_processes_of_different_configs_do_not_train(tmp_path):
     """The second compares with what the first has written, and the first does not hang when it leaves."""
     rates = (("--config.optim.lr=0.1",), ("--config.optim.lr=0.2",))
