@@ -150,11 +150,19 @@ def test_what_is_asked_for_wrongly(folder, tmp_path):
         )
 
 
+def contents(run):
+    """Every file of a run but its evaluations: what it holds and when it was written."""
+    files = [path for path in sorted(run.rglob("*")) if path.is_file() and "eval" not in path.relative_to(run).parts]
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
 def test_watching_a_run_until_it_ends(run, capsys):
     """This one has ended: each checkpoint that is left is evaluated once."""
     for old in (run / "eval").glob("center*"):
         old.unlink()
+    before = contents(run)
     assert evaluate.main([f"--workdir={run}", "--watch"])["step"] == 4
+    assert contents(run) == before
     assert sorted(path.name for path in (run / "eval").glob("center*")) == ["center-2.json", "center-4.json"]
     assert [json.loads(line)["step"] for line in capsys.readouterr().out.splitlines()] == [
         2

@@ -7,7 +7,7 @@ from PIL import Image
 
 import cnnjax
 from tests.data.pictures import photo
-from tests.evaluate.subjects import make, photos
+from tests.evaluate.subjects import CLASSES, make, photos
 from train import data, evaluate, inference, protocols
 from train.config import Transform
 from train.errors import DataError, UserError
@@ -131,6 +131,20 @@ def test_any_batch_and_any_devices_give_the_same(folder):
     for batch, devices in ((1, 1), (7, 2), (64, 4)):
         answers = evaluate.answer([subject], split, "ten_crop", batch=batch, devices=devices)
         np.testing.assert_allclose(answers.log_probabilities, expected, atol=2e-6)
+
+
+def test_a_ragged_end_on_four_devices_is_a_loop_over_examples(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 1000).astype(np.int32)
+    split = data.Arrays(rng.integers(0, 256, (1000, 32, 32, 3), np.uint8), labels, CLASSES)
+    subject = make(tmp_path)
+    result = evaluate.evaluate_all([subject], split, "test", None, batch=64, devices=4)
+    apply = jax.jit(lambda x: subject.model.apply(subject.variables, subject.preprocess(x)).logits[0])
+    logits = np.stack([np.asarray(apply(image[None]), np.float64) for image in split.images])
+    own = logits[np.arange(1000), labels]
+    assert result["examples"] == 1000 == sum(sum(row) for row in result["confusion"])
+    assert result["top1"] == np.mean(logits.argmax(-1) == labels)
+    assert result["loss"] == pytest.approx(np.mean(np.log(np.exp(logits).sum(-1)) - own), rel=1e-6)
 
 
 @pytest.mark.parametrize("average", ["probabilities", "logits"])

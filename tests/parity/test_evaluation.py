@@ -8,7 +8,8 @@ from PIL import Image
 
 from tests.evaluate.subjects import CLASSES, photos
 from tests.parity.peers import randomise, timm_module, torchvision_models
-from train import data, evaluate
+from train import data, evaluate, subject
+from train.config import Data
 
 pytestmark = pytest.mark.parity
 
@@ -34,6 +35,12 @@ def of_timm(name):
     return network, timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
 
 
+def scale(transform):
+    """(mean, standard deviation) that the transform ends with."""
+    last = transform if hasattr(transform, "mean") else transform.transforms[-1]
+    return list(last.mean), list(last.std)
+
+
 @pytest.mark.parametrize(
     ("source", "name"),
     [("torchvision", "vgg11"), ("torchvision", "inception_v3"), ("timm", "vgg11"), ("timm", "inception_v4")],
@@ -52,6 +59,12 @@ def test_the_same_answers_with_their_own_transforms(source, name, folder, tmp_pa
     assert expected.max() < 0.999 and expected.std(0).max() > 1e-3  # there is something to agree on
     path = tmp_path / "network.pth"
     torch.save(network.state_dict(), path)
+    seen = subject.from_weights(str(path), name, source, images=Data(source=f"folder:{folder}"))
+    # Of our pixels, which may be one grey level off: what is left between the networks themselves.
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in scale(transform))
+    pixels = torch.from_numpy(data.read(split, np.arange(len(split)), seen.data))
+    with torch.no_grad():
+        of_pixels = torch.softmax(network((pixels.permute(0, 3, 1, 2) / 255 - mean) / std), -1).numpy()
 
     result = evaluate.main([f"--weights={path}", f"--model={name}", f"--source={source}", f"--data=folder:{folder}",
                             "--split=val", "--batch-size=4", "--predictions=csv", f"--out={tmp_path}"])  # fmt: skip
@@ -59,5 +72,6 @@ def test_the_same_answers_with_their_own_transforms(source, name, folder, tmp_pa
         rows = list(csv.DictReader(file))
     ours = [[{r[f"class{k}"]: float(r[f"probability{k}"]) for k in range(1, 5)}[c] for c in CLASSES] for r in rows]
     print(f"{source} {name}: {np.abs(ours - expected).max():.1e}, spread {expected.std(0).max():.1e}")
+    np.testing.assert_allclose(ours, of_pixels, atol=1e-5)
     np.testing.assert_allclose(ours, expected, atol=1e-4)
     assert result["top1"] == np.mean(expected.argmax(-1) == split.labels)
