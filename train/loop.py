@@ -22,6 +22,7 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
     asked for the end, and everything is saved.
     """
     parallel.cache_programs(config.parallel.compile_cache)
+    parallel.keep_memory()
     with Interrupt() as interrupt:
         task = Task(config)
         try:
