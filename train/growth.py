@@ -79,6 +79,7 @@ def draw(result: dict[str, Any]) -> None:
         place.plot(row["x"], row["ms"], "o", color="C0")
         place.set(title=f"{row['model']}: within {row['worst']:.1%} of a line", xlabel=name, ylabel="ms a training step",
                   xlim=(0, None), ylim=(0, None))  # fmt: skip
+        place.locator_params(axis="x", nbins=5)
         place.spines[["top", "right"]].set_visible(False)
     PICTURE.parent.mkdir(exist_ok=True)
     figure.savefig(PICTURE, dpi=110)
