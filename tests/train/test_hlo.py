@@ -6,7 +6,7 @@ import pytest
 
 from tests.helpers import ROOT, command
 
-SCRIPT = '''
+SCRIPT = """
 import json, re, jax
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -31,7 +31,7 @@ for name, model, mapping in [("plain", Plain(), "pmap"), ("plain_shard_map", Pla
         "statistics": size(state.batch_stats),
     }
 print(json.dumps(found))
-'''
+"""
 
 
 @pytest.fixture(scope="module")
