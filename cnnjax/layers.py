@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnnjax.convolve import convolve
+
 Padding = str | Sequence[tuple[int, int]]
 
 
@@ -44,73 +46,6 @@ def require_size(x: jax.Array, smallest: int, model: str) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- convolution
-
-
-def _banded(x: jax.Array, kernel: jax.Array, precision: Any) -> jax.Array:
-    """A stride-1 VALID convolution as one matrix product: blocks of a row's outputs by the kernel's banded (Toeplitz) matrix.
-
-    A block about as wide as the kernel doubles the multiplications, and copies each row of the image twice; but it is a
-    dense product, where XLA on a CPU reaches 30 times the rate of its convolution with a handful of channels.
-    """
-    n, h, w, c_in = x.shape
-    kh, kw, _, c_out = kernel.shape
-    oh, ow = h - kh + 1, w - kw + 1
-    block = max(b for b in range(1, kw + 1) if ow % b == 0)
-    wide = block + kw - 1  # inputs of a block
-    # Rows of length wide + 1, repeated and cut into rows of length wide, move one step to the right each time.
-    band = jnp.tile(jnp.pad(kernel, ((0, 0), (0, wide + 1 - kw), (0, 0), (0, 0))), (1, block, 1, 1))
-    band = band[:, : block * wide].reshape(kh, block, wide, c_in, c_out).transpose(0, 2, 3, 1, 4)
-    blocks = jnp.stack([x[:, :, i : i + wide] for i in range(0, ow, block)], axis=2).reshape(n, h, -1, wide * c_in)
-    rows = jnp.concatenate([blocks[:, i : i + oh] for i in range(kh)], axis=-1)
-    out = jnp.dot(rows.reshape(-1, kh * wide * c_in), band.reshape(-1, block * c_out), precision=precision)
-    return out.reshape(n, oh, ow, c_out)
-
-
-def convolve(
-    x,
-    kernel,
-    window_strides,
-    padding,
-    *,
-    lhs_dilation,
-    rhs_dilation,
-    dimension_numbers,
-    feature_group_count,
-    precision,
-    **rest,
-):
-    """`lax.conv_general_dilated`, written for a CPU as a banded matrix product where that is faster.
-
-    `nn.Conv(conv_general_dilated=convolve)` takes it, so parameters and their names are those of a plain `nn.Conv`.
-    """
-
-    def plain(x, kernel):
-        return lax.conv_general_dilated(
-            x, kernel, window_strides, padding, lhs_dilation=lhs_dilation, rhs_dilation=rhs_dilation,
-            dimension_numbers=dimension_numbers, feature_group_count=feature_group_count, precision=precision, **rest,
-        )  # fmt: skip
-
-    kh, kw, c_in, c_out = kernel.shape
-    dense = feature_group_count == 1 and {*window_strides, *lhs_dilation, *rhs_dilation} == {1}
-    # Measured on two x86 cores: pays while the image is narrow and the channels fill no vector register. A kernel as
-    # wide as the image is a dense layer anyway.
-    narrow = kw > 1 and c_in * c_out <= 256 and x.shape[2] <= 36
-    whole = padding == "VALID" and kw == x.shape[2]
-    if not (dense and (narrow or whole)):
-        return plain(x, kernel)
-
-    def banded(x, kernel):
-        pads = (
-            lax.padtype_to_pads(x.shape[1:3], (kh, kw), window_strides, padding)
-            if isinstance(padding, str)
-            else padding
-        )
-        return _banded(jnp.pad(x, ((0, 0), *pads, (0, 0))), kernel, precision)
-
-    if whole and kh == x.shape[1]:  # one plain matrix product: better than sliding on a GPU too
-        return lax.platform_dependent(x, kernel, cpu=banded, cuda=banded, rocm=banded, default=plain)
-    return lax.platform_dependent(x, kernel, cpu=banded, default=plain)
-
 
 Conv = partial(nn.Conv, conv_general_dilated=convolve)
 

@@ -1,0 +1,95 @@
+"""Every way of convolving gives the values and gradients of `lax.conv_general_dilated`, to rounding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from cnnjax.convolve import convolve
+
+NUMBERS = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))  # what nn.Conv hands over
+CASES = {  # what it is: image, kernel, strides, padding, groups
+    "banded": ((2, 12, 12, 1), (5, 5, 1, 6), 1, "VALID", 1),
+    "banded, padded": ((2, 9, 11, 3), (3, 3, 3, 4), 1, "SAME", 1),
+    "banded, prime width": ((2, 9, 11, 6), (5, 5, 6, 16), 1, "VALID", 1),
+    "whole": ((3, 5, 5, 8), (5, 5, 8, 12), 1, "VALID", 1),
+    "as wide as the image": ((2, 9, 5, 20), (3, 5, 20, 30), 1, "VALID", 1),
+    "pointwise": ((2, 7, 5, 20), (1, 1, 20, 24), 1, "SAME", 1),
+    "pointwise, strided": ((2, 7, 5, 20), (1, 1, 20, 24), 2, "SAME", 1),
+    "pointwise, padded": ((2, 7, 5, 20), (1, 1, 20, 24), 1, ((1, 1), (0, 2)), 1),
+    "pointwise, groups": ((2, 7, 5, 20), (1, 1, 10, 24), 1, "VALID", 2),
+    "overhung": ((2, 9, 11, 20), (3, 3, 20, 24), 1, "VALID", 1),
+    "overhung, high": ((2, 9, 11, 20), (7, 1, 20, 24), 1, "VALID", 1),
+    "overhung, wide": ((2, 9, 11, 20), (1, 7, 20, 24), 1, ((0, 0), (0, 0)), 1),
+    "overhung, groups": ((2, 9, 11, 20), (3, 3, 10, 24), 1, "VALID", 2),
+    "padded": ((2, 9, 11, 20), (3, 3, 20, 24), 1, "SAME", 1),
+    "strided": ((2, 9, 11, 20), (3, 3, 20, 24), 2, "VALID", 1),
+}
+
+
+def both(name):
+    """`convolve` and the plain convolution, and what they take."""
+    image, kernel, strides, padding, groups = CASES[name]
+    options = dict(
+        lhs_dilation=(1, 1), rhs_dilation=(1, 1), dimension_numbers=NUMBERS, feature_group_count=groups, precision=None
+    )
+    keys = jax.random.split(jax.random.key(0))
+    operands = jax.random.normal(keys[0], image), jax.random.normal(keys[1], kernel)
+    ways = (
+        lambda x, k, way=way: way(x, k, (strides, strides), padding, **options)
+        for way in (convolve, lax.conv_general_dilated)
+    )
+    return *ways, operands
+
+
+def assert_close(ours, plain):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
+        assert a.shape == b.shape and a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=0, atol=3e-6 * float(jnp.abs(b).max()))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_gradients(name):
+    ours, plain, operands = both(name)
+
+    @jax.jit
+    def everything(x, k):
+        found = []
+        for way in (ours, plain):
+            y, back = jax.vjp(way, x, k)
+            found.append((y, back(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))))
+        return found
+
+    assert_close(*everything(*operands))
+
+
+@pytest.mark.parametrize("name", ["banded", "whole", "pointwise", "overhung"])
+def test_other_transformations(name):
+    """Forward-mode derivatives, and batches of batches."""
+    ours, plain, (x, k) = both(name)
+    assert_close(*(jax.jit(lambda x, k, way=way: jax.jvp(way, (x, k), (x, k)))(x, k) for way in (ours, plain)))
+    assert_close(*(jax.jit(jax.vmap(way, (0, None)))(jnp.stack([x, 2 * x]), k) for way in (ours, plain)))
+
+
+@pytest.mark.parametrize("name", ["banded", "pointwise", "overhung", "padded"])
+def test_bfloat16_stays(name):
+    ours, plain, operands = both(name)
+    operands = [value.astype(jnp.bfloat16) for value in operands]
+    found, expected = ours(*operands), plain(*operands)
+    assert found.dtype == expected.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found.astype(jnp.float32), expected.astype(jnp.float32), rtol=0.02, atol=0.1)
+
+
+@pytest.mark.parametrize("name", ["banded", "pointwise", "overhung"])
+def test_accelerators_get_the_plain_convolution(name):
+    ours, plain, (x, k) = both(name)
+
+    def operations(way, platform):
+        text = jax.jit(way).trace(x, k).lower(lowering_platforms=(platform,)).as_text()
+        found = [line.partition("stablehlo.")[2] for line in text.splitlines() if "= stablehlo." in line]
+        return [line for line in found if not line.startswith("constant")]  # the platform's number
+
+    for platform in ("cuda", "tpu"):
+        assert operations(ours, platform) == operations(plain, platform)
+    assert operations(ours, "cpu") != operations(plain, "cpu")
