@@ -24,7 +24,7 @@ demo: $(VENV)/.ready ## train LeNet-5 on real digits, evaluate the checkpoint, w
 	$(PY) -m train.evaluate --workdir=runs/demo
 
 test: $(VENV)/.ready ## all tests that need no peer
-	$(PY) -m pytest -m "not slow and not parity" tests
+	$(PY) -m pytest -n 2 --dist worksteal -m "not slow and not parity" tests
 
 check: $(VENV)/.ready ## lint, format, types
 	$(PY) -m ruff check .

@@ -56,7 +56,7 @@ def for_model(name: str, batch_size: int, *, dtype: str = "float32", size: int =
 def choose(patterns: str) -> list[str]:
     """Models of a comma list of names and globs, or all; UserError for what fits none."""
     chosen: list[str] = []
-    for pattern in patterns.replace("all", "*").split(",") if patterns == "all" else patterns.split(","):
+    for pattern in "*" if patterns == "all" else patterns.split(","):
         found = fnmatch.filter(list_models(), pattern)
         if not found:
             raise UserError(f"no model is called {pattern!r}; {nearest(pattern, list_models())}")
@@ -192,7 +192,7 @@ def loop(args: argparse.Namespace, config: Config) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as workdir, contextlib.redirect_stderr(io.StringIO()):
             seconds = steps * config.data.batch_size / train(timed, workdir)["images_per_second"]
             lines = [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
-            waits.append(statistics.mean(line["data_wait"] for line in lines if line["split"] == "train"))
+            waits.append(statistics.mean(line.get("data_wait", 0.0) for line in lines if line["split"] == "train"))
         return seconds
 
     timer, _, _ = contestants.ours(Job(OURS, "step", config))

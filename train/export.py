@@ -139,6 +139,11 @@ def check_elsewhere(program: Path, kind: str, seen: Subject, preprocessing: bool
         if where != "cpu":
             del environment["CUDA_VISIBLE_DEVICES"]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        if "Cannot deserialize computation" in done.stderr:
+            raise UserError(
+                f"this TensorFlow does not read the StableHLO that jax {jax.__version__} writes: "
+                "export with an older jax, or take --format=onnx"
+            )
         if done.returncode:
             raise CheckpointError(f"the exported program does not run: {done.stderr.strip().splitlines()[-1]}")
         answers = np.load(f"{folder}/answers.npy")

@@ -37,7 +37,8 @@ def summarize(workdir: Path) -> dict[str, Any] | None:
     if not finals or not trained or finals[-1]["step"] != trained[-1]["step"]:
         return None
     steps = np.diff([0, *(row["step"] for row in trained)])
-    seconds = sum(n * config["data"]["batch_size"] / row["images_per_second"] for n, row in zip(steps, trained))
+    timed = [(n, row) for n, row in zip(steps, trained) if "images_per_second" in row]  # not the step that compiled
+    seconds = sum(n * config["data"]["batch_size"] / row["images_per_second"] for n, row in timed)
     return {"top1": finals[-1]["top1"], "examples": finals[-1]["examples"], "seconds": seconds, "config": config}
 
 

@@ -57,7 +57,12 @@ def test_a_savedmodel_answers_alike_here_and_in_another_process(ours, tmp_path):
     out = tmp_path / "lenet"
     out.mkdir()
     (out / "saved_model.pb").touch()  # an older one, whose place it takes
-    result = export.main([f"--weights={ours}", "--format=savedmodel", f"--out={out}"])
+    try:
+        result = export.main([f"--weights={ours}", "--format=savedmodel", f"--out={out}"])
+    except UserError as error:  # jax may be ahead of what TensorFlow reads: then the older one stays
+        assert "does not read the StableHLO" in str(error) and jax.__version_info__ >= (0, 12)
+        assert [path.name for path in out.iterdir()] == ["saved_model.pb"]
+        return
     assert result["difference"] <= 1e-5 and [path.name for path in tmp_path.iterdir()] == ["lenet"]
     seen = subject.from_weights(ours, None, "cnnjax")
     images = np.random.default_rng(5).integers(0, 256, (7, 32, 32, 1), np.uint8)
