@@ -42,52 +42,76 @@ def _banded(x: jax.Array, kernel: jax.Array, precision: Any) -> jax.Array:
     return out.reshape(n, oh, ow, c_out)
 
 
+def _folded(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, jax.Array]:
+    """The image and the kernel with which a stride of 1 does what `stride` did: squares of pixels become channels."""
+    kh, kw, c_in, c_out = kernel.shape
+    mh, mw = -(-kh // stride), -(-kw // stride)
+    kernel = jnp.pad(kernel, ((0, mh * stride - kh), (0, mw * stride - kw), (0, 0), (0, 0)))
+    kernel = kernel.reshape(mh, stride, mw, stride, c_in, c_out).transpose(0, 2, 1, 3, 4, 5)
+    n, height, width, _ = x.shape
+    h, w = (height - kh) // stride + mh, (width - kw) // stride + mw
+    edges = (0, 0, 0), (0, h * stride - height, 0), (0, w * stride - width, 0), (0, 0, 0)  # one may be negative
+    x = lax.pad(x, jnp.zeros((), x.dtype), edges)
+    x = x.reshape(n, h, stride, w, stride, c_in).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(n, h, w, -1), kernel.reshape(mh, mw, -1, c_out)
+
+
 def convolve(x, kernel, window_strides, padding, *, lhs_dilation, rhs_dilation, **options):
     """`lax.conv_general_dilated`, written for a CPU in the way that is fastest there.
 
     `nn.Conv(conv_general_dilated=convolve)` takes it, so parameters and their names are those of a plain `nn.Conv`.
     """
+    precision, dense = options["precision"], options["feature_group_count"] == 1
+    kh, kw, c_in, c_out = kernel.shape
 
-    def conv(x, kernel, padding):
+    def plain(x, kernel):
         return lax.conv_general_dilated(
             x, kernel, window_strides, padding, lhs_dilation=lhs_dilation, rhs_dilation=rhs_dilation, **options
         )
 
-    def plain(x, kernel):
-        return conv(x, kernel, padding)
-
-    kh, kw, c_in, c_out = kernel.shape
-    if {*window_strides, *lhs_dilation, *rhs_dilation} != {1}:
+    if {*lhs_dilation, *rhs_dilation} != {1}:
         return plain(x, kernel)
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], (kh, kw), window_strides, padding)
-    rows, columns = padding
-    dense, padded = options["feature_group_count"] == 1, any((*rows, *columns))
+    padded = any(map(any, padding))
+
+    def pad(x):
+        return jnp.pad(x, ((0, 0), *padding, (0, 0)))
 
     def banded(x, kernel):
-        return _banded(jnp.pad(x, ((0, 0), rows, columns, (0, 0))), kernel, options["precision"])
+        return _banded(pad(x), kernel, precision)
 
     def pointwise(x, kernel):
-        return jnp.dot(x, kernel[0, 0], precision=options["precision"])
+        return jnp.dot(x, kernel[0, 0], precision=precision)
 
     def overhung(x, kernel):
-        """With one row of results more than the image has rows, only to be cut off.
+        return hung_over(pad(x), kernel)
 
-        XLA hands what has no padding to a library (YNNPACK) that is two to four times slower than its own code (Eigen):
-        unless the result is larger than the image. The gradient of the kernel, a convolution as well, is spared likewise.
+    def folded(x, kernel):
+        return hung_over(*_folded(pad(x), kernel, window_strides[0]))
+
+    def hung_over(x, kernel):
+        """With results beyond the edge of the image, only to be cut off.
+
+        XLA hands a convolution to a library (YNNPACK) that is two to four times slower than its own code (Eigen) on large
+        maps, unless the result is larger than the image. The gradient of the kernel, a convolution as well, is spared likewise.
         """
-        return conv(x, kernel, ((0, kh), (0, 0)))[:, : x.shape[1] - kh + 1]
+        kh, kw, _, _ = kernel.shape
+        beyond = ((0, kh), (0, 0)) if kw > 1 else ((0, 0), (0, 1))
+        result = lax.conv_general_dilated(x, kernel, (1, 1), beyond, **options)
+        return result[:, : x.shape[1] - kh + 1, : x.shape[2] - kw + 1]
 
-    # The narrow pay while the channels fill no vector register. A kernel as wide as the image is a dense layer anyway.
+    full = x.dtype == jnp.float32
+    # A kernel as wide as the image is a dense layer. Narrow convolutions pay while the channels fill no vector register.
     whole = dense and not padded and kw == x.shape[2]
-    if whole and kh == x.shape[1]:  # one plain matrix product: better than sliding on a GPU too
+    if {*window_strides} != {1}:
+        way = folded if dense and full and len({*window_strides}) == 1 and x.shape[1] > 64 else plain
+    elif whole and kh == x.shape[1]:  # one plain matrix product: better than sliding on a GPU too
         return lax.platform_dependent(x, kernel, cpu=banded, cuda=banded, rocm=banded, default=plain)
-    if whole or (dense and kw > 1 and c_in * c_out <= 256 and x.shape[2] <= 36):
+    elif whole or (dense and kw > 1 and c_in * c_out <= 256 and x.shape[2] <= 36):
         way = banded
     elif dense and not padded and kh == kw == 1:
         way = pointwise
-    elif not padded and x.dtype == jnp.float32:
-        way = overhung
     else:
-        return plain(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=way, default=plain)
+        way = overhung if full and (x.shape[1] > 8 or not padded) else plain
+    return plain(x, kernel) if way is plain else lax.platform_dependent(x, kernel, cpu=way, default=plain)

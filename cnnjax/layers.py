@@ -1,5 +1,6 @@
 """What the networks share: the output type, convolution, pooling and local response normalisation. NHWC throughout."""
 
+import functools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -120,16 +121,45 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = "VALID",
     """
     if padding == "CEIL":
         padding = [(0, -(size - window) % stride if size > window else window - size) for size in x.shape[1:3]]
+
+    def larger(a, b):
+        return jnp.where((a >= b) | jnp.isnan(a), a, b)  # of equal ones the first: it alone gets the gradient
+
     with jax.named_scope(name):
-        return nn.max_pool(x, window_shape=(window, window), strides=(stride, stride), padding=padding)
+        return lax.platform_dependent(
+            x,
+            cpu=partial(_in_turn, window=window, stride=stride, padding=padding, start=-jnp.inf, combine=larger),
+            default=partial(nn.max_pool, window_shape=(window, window), strides=(stride, stride), padding=padding),
+        )
 
 
 def avg_pool(x: jax.Array, window: int, stride: int, padding: Padding = "VALID", *, count_pad: bool = False,
              name: str = "pool") -> jax.Array:  # fmt: skip
     """Square average pooling. `count_pad` divides by the whole window at the edges, as torch does and TensorFlow does not."""
+    count_pad = count_pad or padding == "VALID"
+
+    def by_axis(x):
+        add = partial(_in_turn, window=window, stride=stride, padding=padding, start=0, combine=jnp.add)
+        return add(x) / (window**2 if count_pad else add(jnp.ones((1, *x.shape[1:3], 1))))
+
     with jax.named_scope(name):
-        return nn.avg_pool(x, window_shape=(window, window), strides=(stride, stride), padding=padding,
-                           count_include_pad=count_pad or padding == "VALID")  # fmt: skip
+        return lax.platform_dependent(
+            x,
+            cpu=by_axis,
+            default=partial(nn.avg_pool, window_shape=(window, window), strides=(stride, stride), padding=padding,
+                            count_include_pad=count_pad),
+        )  # fmt: skip
+
+
+def _in_turn(x: jax.Array, *, window: int, stride: int, padding: Padding, start: float, combine: Callable) -> jax.Array:
+    """Pooling down the columns, then along the rows, by shifted slices: on a CPU its gradient takes a quarter of the time."""
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:3], (window, window), (stride, stride), padding)
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=start)
+    for axis in (1, 2):
+        end = x.shape[axis] - window + 1
+        x = functools.reduce(combine, [lax.slice_in_dim(x, i, end + i, stride, axis) for i in range(window)])
+    return x
 
 
 def adaptive_avg_pool(x: jax.Array, size: int, *, name: str = "adaptive_pool") -> jax.Array:

@@ -214,7 +214,7 @@ class Parallel:
         if self.mapping == "pmap":
             axes = tuple(0 if divided else None for divided in split)
             return jax.pmap(step, AXIS, in_axes=axes, out_axes=None, donate_argnums=donated, devices=self.devices)
-        specs = tuple(P(AXIS) if divided else P() for divided in split)
+        specs = tuple(P(AXIS) if divided and len(self.devices) > 1 else P() for divided in split)
         mapped = jax.shard_map(step, mesh=self.mesh, in_specs=specs, out_specs=P())
         return jax.jit(mapped, donate_argnums=donated)
 

@@ -50,10 +50,12 @@ def train_step(
     each part on its own. `skip_bad` leaves everything but the step count, which the learning rate goes by, as it was where loss
     or gradient is not finite.
     """
-    key = jax.random.fold_in(jax.random.fold_in(key, state.step), jax.lax.axis_index(axis))
+    alone = jax.lax.axis_size(axis) == 1
+    key = jax.random.fold_in(jax.random.fold_in(key, state.step), 0 if alone else jax.lax.axis_index(axis))
     # Gradients with respect to replicated parameters would be summed over the axis; with respect to varying ones they
     # stay this device's own until the pmean below, under pmap and under shard_map alike.
-    varying = partial(jax.lax.pcast, axis_name=axis, to="varying")
+    # One device does without both: they would copy everything.
+    varying = (lambda tree: tree) if alone else partial(jax.lax.pcast, axis_name=axis, to="varying")
     params, batch_stats = varying((state.params, state.batch_stats))
 
     def objective(params, batch_stats, batch, key):
@@ -87,7 +89,8 @@ def train_step(
         (batch_stats, grads), values = jax.lax.scan(part, start, (parts, jax.random.split(key, accumulate)))
         grads, values = jax.tree.map(lambda g: g / accumulate, grads), jax.tree.map(jnp.mean, values)
     # One all-reduce for all of it. The statistics are equal already where BatchNorm syncs them.
-    grads, batch_stats, values = jax.lax.pmean((grads, batch_stats, values), axis)
+    if not alone:
+        grads, batch_stats, values = jax.lax.pmean((grads, batch_stats, values), axis)
     values["grad_norm"] = optax.tree.norm(grads)
 
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
