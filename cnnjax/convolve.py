@@ -9,7 +9,9 @@ the kernel / gradient of the image. A large matrix product reaches 200.
     1x1, 2048 -> 320 on 8x8              144 /  67 / 176    pointwise    176 / 140 / 191
     3x3, 32 -> 32 on 149x149              43 /  34 / 179    overhung     172 /  83 / 178
     3x3, 80 -> 192 on 73x73               68 /  33 / 178    overhung     161 / 135 / 157
-    3x3, 256 -> 256 on 56x56, "SAME"     184 /  79 / 186    overhung     186 / 102 / 182
+    3x3, 128 -> 128 on 112x112, "SAME"   204 /  50 / 202    overhung     190 / 152 / 188
+    7x1, 192 -> 192 on 17x17, "SAME"     132 /  64 / 132    overhung     188 / 180 / 150
+    3x3 at 2, 64 -> 96 on 147x147         32 /  32 /  42    folded        68 /  64 /  68
 
 Slower than these, wherever it was tried: patches of the kernel's size copied out and multiplied at once (40 to 90 on early
 layers, nine times the memory), a sum of products of shifted images, a convolution of three dimensions.
