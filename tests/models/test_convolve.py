@@ -24,7 +24,10 @@ CASES = {  # what it is: image, kernel, strides, padding, groups
     "overhung, wide": ((2, 9, 11, 20), (1, 7, 20, 24), 1, ((0, 0), (0, 0)), 1),
     "overhung, groups": ((2, 9, 11, 20), (3, 3, 10, 24), 1, "VALID", 2),
     "padded": ((2, 9, 11, 20), (3, 3, 20, 24), 1, "SAME", 1),
+    "a column": ((2, 17, 17, 20), (7, 1, 20, 24), 1, "SAME", 1),
     "strided": ((2, 9, 11, 20), (3, 3, 20, 24), 2, "VALID", 1),
+    "folded": ((1, 70, 67, 3), (7, 7, 3, 8), 2, "SAME", 1),
+    "folded, left over": ((1, 67, 70, 3), (11, 11, 3, 8), 4, ((2, 2), (2, 2)), 1),
 }
 
 

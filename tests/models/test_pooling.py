@@ -1,0 +1,56 @@
+"""Pooling, as a CPU does it, against Flax's plain one: values, gradients, types, and what is not a number."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax.layers import avg_pool, max_pool
+
+CASES = [(2, 2, "VALID"), (3, 2, "VALID"), (3, 1, "SAME"), (3, 2, "SAME"), (5, 3, "VALID"), (3, 2, ((0, 1), (1, 0)))]
+
+
+def image(dtype=jnp.float32):
+    """No two values are equal, so that each maximum is one pixel's."""
+    numbers = np.random.RandomState(0).permutation(2 * 11 * 12 * 3).reshape(2, 11, 12, 3)
+    return jnp.asarray(numbers / 100 - 4, dtype)
+
+
+def with_gradient(pool, x):
+    y, back = jax.vjp(pool, x)
+    return y, *back(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+
+
+@pytest.mark.parametrize(("window", "stride", "padding"), CASES)
+@pytest.mark.parametrize("kind", ["max", "avg", "avg with padding"])
+def test_equals_the_plain_one(kind, window, stride, padding):
+    shape = dict(window_shape=(window, window), strides=(stride, stride), padding=padding)
+    if kind == "max":
+        ways = (lambda x: max_pool(x, window, stride, padding)), (lambda x: nn.max_pool(x, **shape))
+    else:
+        count = kind == "avg with padding"
+        ways = (
+            lambda x: avg_pool(x, window, stride, padding, count_pad=count),
+            lambda x: nn.avg_pool(x, **shape, count_include_pad=count),
+        )
+    ours, plain = (jax.jit(lambda x, way=way: with_gradient(way, x))(image()) for way in ways)
+    for a, b in zip(ours, plain, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * float(jnp.abs(b).max()))
+
+
+def test_of_equal_ones_the_first_gets_the_gradient():
+    x = jnp.zeros((1, 4, 4, 1))
+    gradient = jax.grad(lambda x: max_pool(x, 2, 2).sum())(x)[0, :, :, 0]
+    np.testing.assert_array_equal(gradient, np.kron(np.ones((2, 2)), [[1, 0], [0, 0]]))
+
+
+def test_what_is_not_a_number_is_not_lost():
+    for place in range(4):
+        x = jnp.zeros(4).at[place].set(jnp.nan).reshape(1, 2, 2, 1)
+        assert jnp.isnan(max_pool(x, 2, 2)).all() and jnp.isnan(avg_pool(x, 2, 2)).all()
+
+
+@pytest.mark.parametrize("padding", ["VALID", "SAME"])
+def test_maximum_keeps_bfloat16(padding):
+    assert max_pool(image(jnp.bfloat16), 3, 2, padding).dtype == jnp.bfloat16
