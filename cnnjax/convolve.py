@@ -45,7 +45,10 @@ def _banded(x: jax.Array, kernel: jax.Array, precision: Any) -> jax.Array:
 
 
 def _folded(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, jax.Array]:
-    """The image and the kernel with which a stride of 1 does what `stride` did: squares of pixels become channels."""
+    """The image and the kernel with which a stride of 1 does what `stride` did: squares of pixels become channels.
+
+    (N, H, W, C) and (kh, kw, C, C') to (N, about H / stride, about W / stride, stride² C) and a kernel with as many channels.
+    """
     kh, kw, c_in, c_out = kernel.shape
     mh, mw = -(-kh // stride), -(-kw // stride)
     kernel = jnp.pad(kernel, ((0, mh * stride - kh), (0, mw * stride - kw), (0, 0), (0, 0)))
@@ -61,7 +64,9 @@ def _folded(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, ja
 def convolve(x, kernel, window_strides, padding, *, lhs_dilation, rhs_dilation, **options):
     """`lax.conv_general_dilated`, written for a CPU in the way that is fastest there.
 
-    `nn.Conv(conv_general_dilated=convolve)` takes it, so parameters and their names are those of a plain `nn.Conv`.
+    Images (N, H, W, C) and a kernel (kh, kw, C / groups, C') to (N, H', W', C'); arguments, and errors where they do not fit,
+    are those of `lax`. `nn.Conv(conv_general_dilated=convolve)` takes it, so parameters and their names are those of a
+    plain `nn.Conv`.
     """
     precision, dense = options["precision"], options["feature_group_count"] == 1
     kh, kw, c_in, c_out = kernel.shape
@@ -96,18 +101,21 @@ def convolve(x, kernel, window_strides, padding, *, lhs_dilation, rhs_dilation, 
         """With results beyond the edge of the image, only to be cut off.
 
         XLA hands a convolution to a library (YNNPACK) that is two to four times slower than its own code (Eigen) on large
-        maps, unless the result is larger than the image. The gradient of the kernel, a convolution as well, is spared likewise.
+        maps, unless the result is larger than the image. The gradient of the kernel, a convolution as well, is spared likewise:
+        if the image comes padded. Padding within the convolution made that gradient fifty times slower, and a column
+        (7x1) that hangs over in its own direction twelve times.
         """
         kh, kw, _, _ = kernel.shape
         beyond = ((0, kh), (0, 0)) if kw > 1 else ((0, 0), (0, 1))
         result = lax.conv_general_dilated(x, kernel, (1, 1), beyond, **options)
         return result[:, : x.shape[1] - kh + 1, : x.shape[2] - kw + 1]
 
-    full = x.dtype == jnp.float32
+    # What hangs over, and squares as channels, were measured in float32; they pay where a map is large enough for its copy.
+    single = x.dtype == jnp.float32
     # A kernel as wide as the image is a dense layer. Narrow convolutions pay while the channels fill no vector register.
     whole = dense and not padded and kw == x.shape[2]
     if {*window_strides} != {1}:
-        way = folded if dense and full and len({*window_strides}) == 1 and x.shape[1] > 64 else plain
+        way = folded if dense and single and len({*window_strides}) == 1 and x.shape[1] > 64 else plain
     elif whole and kh == x.shape[1]:  # one plain matrix product: better than sliding on a GPU too
         return lax.platform_dependent(x, kernel, cpu=banded, cuda=banded, rocm=banded, default=plain)
     elif whole or (dense and kw > 1 and c_in * c_out <= 256 and x.shape[2] <= 36):
@@ -115,5 +123,5 @@ def convolve(x, kernel, window_strides, padding, *, lhs_dilation, rhs_dilation, 
     elif dense and not padded and kh == kw == 1:
         way = pointwise
     else:
-        way = overhung if full and (x.shape[1] > 8 or not padded) else plain
+        way = overhung if single and (x.shape[1] > 8 or not padded) else plain
     return plain(x, kernel) if way is plain else lax.platform_dependent(x, kernel, cpu=way, default=plain)

@@ -115,7 +115,7 @@ def local_response_norm(
 
 
 def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = "VALID", *, name: str = "pool") -> jax.Array:
-    """Square max pooling; padded cells never win. `name` labels it in traces and tables.
+    """Square max pooling, (N, H, W, C) -> (N, H', W', C); padded cells never win. `name` labels it in traces and tables.
 
     `padding="CEIL"` is Caffe's rule: the last window may hang over the edge, so that no cell is left out.
     """
@@ -135,7 +135,10 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = "VALID",
 
 def avg_pool(x: jax.Array, window: int, stride: int, padding: Padding = "VALID", *, count_pad: bool = False,
              name: str = "pool") -> jax.Array:  # fmt: skip
-    """Square average pooling. `count_pad` divides by the whole window at the edges, as torch does and TensorFlow does not."""
+    """Square average pooling, (N, H, W, C) -> (N, H', W', C).
+
+    `count_pad` divides by the whole window at the edges, as torch does and TensorFlow does not.
+    """
     count_pad = count_pad or padding == "VALID"
 
     def by_axis(x):
@@ -152,7 +155,10 @@ def avg_pool(x: jax.Array, window: int, stride: int, padding: Padding = "VALID",
 
 
 def _in_turn(x: jax.Array, *, window: int, stride: int, padding: Padding, start: float, combine: Callable) -> jax.Array:
-    """Pooling down the columns, then along the rows, by shifted slices: on a CPU its gradient takes a quarter of the time."""
+    """Pooling down the columns, then along the rows, by shifted slices: on a CPU its gradient takes a quarter of the time.
+
+    (N, H, W, C) -> (N, H', W', C); `combine` joins two slices, `start` is what padding holds.
+    """
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], (window, window), (stride, stride), padding)
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=start)

@@ -112,7 +112,10 @@ class SparseConv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         sources, targets = C3_LINKS.T
         fan_in = jnp.array([25 * len(C3_INPUTS[target]) for target in targets])
-        init = lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -2.4, 2.4) / fan_in  # noqa: E731
+
+        def init(key, shape, dtype=jnp.float32):
+            return jax.random.uniform(key, shape, dtype, -2.4, 2.4) / fan_in
+
         links = nn.Conv(60, (5, 5), padding="VALID", feature_group_count=60, use_bias=False, kernel_init=init,
                         dtype=self.dtype, name="links")(x[..., sources])  # fmt: skip
         bias = self.param("bias", nn.initializers.zeros, (16,))

@@ -49,8 +49,8 @@ def contributions(model: nn.Module, variables: Any, images: Any) -> list[Contrib
     def answer(silent: Branch | None = None) -> np.ndarray:
         keep = [np.ones(join[-1].channels.stop, np.float32) for join in joins.values()]
         for join, factors in zip(joins.values(), keep):
-            if silent in join:
-                factors[silent.channels] = 0  # type: ignore[union-attr]
+            if silent is not None and silent in join:
+                factors[silent.channels] = 0
         return np.asarray(probabilities(variables, images, keep))
 
     whole = answer()
@@ -113,7 +113,10 @@ def _join(eqn: Any, made_by: dict[Any, str]) -> Iterator[Branch]:
 def _evaluate(jaxpr: Jaxpr, consts: Any, inputs: list[Any], factors: dict[int, jax.Array]) -> list[Any]:
     """The jaxpr's results, where the equations that `factors` numbers are followed by a factor for each channel."""
     known = dict(zip(jaxpr.constvars, consts)) | dict(zip(jaxpr.invars, inputs))
-    value = lambda var: var.val if isinstance(var, Literal) else known[var]  # noqa: E731
+
+    def value(var):
+        return var.val if isinstance(var, Literal) else known[var]
+
     for place, eqn in enumerate(jaxpr.eqns):
         inner = next((eqn.params[key] for key in ("jaxpr", "call_jaxpr") if key in eqn.params), None)
         call = jaxpr_as_fun(inner) if inner is not None else partial(eqn.primitive.bind, **eqn.params)

@@ -134,6 +134,7 @@ class Task:
             loss_fn=partial(losses.objective, **dataclasses.asdict(config.loss)), mix=build_mix(config, self.model.num_classes),
             ema=config.optim.ema, ema_warmup=config.optim.ema_warmup, accumulate=parts,
             skip_bad=config.on_nan == "skip", freeze_batchnorm=config.optim.freeze_batchnorm,
+            alone=len(self.spread.devices) == 1,
         )  # fmt: skip
         self.step = self.spread.map(step_of_share, split=(False, True, False), donate=True)
         self._plateau = build_plateau(config)

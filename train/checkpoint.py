@@ -6,6 +6,7 @@ The only file that knows orbax.
 import contextlib
 import logging
 import sys
+from operator import itemgetter
 from typing import Any
 
 import jax
@@ -31,7 +32,7 @@ class Checkpoints:
     def __init__(self, folder: epath.PathLike, keep: int = 2, *, read_only: bool = False):
         self.folder = epath.Path(folder)
         policies = ocp.checkpoint_managers
-        accuracy = lambda metrics: metrics["top1"]  # noqa: E731
+        accuracy = itemgetter("top1")  # of the metrics that a step is saved with
         best = policies.BestN(get_metric_fn=accuracy, n=1, keep_checkpoints_without_metrics=False)
         self._started: int | None = None  # the step of the save that was begun last
         self._manager = ocp.CheckpointManager(

@@ -209,8 +209,8 @@ def from_dict(values: dict, cls: type = Config) -> Any:
 
 
 def _value(kind: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(kind):
-        return from_dict(value, kind)  # type: ignore[arg-type]
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return from_dict(value, kind)
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -245,8 +245,8 @@ def describe(cls: type = Config, prefix: str = "--config.") -> list[tuple[str, s
     comments = dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(cls), flags=re.MULTILINE))
     rows = []
     for f in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(f.type):
-            rows += describe(f.type, f"{prefix}{f.name}.")  # type: ignore[arg-type]
+        if isinstance(f.type, type) and dataclasses.is_dataclass(f.type):
+            rows += describe(f.type, f"{prefix}{f.name}.")
         else:
             default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
             rows.append((prefix + f.name, str(default), comments.get(f.name, "")))

@@ -185,16 +185,16 @@ def ours(job: Job) -> tuple[Timer, dict[str, Any], Memory]:
     task = Task(configure(job))
     batch = task.spread.place(next(task.batches(0)))
     if job.what == "infer":
-        function = jax.jit(
+        function: Any = jax.jit(
             lambda variables, images: task.model.apply(variables, task.preprocess(images), train=False).logits
         )
         images = batch["image"].reshape(-1, *batch["image"].shape[-3:])
         arguments: tuple = (task.abstract_state.variables, images)
     else:
-        function = task.step  # type: ignore[assignment]
+        function = task.step
         arguments = (task.abstract_state, batch, task.key)
     began = time.perf_counter()
-    lowered = function.lower(*arguments)  # type: ignore[attr-defined]
+    lowered = function.lower(*arguments)
     traced = time.perf_counter()
     planned = lowered.compile().memory_analysis()  # jax keeps the program: calling the function compiles no more
     about: dict[str, Any] = {

@@ -61,9 +61,7 @@ def dry_run(config: Config) -> dict[str, Any]:
         "label": np.zeros(share, np.int32),
         "mask": np.ones(share, bool),
     }
-    compiled = task.step.lower(  # type: ignore[attr-defined]
-        task.abstract_state, task.spread.shard(batch), task.key
-    ).compile()
+    compiled = task.step.lower(task.abstract_state, task.spread.shard(batch), task.key).compile()
     memory = compiled.memory_analysis()
     summary = analysis.summarize(task.model, (height, width, channels))
     result = {

@@ -24,7 +24,7 @@ import numpy as np
 from etils import epath
 
 from train import data, errors, inference, metrics, protocols, statistics, step, subject
-from train.config import Data, Transform
+from train.config import Data
 from train.data.pipeline import ahead
 from train.errors import CheckpointError, DataError, UserError
 from train.parallel import Parallel
@@ -240,61 +240,6 @@ def compare(first: str, second: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def add_weights(parser: argparse.ArgumentParser) -> None:
-    """The options that say which network: a run folder, or published weights."""
-    parser.add_argument("--workdir", nargs="+", default=[], help="a run folder, or several")
-    parser.add_argument("--step", default="latest", help="latest, best, a number, or several with commas between them")
-    parser.add_argument("--raw", action="store_true", help="the parameters, where the run keeps moving averages")
-    parser.add_argument("--weights", nargs="+", default=[], help="a file of published weights, or several")
-    parser.add_argument("--model", nargs="+", default=[], help="the model of each of them")
-    parser.add_argument(
-        "--source", nargs="+", default=["cnnjax"], help="who wrote each: keras, torchvision, timm, slim…"
-    )
-    parser.add_argument("--class-names", default="", help="a file with the names of the weights' classes, one a line")
-    parser.add_argument("--size", type=int, default=0, help="side of the images that the network reads")
-    parser.add_argument("--style", default="", help="another evaluation transform than that of the weights")
-    parser.add_argument("--resize", type=int, default=0, help="length of the short side before the centre is cut out")
-    parser.add_argument("--fraction", type=float, default=0.0, help="central part of both sides; 1: the whole image")
-    parser.add_argument("--interpolation", default="", help="bilinear or bicubic")
-    parser.add_argument("--dtype", default="", help="compute type: float32 or bfloat16")
-
-
-def published(args: argparse.Namespace, source: str = "") -> list[subject.Subject]:
-    """The subjects that `--weights` and its options name."""
-
-    def of_each(values: list, name: str) -> list:
-        if len(values) not in (1, len(args.weights)):
-            raise UserError(f"--{name} has {len(values)} values for {len(args.weights)} --weights")
-        return values * (len(args.weights) // len(values))
-
-    transform = None
-    if args.style or args.resize or args.fraction or args.interpolation:
-        transform = Transform(args.style or Transform().style, args.resize, args.fraction, args.interpolation)
-    images = Data(source=source, size=args.size, eval_batch_size=32)
-    rows = zip(args.weights, of_each(args.model or [None], "model"), of_each(args.source, "source"))
-    found = [subject.from_weights(*row, images=images, transform=transform, dtype=args.dtype) for row in rows]
-    if args.class_names:
-        names = read_names(args.class_names)
-        for each in found:
-            if len(names) != each.model.num_classes:
-                raise UserError(f"{args.class_names} has {len(names)} names for {each.model.num_classes} classes")
-        found = [each._replace(classes=names) for each in found]
-    return found
-
-
-def read_names(path: str) -> tuple[str, ...]:
-    try:
-        return tuple(line.strip() for line in epath.Path(path).read_text().splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--class-names={path} cannot be read: {error}") from None
-
-
-def one_of(args: argparse.Namespace, *names: str) -> None:
-    """UserError unless exactly one of the options is there."""
-    if sum(bool(getattr(args, name)) for name in names) != 1:
-        raise UserError(f"either {' or '.join('--' + name for name in names)} is needed")
-
-
 def numbers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",") if part)
@@ -309,16 +254,12 @@ def main(argv: list[str] | None = None) -> dict:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_weights(parser)
+    subject.add_weights(parser)
     parser.add_argument("--data", default="", help="the source, as data.source of a config; by default that of the run")
     parser.add_argument("--split", default="", help="a split of the data; the evaluation split by default")
-    parser.add_argument(
-        "--protocol", default="center", help=f"how an image is looked at: {', '.join(protocols.PROTOCOLS)}"
-    )
+    parser.add_argument("--protocol", default="center", help=f"how to look: {', '.join(protocols.PROTOCOLS)}")
     parser.add_argument("--scales", default="", help="short sides for several crops, as 256,384,512")
-    parser.add_argument(
-        "--average", default="probabilities", help="what is averaged over crops: probabilities or logits"
-    )
+    parser.add_argument("--average", default="probabilities", help="over crops: of probabilities or logits")
     parser.add_argument("--subset", action="store_true", help="the data may have fewer classes than the network")
     parser.add_argument("--batch-size", type=int, default=0, help="crops at once")
     parser.add_argument("--devices", type=int, default=0, help="how many of the local devices; 0: all")
@@ -329,7 +270,7 @@ def main(argv: list[str] | None = None) -> dict:
         "--compare", nargs=2, default=[], metavar="CSV", help="two files of predictions of the same images"
     )
     args = parser.parse_args(argv)
-    one_of(args, "workdir", "weights", "compare")
+    subject.one_of(args, "workdir", "weights", "compare")
     if args.compare:
         return compare(*args.compare)
     options: dict[str, Any] = dict(
@@ -348,7 +289,7 @@ def main(argv: list[str] | None = None) -> dict:
         if not args.data:
             raise UserError("--weights needs --data=SOURCE: folder:DIR, tfds:NAME, npz:FILE, …")
         split_name, folder = args.split or Data().eval_split, None
-        split, subjects = data.load(args.data, split_name), published(args, args.data)
+        split, subjects = data.load(args.data, split_name), subject.published(args, args.data)
     result = evaluate_all(subjects, split, split_name, epath.Path(args.out) if args.out else folder, **options)
     return short(result)
 

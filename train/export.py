@@ -30,10 +30,9 @@ import numpy as np
 
 from train import errors
 from train.errors import CheckpointError, UserError
-from train.evaluate import add_weights, one_of, published
 from train.run import Run
 from train.seeing import exact
-from train.subject import Subject, from_run
+from train.subject import Subject, add_weights, from_run, one_of, published
 
 CLOSE = 1e-5  # the largest difference of probabilities that an export may have
 PLATFORMS = ("cpu", "cuda", "tpu")

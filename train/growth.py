@@ -169,7 +169,7 @@ def scaling(model: str = "inception_v1_bn", side: int = 64, share: int = 2) -> d
         config.parallel.devices = devices
         task = Task(config)
         arguments = (task.abstract_state, task.spread.place(next(task.batches(0))), task.key)
-        compiled = task.step.lower(*arguments).compile()  # type: ignore[attr-defined]
+        compiled = task.step.lower(*arguments).compile()
         work, cost = machine.count(task.step, *arguments), compiled.cost_analysis()
         reduced = machine.all_reduces(compiled.as_text())
         row = {"devices": devices, "multiply_adds": work.multiply_adds, "operations": int(cost["flops"]),

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import jax
@@ -47,7 +48,10 @@ def make_schedule(
             if name == "cosine"
             else optax.polynomial_schedule(lr, 0.0, power, left)
         )
-        from_start = lambda t: main(t - warmup)  # noqa: E731
+
+        def from_start(t):
+            return main(t - warmup)
+
     elif name in ("step", "exponential"):
         # Above one decay for each step `exponential_decay` cannot see the difference between steps and fractions of them.
         from_start = optax.exponential_decay(lr, max(1, decay_every), decay_rate, staircase=name == "step")
@@ -56,7 +60,10 @@ def make_schedule(
         if len(boundaries) != len(factors) or list(boundaries) != sorted(boundaries):
             raise UserError("piecewise needs as many optim.factors as optim.boundaries, which must rise")
         values = jnp.array([1.0, *factors], jnp.float32) * lr
-        from_start = lambda t: values[jnp.sum(jnp.array(boundaries) <= t)]  # noqa: E731
+
+        def from_start(t):
+            return values[jnp.sum(jnp.array(boundaries) <= t)]
+
     elif name in ("constant", "plateau"):
         from_start = optax.constant_schedule(lr)
     else:
@@ -150,7 +157,7 @@ def make_optimizer(
     """
     if name not in OPTIMIZERS:
         raise UserError(f"optim.name={name!r} is unknown; {nearest(name, OPTIMIZERS)}")
-    mask: Callable = lambda params: decayed(params, decay_what)  # noqa: E731
+    mask = partial(decayed, what=decay_what)
     weights = optax.add_decayed_weights(weight_decay, mask) if weight_decay else optax.identity()
     velocity = optax.trace(momentum, nesterov) if momentum else optax.identity()
     rate = optax.chain(optax.scale_by_learning_rate(schedule), plateau or optax.identity())
@@ -164,7 +171,10 @@ def make_optimizer(
     }[name]
     rules = tuple(lr_scale)
     if rules:
-        frozen = lambda params: jax.tree.map(lambda factor: factor == 0, rate_factors(params, rules))  # noqa: E731
+
+        def frozen(params):
+            return jax.tree.map(lambda factor: factor == 0, rate_factors(params, rules))
+
         scaled = optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, rate_factors(updates, rules)))
         parts = (*parts, scaled)
     bounded = optax.clip_by_global_norm(clip) if clip else optax.identity()

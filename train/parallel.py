@@ -204,17 +204,19 @@ class Parallel:
                 f"{name}={batch_size} must be a positive multiple of the {len(self.devices)} device(s){hint}"
             )
 
-    def map(self, step: Callable, *, split: tuple[bool, ...], donate: bool = False) -> Callable:
+    def map(self, step: Callable, *, split: tuple[bool, ...], donate: bool = False) -> Any:
         """Compiles a step of one device's share into the same of the global batch.
 
         `split` says for each argument whether it is divided over the devices or the same on all; results are the same
-        on all. `donate` gives the first argument's memory to the result: it must not be used again.
+        on all. It can be called, or lowered. `donate` gives the first argument's memory to the result: it must not be used
+        again.
         """
         donated = (0,) if donate else ()
         if self.mapping == "pmap":
             axes = tuple(0 if divided else None for divided in split)
             return jax.pmap(step, AXIS, in_axes=axes, out_axes=None, donate_argnums=donated, devices=self.devices)
-        specs = tuple(P(AXIS) if divided and len(self.devices) > 1 else P() for divided in split)
+        several = len(self.devices) > 1  # one device has all of the batch, which is then the same on all
+        specs = tuple(P(AXIS) if divided and several else P() for divided in split)
         mapped = jax.shard_map(step, mesh=self.mesh, in_specs=specs, out_specs=P())
         return jax.jit(mapped, donate_argnums=donated)
 

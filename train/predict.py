@@ -30,9 +30,8 @@ from train.data.pipeline import ahead, threads
 from train.data.sources.folder import is_image
 from train.data.transforms import make_transform
 from train.errors import DataError, UserError
-from train.evaluate import add_weights, one_of, published
 from train.run import Run
-from train.subject import Subject, from_run
+from train.subject import Subject, add_weights, from_run, one_of, published
 
 BATCH = 32
 

@@ -40,6 +40,7 @@ def train_step(
     accumulate: int = 1,
     skip_bad: bool = False,
     freeze_batchnorm: bool = False,
+    alone: bool = False,
     axis: str = AXIS,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from this device's share: batch leaves are (n, …); state and key are replicated, and so are the results.
@@ -48,13 +49,12 @@ def train_step(
     `key` is the run's: the step and the device are folded in here, so nothing else carries randomness. `accumulate` works
     through the share in so many parts, one after the other, and updates once, by their mean gradient; BatchNorm then sees
     each part on its own. `skip_bad` leaves everything but the step count, which the learning rate goes by, as it was where loss
-    or gradient is not finite.
+    or gradient is not finite. `alone` says that one device has the whole batch, not as a share: it exchanges nothing, where a
+    collective would copy every gradient.
     """
-    alone = jax.lax.axis_size(axis) == 1
     key = jax.random.fold_in(jax.random.fold_in(key, state.step), 0 if alone else jax.lax.axis_index(axis))
     # Gradients with respect to replicated parameters would be summed over the axis; with respect to varying ones they
     # stay this device's own until the pmean below, under pmap and under shard_map alike.
-    # One device does without both: they would copy everything.
     varying = (lambda tree: tree) if alone else partial(jax.lax.pcast, axis_name=axis, to="varying")
     params, batch_stats = varying((state.params, state.batch_stats))
 

@@ -1,5 +1,6 @@
 """What is looked at after training: a network with its values, its input and its classes, of a run or published."""
 
+import argparse
 import dataclasses
 import sys
 import warnings
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import numpy as np
+from etils import epath
 
 from train.build import DTYPES, build_preprocess
 from train.config import Data, Transform
@@ -118,3 +120,61 @@ def match_classes(theirs: Sequence[str], subject: Subject, *, subset: bool = Fal
 
 def _shown(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:3])) + (", …" if len(names) > 3 else "")
+
+
+# ---------------------------------------------------------------------------------------------- the command line
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """The options that say which network: a run folder, or published weights."""
+    parser.add_argument("--workdir", nargs="+", default=[], help="a run folder, or several")
+    parser.add_argument("--step", default="latest", help="latest, best, a number, or several with commas between them")
+    parser.add_argument("--raw", action="store_true", help="the parameters, where the run keeps moving averages")
+    parser.add_argument("--weights", nargs="+", default=[], help="a file of published weights, or several")
+    parser.add_argument("--model", nargs="+", default=[], help="the model of each of them")
+    parser.add_argument(
+        "--source", nargs="+", default=["cnnjax"], help="who wrote each: keras, torchvision, timm, slim…"
+    )
+    parser.add_argument("--class-names", default="", help="a file with the names of the weights' classes, one a line")
+    parser.add_argument("--size", type=int, default=0, help="side of the images that the network reads")
+    parser.add_argument("--style", default="", help="another evaluation transform than that of the weights")
+    parser.add_argument("--resize", type=int, default=0, help="length of the short side before the centre is cut out")
+    parser.add_argument("--fraction", type=float, default=0.0, help="central part of both sides; 1: the whole image")
+    parser.add_argument("--interpolation", default="", help="bilinear or bicubic")
+    parser.add_argument("--dtype", default="", help="compute type: float32 or bfloat16")
+
+
+def published(args: argparse.Namespace, source: str = "") -> list[Subject]:
+    """The subjects that `--weights` and its options name."""
+
+    def of_each(values: list, name: str) -> list:
+        if len(values) not in (1, len(args.weights)):
+            raise UserError(f"--{name} has {len(values)} values for {len(args.weights)} --weights")
+        return values * (len(args.weights) // len(values))
+
+    transform = None
+    if args.style or args.resize or args.fraction or args.interpolation:
+        transform = Transform(args.style or Transform().style, args.resize, args.fraction, args.interpolation)
+    images = Data(source=source, size=args.size, eval_batch_size=32)
+    rows = zip(args.weights, of_each(args.model or [None], "model"), of_each(args.source, "source"))
+    found = [from_weights(*row, images=images, transform=transform, dtype=args.dtype) for row in rows]
+    if args.class_names:
+        names = read_names(args.class_names)
+        for each in found:
+            if len(names) != each.model.num_classes:
+                raise UserError(f"{args.class_names} has {len(names)} names for {each.model.num_classes} classes")
+        found = [each._replace(classes=names) for each in found]
+    return found
+
+
+def read_names(path: str) -> tuple[str, ...]:
+    try:
+        return tuple(line.strip() for line in epath.Path(path).read_text().splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--class-names={path} cannot be read: {error}") from None
+
+
+def one_of(args: argparse.Namespace, *names: str) -> None:
+    """UserError unless exactly one of the options is there."""
+    if sum(bool(getattr(args, name)) for name in names) != 1:
+        raise UserError(f"either {' or '.join('--' + name for name in names)} is needed")

@@ -56,7 +56,7 @@ def sniff(path: Path) -> str:
     if head.startswith(b"PK\x03\x04"):
         try:
             members = zipfile.ZipFile(path).namelist()
-        except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:  # the second: a zip version that is none
             raise WeightsError(f"{path} is truncated or damaged: its table of contents cannot be read") from error
         if "model.weights.h5" in members:
             return "hdf5"

@@ -198,7 +198,10 @@ def test_dense_vgg_is_its_classifier_slid_over_the_map():
     model = cnnjax.create_model("vgg11", num_classes=5)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), np.zeros((1, 224, 224, 3), np.float32)))
     rng = np.random.default_rng(0)
-    fan_in = lambda x: np.prod(x.shape[:-1]) if len(x.shape) > 1 else 10  # noqa: E731
+
+    def fan_in(x):
+        return np.prod(x.shape[:-1]) if len(x.shape) > 1 else 10
+
     variables = jax.tree.map(
         lambda x: rng.standard_normal(x.shape, np.float32) * np.float32(np.sqrt(2 / fan_in(x))), shapes
     )

@@ -131,8 +131,7 @@ def test_dropout_draws_by_key_and_only_in_training():
 
     @jax.jit
     def logits(variables, key):
-        run = lambda train: model.apply(variables, image, train=train, rngs={"dropout": key}).logits  # noqa: E731
-        return run(True), run(False)
+        return [model.apply(variables, image, train=train, rngs={"dropout": key}).logits for train in (True, False)]
 
     (one, plain), (other, same) = (logits(variables, key) for key in jax.random.split(jax.random.key(0)))
     assert np.any(one != other) and np.any(one != plain) and np.all(plain == same)

@@ -67,7 +67,7 @@ def test_values_and_gradients(name):
     assert_close(*everything(*operands))
 
 
-@pytest.mark.parametrize("name", ["banded", "whole", "pointwise", "overhung"])
+@pytest.mark.parametrize("name", ["banded", "whole", "pointwise", "overhung", "folded"])
 def test_other_transformations(name):
     """Forward-mode derivatives, and batches of batches."""
     ours, plain, (x, k) = both(name)

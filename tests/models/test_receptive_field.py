@@ -143,7 +143,10 @@ def test_stages_of_networks(name, stage, side, expected):
     channels = 1 if name == "lenet5" else 3
     model = create_model(name)
     variables = fair(analysis.abstract_variables(model, (side, side, channels)))
-    feature_map = lambda image: model.apply(variables, image, mutable=["stages"])[1]["stages"][stage]  # noqa: E731
+
+    def feature_map(image):
+        return model.apply(variables, image, mutable=["stages"])[1]["stages"][stage]
+
     rows = analysis.summarize(model, (side, side, channels)).layers
     assert largest([row for row in rows if row.name.split("/")[0] == stage]) == (expected, expected)
     assert brute_force(feature_map, side, channels) == (expected, expected)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from cnnjax import weights
@@ -125,6 +126,5 @@ def test_records_are_timms_own():
         p, size = record.preprocessing, data["input_size"][1]
         assert record.licence.lower() == config.license
         assert (p.size, p.resize, p.interpolation) == (size, int(size / data["crop_pct"]), data["interpolation"])
-        full = lambda values: values * 3 if len(values) == 1 else values  # noqa: E731
-        assert full(p.mean) == pytest.approx([255 * value for value in data["mean"]])
-        assert full(p.std) == pytest.approx([255 * value for value in data["std"]])
+        for of_record, of_timm in ((p.mean, data["mean"]), (p.std, data["std"])):
+            assert list(np.broadcast_to(of_record, 3)) == pytest.approx([255 * value for value in of_timm])

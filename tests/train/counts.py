@@ -45,7 +45,7 @@ def of_equations(model: str) -> dict[str, int]:
 
 def of_program(model: str) -> dict[str, int]:
     task, arguments = task_of(model)
-    compiled = task.step.lower(*arguments).compile()  # type: ignore[attr-defined]
+    compiled = task.step.lower(*arguments).compile()
     cost, text = compiled.cost_analysis(), compiled.as_text()
     return {
         "operations": int(cost["flops"]),

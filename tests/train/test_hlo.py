@@ -16,9 +16,11 @@ from train.machine import all_reduces
 found = {}
 for name, model, mapping in [("plain", Plain(), "pmap"), ("plain_shard_map", Plain(), "shard_map"),
                              ("local", Small(bn_axis=None), "shard_map"), ("synced", Small(), "pmap"),
-                             ("accumulated", Plain(), "shard_map")]:
-    options = {"accumulate": 2} if name == "accumulated" else {}
-    spread, state, step = make(model, mapping, 8, **options)
+                             ("accumulated", Plain(), "shard_map"),
+                             ("alone", Plain(), "pmap"), ("alone_shard_map", Plain(), "shard_map")]:
+    alone = name.startswith("alone")
+    options = {"alone": True} if alone else {"accumulate": 2} if name == "accumulated" else {}
+    spread, state, step = make(model, mapping, 1 if alone else 8, **options)
     text = step.lower(state, spread.shard(next(batches(1))), jax.random.key(0)).compile().as_text()
     size = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
     found[name] = {
@@ -53,6 +55,11 @@ def test_one_all_reduce_of_gradients_and_statistics(found, name):
     assert step["bytes"] == [step["gradients"] + step["statistics"] + LOGGED]
 
 
+@pytest.mark.parametrize("name", ["alone", "alone_shard_map"])
+def test_one_device_exchanges_nothing(found, name):
+    assert found[name]["bytes"] == []
+
+
 def test_synced_batchnorm_adds_two_small_ones_a_layer(found):
     """Forward the two moments of each channel, backward their two gradients: the price of statistics over all devices."""
     step, layers, channels = found["synced"], 2, 8
@@ -62,7 +69,7 @@ def test_synced_batchnorm_adds_two_small_ones_a_layer(found):
     assert min(step["bytes"]) <= 2 * channels * 4
 
 
-@pytest.mark.parametrize("name", ["plain", "plain_shard_map", "local", "synced", "accumulated"])
+@pytest.mark.parametrize("name", ["plain", "plain_shard_map", "local", "synced", "accumulated", "alone"])
 def test_nothing_goes_to_the_host_and_the_state_is_donated(found, name):
     step = found[name]
     assert step["other"] == [] and step["calls"] == []

@@ -15,11 +15,7 @@ from train.__main__ import main
 from train.errors import CheckpointError, DataError, DivergedError, Preempted, UserError
 from train.loop import Training
 
-SHORT = [
-    *OPTIONS,
-    "--config.epochs=1",
-    "--config.parallel.devices=1",
-]  # 32 steps, checkpoints every 7, evaluation every 17
+SHORT = [*OPTIONS, "--config.epochs=1", "--config.parallel.devices=1"]  # 32 steps, saved every 7, evaluated every 17
 
 
 def go(workdir, *more, options=SHORT):
