@@ -65,8 +65,8 @@ def convolve(x, kernel, window_strides, padding, *, lhs_dilation, rhs_dilation, 
     """`lax.conv_general_dilated`, written for a CPU in the way that is fastest there.
 
     Images (N, H, W, C) and a kernel (kh, kw, C / groups, C') to (N, H', W', C'); arguments, and errors where they do not fit,
-    are those of `lax`. `nn.Conv(conv_general_dilated=convolve)` takes it, so parameters and their names are those of a
-    plain `nn.Conv`.
+    are those of `lax`. On a CPU a pixel that is no finite number may spoil results a little beyond the kernel's reach.
+    `nn.Conv(conv_general_dilated=convolve)` takes it, so parameters and their names are those of a plain `nn.Conv`.
     """
     precision, dense = options["precision"], options["feature_group_count"] == 1
     kh, kw, c_in, c_out = kernel.shape
@@ -81,9 +81,11 @@ def convolve(x, kernel, window_strides, padding, *, lhs_dilation, rhs_dilation, 
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], (kh, kw), window_strides, padding)
     padded = any(map(any, padding))
+    if any(size + sum(sides) < k for size, sides, k in zip(x.shape[1:3], padding, (kh, kw))):
+        return plain(x, kernel)  # nothing fits: an empty result
 
     def pad(x):
-        return jnp.pad(x, ((0, 0), *padding, (0, 0)))
+        return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*sides, 0) for sides in padding), (0, 0, 0)])
 
     def banded(x, kernel):
         return _banded(pad(x), kernel, precision)

@@ -42,6 +42,18 @@ def test_torchvision_and_timm_equal_pillow(shape, style, size, short_side, kerne
     assert np.abs(ours - resize_and_cut(image, size, short_side, kernel)).max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("shape", "short_side", "size"), [((640, 480), 342, 299), ((408, 996), 342, 299), ((90, 70), 36, 32)]
+)
+def test_noise_equals_pillow(shape, short_side, size):
+    """The hardest image: each value that is placed or rounded differently shows."""
+    for seed in range(20):
+        pixels = np.random.RandomState(seed).randint(0, 256, (*shape, 3)).astype(np.uint8)
+        ours = transform(size, style="torchvision", resize=short_side)(pixels).astype(int)
+        theirs = resize_and_cut(Image.fromarray(pixels), size, short_side, Image.Resampling.BILINEAR)
+        assert np.abs(ours - theirs).max() <= 1
+
+
 def test_options_and_pixels():
     pixels = photo(300, 400)
     image = Image.fromarray(pixels)

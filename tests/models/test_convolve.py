@@ -27,6 +27,9 @@ CASES = {  # what it is: image, kernel, strides, padding, groups
     "a column": ((2, 17, 17, 20), (7, 1, 20, 24), 1, "SAME", 1),
     "strided": ((2, 9, 11, 20), (3, 3, 20, 24), 2, "VALID", 1),
     "folded": ((1, 70, 67, 3), (7, 7, 3, 8), 2, "SAME", 1),
+    "folded, even kernel": ((1, 66, 68, 3), (2, 4, 3, 8), 2, "VALID", 1),
+    "folded, beyond the kernel": ((1, 66, 67, 3), (2, 2, 3, 8), 3, "VALID", 1),
+    "overhung, edges cut off": ((2, 12, 14, 20), (3, 3, 20, 24), 1, ((-1, 1), (0, -2)), 1),
     "folded, left over": ((1, 67, 70, 3), (11, 11, 3, 8), 4, ((2, 2), (2, 2)), 1),
 }
 

@@ -39,10 +39,17 @@ def test_equals_the_plain_one(kind, window, stride, padding):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * float(jnp.abs(b).max()))
 
 
-def test_of_equal_ones_the_first_gets_the_gradient():
-    x = jnp.zeros((1, 4, 4, 1))
-    gradient = jax.grad(lambda x: max_pool(x, 2, 2).sum())(x)[0, :, :, 0]
-    np.testing.assert_array_equal(gradient, np.kron(np.ones((2, 2)), [[1, 0], [0, 0]]))
+@pytest.mark.parametrize(("window", "stride", "padding"), CASES)
+def test_of_equal_ones_the_first_gets_the_gradient(window, stride, padding):
+    """In the order of reading, as with Flax's plain pooling."""
+    x = jnp.asarray(np.random.RandomState(0).randint(0, 3, (2, 11, 12, 3)), jnp.float32)
+    _, ours = with_gradient(lambda x: max_pool(x, window, stride, padding), x)
+    _, plain = with_gradient(lambda x: nn.max_pool(x, (window, window), (stride, stride), padding), x)
+    np.testing.assert_allclose(ours, plain, rtol=0, atol=1e-6)
+
+
+def test_a_window_that_does_not_fit_gives_an_empty_map():
+    assert max_pool(image(), 12, 1).shape == avg_pool(image(), 12, 1).shape == (2, 0, 1, 3)
 
 
 def test_what_is_not_a_number_is_not_lost():
