@@ -1,7 +1,7 @@
 """One convolution, in the way that is fastest where it runs: a GPU and a TPU have their own; XLA on a CPU is helped.
 
 Rates on two x86 cores (AVX-512, jax 0.10), float32, in 10⁹ multiplications and additions a second: forward / gradient of
-the kernel / gradient of the image. A large matrix product reaches 200.
+the kernel / gradient of the image. A large matrix product reaches 200, in the last line, taken on another day, 100.
 
     what                                 plain              way          then
     5x5, 1 or 6 channels (LeNet)         5                  banded       30 times the rate, at twice the work
@@ -12,6 +12,7 @@ the kernel / gradient of the image. A large matrix product reaches 200.
     3x3, 128 -> 128 on 112x112, "SAME"   204 /  50 / 202    overhung     190 / 152 / 188
     7x1, 192 -> 192 on 17x17, "SAME"     132 /  64 / 132    overhung     188 / 180 / 150
     3x3 at 2, 64 -> 96 on 147x147         32 /  32 /  42    folded        68 /  64 /  68
+    3x3, 512 -> 512 on 2x2, "SAME"         1 /  95 /   1    covered      151 /  43 /  62
 
 Slower than these, wherever it was tried: patches of the kernel's size copied out and multiplied at once (40 to 90 on early
 layers, nine times the memory), a sum of products of shifted images, a convolution of three dimensions.
@@ -42,6 +43,28 @@ def _banded(x: jax.Array, kernel: jax.Array, precision: Any) -> jax.Array:
     rows = jnp.concatenate([blocks[:, i : i + oh] for i in range(kh)], axis=-1)
     out = jnp.dot(rows.reshape(-1, kh * wide * c_in), band.reshape(-1, block * c_out), precision=precision)
     return out.reshape(n, oh, ow, c_out)
+
+
+def _covered(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, precision: Any) -> jax.Array:
+    """Any convolution as a dense layer from all pixels to all pixels, with what of the kernel lies between each two of them.
+
+    A map with fewer pixels than the kernel makes that less work than sliding, which would mostly see padding.
+    """
+    size, (kh, kw) = x.shape[1:3], kernel.shape[:2]
+    out = [(n + sum(sides) - k) // s + 1 for n, sides, k, s in zip(size, padding, (kh, kw), strides)]
+    before = [max(0, (o - 1) * s - low) for o, s, (low, _) in zip(out, strides, padding)]
+    behind = [max(0, low + n - k) for n, (low, _), k in zip(size, padding, (kh, kw))]
+    wide = jnp.pad(kernel, [*zip(before, behind), (0, 0), (0, 0)])
+
+    def seen(axis: int, place: int, taps: jax.Array) -> jax.Array:  # by one row or column of the result
+        first = before[axis] + padding[axis][0] - place * strides[axis]
+        return lax.slice_in_dim(taps, first, first + size[axis], axis=axis)
+
+    rows = [seen(0, i, wide) for i in range(out[0])]
+    weights = jnp.stack([jnp.stack([seen(1, j, row) for j in range(out[1])], -2) for row in rows], -3)
+    out_shape = (x.shape[0], *weights.shape[3:])
+    weights = weights.reshape(x[0].size, -1)
+    return jnp.dot(x.reshape(x.shape[0], -1), weights, precision=precision).reshape(out_shape)
 
 
 def _folded(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, jax.Array]:
@@ -90,6 +113,9 @@ def convolve(x, kernel, window_strides, padding, *, lhs_dilation, rhs_dilation, 
     def banded(x, kernel):
         return _banded(pad(x), kernel, precision)
 
+    def covered(x, kernel):
+        return _covered(x, kernel, window_strides, padding, precision)
+
     def pointwise(x, kernel):
         return jnp.dot(x, kernel[0, 0], precision=precision)
 
@@ -116,10 +142,12 @@ def convolve(x, kernel, window_strides, padding, *, lhs_dilation, rhs_dilation, 
     single = x.dtype == jnp.float32
     # A kernel as wide as the image is a dense layer. Narrow convolutions pay while the channels fill no vector register.
     whole = dense and not padded and kw == x.shape[2]
-    if {*window_strides} != {1}:
+    if dense and x.shape[1] * x.shape[2] < kh * kw:
+        way = covered
+    elif {*window_strides} != {1}:
         way = folded if dense and single and len({*window_strides}) == 1 and x.shape[1] > 64 else plain
     elif whole and kh == x.shape[1]:  # one plain matrix product: better than sliding on a GPU too
-        return lax.platform_dependent(x, kernel, cpu=banded, cuda=banded, rocm=banded, default=plain)
+        return lax.platform_dependent(x, kernel, cpu=covered, cuda=covered, rocm=covered, default=plain)
     elif whole or (dense and kw > 1 and c_in * c_out <= 256 and x.shape[2] <= 36):
         way = banded
     elif dense and not padded and kh == kw == 1:

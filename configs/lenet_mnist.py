@@ -27,5 +27,5 @@ def get_config() -> Config:
         optim=Optim(name="sgd", lr=0.05, momentum=0.9, weight_decay=5e-4, schedule="cosine", warmup=1),
         loss=Loss(label_smoothing=0.1),
         log=Log(every=100, eval_every=500),
-        checkpoint=Checkpoint(every=500),
+        checkpoint=Checkpoint(every=1000),
     )

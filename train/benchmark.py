@@ -3,7 +3,7 @@
 python -m train.benchmark --what=step --model=vgg16,inception_v3 --batch=8 --peer=torch --peer=keras
 python -m train.benchmark --what=infer --model='inception*' --batch=8,32,128 --peer=torch-compile --dtype=bfloat16
 python -m train.benchmark --what=step --model=vgg16 --batch=8 --remat            # and with activations computed anew
-python -m train.benchmark --what=loop --config=configs/lenet_mnist.py            # the whole loop against its bare step
+python -m train.benchmark --what=loop --config=configs/lenet_mnist.py --steps=1000   # the loop against its bare step
 python -m train.benchmark --what=data --peer=torchvision
 python -m train.benchmark --what=compile --model=all --batch=2
 python -m train.benchmark --what=startup
@@ -20,12 +20,13 @@ import contextlib
 import copy
 import fnmatch
 import io
-import json
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cnnjax import get_spec, list_models
 from cnnjax.registry import nearest
@@ -178,8 +179,12 @@ def compile_only(args: argparse.Namespace, config: Config) -> dict[str, Any]:
 
 
 def loop(args: argparse.Namespace, config: Config) -> dict[str, Any]:
-    """A real run with data, logs and checkpoints, but without evaluation, behind its first step; in turn with the bare step."""
-    from train import data
+    """A real run with data, logs and checkpoints, but without evaluation, behind its first step; in turn with the bare step.
+
+    A round is a run of so many steps, and ends with a checkpoint on disk: if it has fewer than are between two checkpoints
+    of the recipe, that one counts for too much.
+    """
+    from train import data, logs
     from train.loop import train
 
     waits: list[float] = []
@@ -187,12 +192,13 @@ def loop(args: argparse.Namespace, config: Config) -> dict[str, Any]:
 
     def run(steps: int) -> float:
         timed = copy.deepcopy(config)
-        timed.epochs = (steps + 1) * config.data.batch_size / examples
+        timed.epochs = max(2, steps) * config.data.batch_size / examples
         timed.log.eval_every = 2 * steps
         with tempfile.TemporaryDirectory() as workdir, contextlib.redirect_stderr(io.StringIO()):
             seconds = steps * config.data.batch_size / train(timed, workdir)["images_per_second"]
-            lines = [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
-            waits.append(statistics.mean(line.get("data_wait", 0.0) for line in lines if line["split"] == "train"))
+            rows = [row for row in logs.read(Path(workdir)) if row["split"] == "train"]
+        of_row = np.diff([0, *(row["step"] for row in rows)])
+        waits.append(float(np.average([row.get("data_wait", 0.0) for row in rows], weights=of_row)))
         return seconds
 
     timer, _, _ = contestants.ours(Job(OURS, "step", config))

@@ -14,6 +14,7 @@ from cnnjax import analysis
 from train import data, parallel
 from train.build import Task
 from train.config import Config
+from train.data import affine
 from train.errors import DataError
 
 BARS = " ▁▂▃▄▅▆▇█"
@@ -61,6 +62,8 @@ def dry_run(config: Config) -> dict[str, Any]:
         "label": np.zeros(share, np.int32),
         "mask": np.ones(share, bool),
     }
+    if affine.wanted(config.data.augment):
+        batch["affine"] = np.zeros((share, 6), np.float32)
     compiled = task.step.lower(task.abstract_state, task.spread.shard(batch), task.key).compile()
     memory = compiled.memory_analysis()
     summary = analysis.summarize(task.model, (height, width, channels))

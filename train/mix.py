@@ -1,13 +1,30 @@
-"""Changes of a training batch on the device: noise, mixup, CutMix. Pure functions of images, labels and a key.
+"""Changes of a training batch on the device: distortion, noise, mixup, CutMix. Pure functions, as all of the step is.
 
 Images are what the network reads, float (n, H, W, C). Mixed labels are soft, (n, K), and go on to the loss, which smooths
 them as it smooths hard ones. Partners come from the same device's share of the batch.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.ndimage import map_coordinates
+
+
+def warp(images: jax.Array, transforms: jax.Array) -> jax.Array:
+    """Images (n, H, W, C) read where the transforms (n, 6) of `train.data.affine` say: bilinear, black beyond the border.
+
+    The result is float32, in the range of the images, which may be uint8.
+    """
+    y, x = jnp.mgrid[: images.shape[1], : images.shape[2]]
+
+    def one(image: jax.Array, transform: jax.Array) -> jax.Array:
+        a, b, x0, c, d, y0 = transform
+        read = partial(map_coordinates, coordinates=[c * x + d * y + y0, a * x + b * y + x0], order=1)
+        return jax.vmap(read, in_axes=-1, out_axes=-1)(image)
+
+    return jax.vmap(one)(images.astype(jnp.float32), transforms)
 
 
 def make_mix(

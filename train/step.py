@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import optax
 
 from train import metrics
+from train.mix import warp
 from train.state import TrainState
 
 AXIS = "data"
 
 
 def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
-    """uint8 (N, H, W, C) in 0..255 to float32: (x / 255 - mean) / std, for each channel."""
+    """Images (N, H, W, C) in 0..255, uint8 or float, to float32: (x / 255 - mean) / std, for each channel."""
     scale = 1 / (255 * jnp.array(std, jnp.float32))
     return images.astype(jnp.float32) * scale - jnp.array(mean, jnp.float32) / jnp.array(std, jnp.float32)
 
@@ -45,7 +46,8 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from this device's share: batch leaves are (n, …); state and key are replicated, and so are the results.
 
-    `mix` changes images and labels together, as in `train.mix`; the accuracy is that of the unmixed labels.
+    Where the batch has `affine`, a transform for each image, the images are distorted first. `mix` changes images and labels
+    together, as in `train.mix`; the accuracy is that of the unmixed labels.
     `key` is the run's: the step and the device are folded in here, so nothing else carries randomness. `accumulate` works
     through the share in so many parts, one after the other, and updates once, by their mean gradient; BatchNorm then sees
     each part on its own. `skip_bad` leaves everything but the step count, which the learning rate goes by, as it was where loss
@@ -59,7 +61,10 @@ def train_step(
     params, batch_stats = varying((state.params, state.batch_stats))
 
     def objective(params, batch_stats, batch, key):
-        images, labels = preprocess(batch["image"]), batch["label"]
+        images, labels = batch["image"], batch["label"]
+        if "affine" in batch:
+            images = warp(images, batch["affine"])
+        images = preprocess(images)
         if mix:
             images, labels = mix(images, labels, jax.random.fold_in(key, 1))
         with nn.intercept_methods(frozen_batchnorm) if freeze_batchnorm else nullcontext():

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
-from scipy import ndimage, stats
+from scipy import stats
 
 from tests.data.pictures import encoded, options, photo
 from train.config import Augment, Data
-from train.data import affine, augment, crop, randaugment
+from train.data import augment, crop, randaugment
 from train.data.plan import uniform
 from train.errors import UserError
 
@@ -128,46 +128,6 @@ def test_flip():
     assert even(np.bincount(drawn[:, 0] < 0.5))
     batch = np.stack([image] * 40)
     np.testing.assert_array_equal(augment.apply_in_numpy([change], batch, [drawn[:40]]), results)
-
-
-@pytest.mark.parametrize("shape", [(28, 28, 1), (32, 40, 3)])
-def test_affine_in_numpy_equals_the_definition_and_tensorflow(shape):
-    height, width, channels = shape
-    change = one("affine", shape, rotate=40, scale=0.3, shear=0.3, shift=5)
-    images = np.random.RandomState(0).randint(0, 256, (20, *shape)).astype(np.uint8)
-    drawn = change.draw(numbers("affine", 6, 20))
-    ours = augment.apply_in_numpy([change], images, [drawn]).astype(int)
-    y, x = np.mgrid[:height, :width]
-    for image, (a, b, x0, c, d, y0, *_), result in zip(images, drawn, ours):
-        for channel in range(channels):
-            framed = np.pad(image[..., channel].astype(float), 40)
-            places = [c * x + d * y + y0 + 40, a * x + b * y + x0 + 40]
-            assert np.abs(ndimage.map_coordinates(framed, places, order=1) - result[..., channel]).max() <= 2
-    theirs = np.stack(
-        [change.apply(tf.constant(i), tf.constant(p.astype(np.float32))).numpy() for i, p in zip(images, drawn)]
-    )
-    assert np.abs(theirs.astype(int) - ours).mean() < 1
-
-
-def test_affine_parameters_mean_what_they_say():
-    def moved(**arguments):
-        values = dict(angle=0, scale_x=1, scale_y=1, shear=0, shift_x=0, shift_y=0) | arguments
-        transform = affine.matrix(*(np.float32([values[k]]) for k in values), 21, 21)
-        image = np.zeros((1, 21, 21, 1), np.uint8)
-        image[0, 10, 15] = 255  # five to the right of the centre
-        result = affine.warp(image, transform)[0, ..., 0]
-        return np.unravel_index(result.argmax(), result.shape)
-
-    assert moved() == (10, 15)
-    assert moved(shift_x=3, shift_y=-2) == (8, 18)
-    assert moved(angle=np.pi / 2) == (5, 10)  # against the clock
-    assert moved(scale_x=0.6) == (10, 13)
-    assert moved(scale_x=2) == (10, 20)
-    drawn = one("affine", (28, 28, 1), rotate=12, scale=0.12, shear=0.1, shift=2).draw(numbers("affine", 6))
-    angle = np.degrees(np.arctan2(drawn[:, 3] * 1, drawn[:, 0]))
-    assert 10 < angle.max() < 15 and even(np.histogram(numbers("affine", 6)[:, 0], 20, (0, 1))[0])
-    with pytest.raises(ValueError, match="at most 60x60"):
-        affine.warp(np.zeros((1, 61, 61, 1), np.uint8), np.zeros((6, 1), np.float32))
 
 
 def test_lighting():

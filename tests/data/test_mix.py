@@ -1,4 +1,4 @@
-"""Noise, mixup and CutMix: pure, label-true, and at home under both mappings."""
+"""Distortion, noise, mixup and CutMix: pure, label-true, and at home under both mappings."""
 
 from functools import partial
 
@@ -6,14 +6,60 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import ndimage, stats
 
 from train import mix
+from train.config import Augment
+from train.data import affine
 from train.losses import cross_entropy
 
 COUNT, SIDE, CLASSES = 256, 16, 10
 LABELS = jnp.arange(COUNT) % CLASSES
 IMAGES = jnp.broadcast_to(jnp.arange(COUNT, dtype=jnp.float32)[:, None, None, None], (COUNT, SIDE, SIDE, 3))
 SOFT = jax.nn.one_hot(LABELS, CLASSES)
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (32, 40, 3)])
+def test_warp_equals_the_definition(shape):
+    height, width, channels = shape
+    wild = Augment(rotate=40, scale=0.3, shear=0.3, shift=5)
+    transforms = affine.draw(wild, 0, np.arange(20), height, width)
+    images = np.random.RandomState(0).randint(0, 256, (20, *shape)).astype(np.uint8)
+    results = np.asarray(jax.jit(mix.warp)(images, transforms))
+    assert results.shape == images.shape and results.dtype == np.float32
+    y, x = np.mgrid[:height, :width]
+    for image, (a, b, x0, c, d, y0), result in zip(images, transforms, results):
+        for channel in range(channels):
+            framed = np.pad(image[..., channel].astype(float), 40)
+            places = [c * x + d * y + y0 + 40, a * x + b * y + x0 + 40]
+            np.testing.assert_allclose(
+                result[..., channel], ndimage.map_coordinates(framed, places, order=1), atol=0.02
+            )
+
+
+def test_affine_parameters_mean_what_they_say():
+    def moved(**arguments):
+        values = dict(angle=0, scale_x=1, scale_y=1, shear=0, shift_x=0, shift_y=0) | arguments
+        transform = affine.matrix(*(np.float32([values[k]]) for k in values), 21, 21)
+        image = np.zeros((1, 21, 21, 1), np.uint8)
+        image[0, 10, 15] = 255  # five to the right of the centre
+        result = np.asarray(mix.warp(image, transform))[0, ..., 0]
+        return np.unravel_index(result.argmax(), result.shape)
+
+    assert moved() == (10, 15)
+    assert moved(shift_x=3, shift_y=-2) == (8, 18)
+    assert moved(angle=np.pi / 2) == (5, 10)  # against the clock
+    assert moved(scale_x=0.6) == (10, 13)
+    assert moved(scale_x=2) == (10, 20)
+
+
+def test_transforms_are_spread_evenly_and_depend_on_seed_and_position_alone():
+    turned, positions = Augment(rotate=12, shift=2), np.arange(5000)
+    drawn = affine.draw(turned, 3, positions, 28, 28)
+    angles = np.degrees(np.arctan2(drawn[:, 3], drawn[:, 0]))
+    assert stats.kstest(angles, stats.uniform(-12, 24).cdf).pvalue > 1e-3
+    np.testing.assert_array_equal(affine.draw(turned, 3, positions[70:90], 28, 28), drawn[70:90])
+    assert (affine.draw(turned, 4, positions, 28, 28) != drawn).any(1).mean() > 0.99
 
 
 def test_noise_has_the_deviation_that_is_asked_for():

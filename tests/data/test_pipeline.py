@@ -21,7 +21,7 @@ EVERYTHING = Augment(
     crop="area", interpolation="random", flip=True, rotate=10, randaugment=1, color="slim", lighting=0.1,
     permute_channels=True, erase=0.3, cutout=4,
 )  # fmt: skip
-DIGITS = Augment(rotate=12, scale=0.12, shear=0.1, shift=2)
+DIGITS = Augment(flip=True, cutout=9, rotate=12, scale=0.12, shear=0.1, shift=2)
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +84,9 @@ def test_processes_threads_and_starts_agree(root, case):
         batch = next(data.train_batches(split, other, config, start=0, stop=1))
         assert np.mean(batch["image"] == whole[0]["image"]) < 0.9
         examples = np.concatenate([plan.indices(step) for step in range(7)])
-        again = np.concatenate([batch["image"] for batch in whole])[examples == examples[0]]
-        assert len(again) > 1 and (again[0] != again[1]).any()  # the same example, changed in another way
+        for key in whole[0].keys() & {"image", "affine"}:  # the same example, changed in another way
+            again = np.concatenate([batch[key] for batch in whole])[examples == examples[0]]
+            assert len(again) > 1 and (again[0] != again[1]).any()
 
 
 def test_another_process_makes_the_same_bytes(root):

@@ -14,6 +14,13 @@ CASES = {  # what it is: image, kernel, strides, padding, groups
     "banded, padded": ((2, 9, 11, 3), (3, 3, 3, 4), 1, "SAME", 1),
     "banded, prime width": ((2, 9, 11, 6), (5, 5, 6, 16), 1, "VALID", 1),
     "whole": ((3, 5, 5, 8), (5, 5, 8, 12), 1, "VALID", 1),
+    "covered": ((3, 2, 2, 8), (3, 3, 8, 12), 1, "SAME", 1),
+    "covered, one pixel": ((3, 1, 1, 8), (5, 3, 8, 12), 1, "SAME", 1),
+    "covered, strided": ((3, 4, 3, 8), (5, 5, 8, 12), 2, "SAME", 1),
+    "covered, a column": ((3, 2, 3, 8), (7, 1, 8, 12), 1, "SAME", 1),
+    "covered, uneven edges": ((3, 3, 4, 8), (4, 5, 8, 12), 1, ((2, 5), (4, 0)), 1),
+    "covered, edges cut off": ((3, 4, 3, 8), (2, 7, 8, 12), 1, ((-1, 1), (6, 3)), 1),
+    "covered, groups": ((3, 2, 2, 8), (3, 3, 4, 12), 1, "SAME", 2),
     "as wide as the image": ((2, 9, 5, 20), (3, 5, 20, 30), 1, "VALID", 1),
     "pointwise": ((2, 7, 5, 20), (1, 1, 20, 24), 1, "SAME", 1),
     "pointwise, strided": ((2, 7, 5, 20), (1, 1, 20, 24), 2, "SAME", 1),
@@ -70,7 +77,7 @@ def test_values_and_gradients(name):
     assert_close(*everything(*operands))
 
 
-@pytest.mark.parametrize("name", ["banded", "whole", "pointwise", "overhung", "folded"])
+@pytest.mark.parametrize("name", ["banded", "whole", "covered", "pointwise", "overhung", "folded"])
 def test_other_transformations(name):
     """Forward-mode derivatives, and batches of batches."""
     ours, plain, (x, k) = both(name)

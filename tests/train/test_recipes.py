@@ -12,6 +12,7 @@ from tests.helpers import ROOT
 from train import recipe
 from train.build import Task
 from train.config import Config
+from train.data import affine
 
 RECIPES = {path.stem: path for path in sorted((ROOT / "configs").glob("*.py"))}
 VARIANTS = {
@@ -72,6 +73,8 @@ def abstract_batch(task, size):
     channels = 1 if task.config.model.name.startswith("lenet") else 3
     n = task.config.data.batch_size
     shapes = {"image": ((n, size, size, channels), np.uint8), "label": ((n,), np.int32), "mask": ((n,), bool)}
+    if affine.wanted(task.config.data.augment):
+        shapes["affine"] = ((n, 6), np.float32)
     return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
 
 

@@ -14,7 +14,8 @@ from cnnjax import Outputs, create_model
 from cnnjax.layers import ConvBN, global_avg_pool
 from tests.helpers import assert_trees_close
 from train import losses, state, step
-from train.config import Loss
+from train.config import Augment, Loss
+from train.data import affine
 from train.parallel import Parallel
 
 
@@ -35,7 +36,7 @@ class Small(nn.Module):
         return Outputs(nn.Dense(self.num_classes, name="head")(x), aux, x)
 
 
-def run(model, mapping, devices, steps=20, shape=(8, 8, 1), batch=16):
+def run(model, mapping, devices, steps=20, shape=(8, 8, 1), batch=16, distorted=None):
     """Parameters, statistics and metrics after some steps on fixed random data."""
     spread = Parallel(mapping, devices)
     tx = optax.sgd(0.1, 0.9)
@@ -46,18 +47,26 @@ def run(model, mapping, devices, steps=20, shape=(8, 8, 1), batch=16):
     share = partial(step.train_step, model=model, tx=tx, loss_fn=loss_fn, preprocess=preprocess, ema=0.9)
     mapped = spread.map(share, split=(False, True, False), donate=True)
     random = np.random.RandomState(0)
-    for _ in range(steps):
+    for number in range(steps):
         images = random.randint(0, 256, (batch, *shape)).astype(np.uint8)
         labels = (images.mean((1, 2, 3)) > 127).astype(np.int32)
         values = {"image": images, "label": labels, "mask": np.ones(batch, bool)}
+        if distorted:
+            positions = np.arange(number * batch, (number + 1) * batch)
+            values["affine"] = affine.draw(distorted, 0, positions, *shape[:2])
         current, metrics = mapped(current, spread.shard(values), jax.random.key(1))
         jax.block_until_ready(metrics)
     return jax.device_get((current, metrics))
 
 
+def run_lenet(mapping, devices):
+    digits = Augment(rotate=12, scale=0.12, shear=0.1, shift=2)
+    return run(create_model("lenet5"), mapping, devices, shape=(28, 28, 1), distorted=digits)
+
+
 @pytest.fixture(scope="module")
 def reference():
-    return {"small": run(Small(), "pmap", 1), "lenet5": run(create_model("lenet5"), "pmap", 1, shape=(28, 28, 1))}
+    return {"small": run(Small(), "pmap", 1), "lenet5": run_lenet("pmap", 1)}
 
 
 @pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
@@ -67,8 +76,8 @@ def test_mappings_and_devices_agree_with_synced_batchnorm(reference, mapping, de
 
 
 @pytest.mark.parametrize(("mapping", "devices"), [("pmap", 4), ("shard_map", 1), ("shard_map", 4)])
-def test_lenet_on_any_devices(reference, mapping, devices):
-    final, _ = run(create_model("lenet5"), mapping, devices, shape=(28, 28, 1))
+def test_lenet_on_distorted_images_on_any_devices(reference, mapping, devices):
+    final, _ = run_lenet(mapping, devices)
     assert_trees_close(final.params, reference["lenet5"][0].params, atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""Random changes of training images: parameters drawn in numpy, images changed by them in tf.data, or in numpy alone.
+"""Random changes of training images on the host: parameters drawn in numpy, images changed in tf.data, or in numpy alone.
 
 Nothing here holds state or draws numbers of its own, so an image depends on (seed, position) only. Importing this module
 does not load TensorFlow; the functions on images do, except for those of `in_numpy`.
@@ -15,7 +15,7 @@ import numpy as np
 
 from cnnjax.registry import nearest
 from train.config import Augment
-from train.data import affine, randaugment
+from train.data import randaugment
 from train.errors import UserError
 
 CUSTOM_COLUMNS = 16  # as many numbers as a function of the user gets for each image
@@ -45,8 +45,6 @@ def make_changes(config: Augment, shape: tuple[int, ...]) -> list[Change]:
     found = []
     if config.flip:
         found.append(Change("flip", 1, lambda numbers: numbers, flip))
-    if config.rotate or config.scale or config.shear or config.shift:
-        found.append(Change("affine", 6, partial(draw_affine, config=config, height=height, width=width), warp))
     if config.randaugment:
         layers = partial(randaugment.apply, size=(height, width))
         draw = partial(randaugment.draw, magnitude=config.magnitude)
@@ -74,8 +72,8 @@ def make_changes(config: Augment, shape: tuple[int, ...]) -> list[Change]:
 
 
 def in_numpy(changes: list[Change]) -> bool:
-    """Whether `apply_in_numpy` knows them all: what handwriting and small pictures need, without TensorFlow."""
-    return all(change.name in ("flip", "affine", "cutout") for change in changes)
+    """Whether `apply_in_numpy` knows them all: what small pictures need, without TensorFlow."""
+    return all(change.name in ("flip", "cutout") for change in changes)
 
 
 def apply_in_numpy(changes: list[Change], images: np.ndarray, parameters: list[np.ndarray]) -> np.ndarray:
@@ -83,8 +81,6 @@ def apply_in_numpy(changes: list[Change], images: np.ndarray, parameters: list[n
     for change, values in zip(changes, parameters):
         if change.name == "flip":
             images = np.where((values < 0.5)[:, :, None, None], images[:, :, ::-1], images)
-        elif change.name == "affine":
-            images = affine.warp(images, values[:, :6].T)
         else:
             y, x = np.arange(images.shape[1])[:, None], np.arange(images.shape[2])
             top, left, bottom, right = values.T[:, :, None, None]
@@ -114,39 +110,6 @@ def flip(image, parameters):
     from train.data.tf import tf
 
     return tf.cond(parameters[0] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
-
-
-def draw_affine(numbers: np.ndarray, *, config: Augment, height: int, width: int) -> np.ndarray:
-    """Rotation, zoom of each axis, shear and shift, as the (n, 8) transforms that TensorFlow reads images by."""
-    rotate, scale_x, scale_y, shear, shift_x, shift_y = (2 * numbers - 1).T
-    transform = affine.matrix(
-        rotate * np.float32(np.deg2rad(config.rotate)),
-        1 + scale_x * config.scale,
-        1 + scale_y * config.scale,
-        shear * config.shear,
-        shift_x * config.shift,
-        shift_y * config.shift,
-        height,
-        width,
-    )
-    return np.concatenate([transform.T, np.zeros((len(numbers), 2), np.float32)], axis=1)
-
-
-def warp(image, parameters):
-    """Turned, zoomed, sheared and moved about the centre, over black; bilinear.
-
-    The distortions of Simard, Steinkraus, Platt: Best practices for convolutional neural networks, 2003, section 2.
-    """
-    from train.data.tf import tf
-
-    return tf.raw_ops.ImageProjectiveTransformV3(
-        images=image[None],
-        transforms=parameters[None],
-        output_shape=image.shape[:2],
-        interpolation="BILINEAR",
-        fill_mode="CONSTANT",
-        fill_value=0.0,
-    )[0]
 
 
 def draw_color(numbers: np.ndarray) -> np.ndarray:

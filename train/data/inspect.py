@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from train.config import Config, Data
 from train.data import bad, decode
-from train.data.pipeline import ahead, image_shape, read, threads, train_batches
+from train.data.pipeline import Batch, ahead, image_shape, read, threads, train_batches
 from train.data.plan import Plan
 from train.data.sources import folder, load
 from train.data.split import Split, Stream
@@ -70,7 +70,7 @@ def show(config: Config, out: str) -> dict[str, Any]:
     else:
         plan = Repeated(chosen, COLUMNS, config.seed)
     batch = next(train_batches(split, plan, config.data, start=0, stop=1))
-    images = mixed(batch["image"], batch["label"], config, len(split.class_names))
+    images = on_device(batch, config, len(split.class_names))
     try:
         montage(images, [split.class_names[label] for label in batch["label"][::COLUMNS]]).save(out)
     except (OSError, ValueError) as error:
@@ -78,19 +78,19 @@ def show(config: Config, out: str) -> dict[str, Any]:
     return {"picture": out, "examples": [split.name(int(i)) for i in chosen] if type(plan) is Repeated else []}
 
 
-def mixed(images: np.ndarray, labels: np.ndarray, config: Config, classes: int) -> np.ndarray:
-    """With the noise, mixup or CutMix that the device adds, each row of examples for itself."""
-    chosen = config.data.augment
-    if not (chosen.noise or chosen.mixup or chosen.cutmix):
-        return images
+def on_device(batch: Batch, config: Config, classes: int) -> np.ndarray:
+    """Images uint8 with the distortion, noise, mixup or CutMix that is left to the device."""
     import jax
+    import jax.numpy as jnp
 
-    from train.mix import make_mix
+    from train.mix import make_mix, warp
 
-    mix = make_mix(classes, noise=chosen.noise, mixup=chosen.mixup, cutmix=chosen.cutmix)
-    assert mix
-    changed, _ = mix(images.astype(np.float32) / 255, labels, jax.random.key(config.seed))
-    return np.clip(np.rint(255 * np.asarray(changed)), 0, 255).astype(np.uint8)
+    chosen, images = config.data.augment, jnp.asarray(batch["image"])
+    if "affine" in batch:
+        images = warp(images, jnp.asarray(batch["affine"]))
+    if mix := make_mix(classes, noise=chosen.noise, mixup=chosen.mixup, cutmix=chosen.cutmix):
+        images = 255 * mix(images / 255, jnp.asarray(batch["label"]), jax.random.key(config.seed))[0]
+    return np.clip(np.rint(images), 0, 255).astype(np.uint8)
 
 
 def montage(images: np.ndarray, names: list[str]) -> Image.Image:

@@ -11,15 +11,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from train.config import Augment, Data
-from train.data import bad
+from train.config import Data
+from train.data import affine, bad
 from train.data.augment import apply_in_numpy, in_numpy, make_changes
 from train.data.plan import Plan, uniform
 from train.data.split import Arrays, Split, Stream
 from train.data.transforms import make_transform
 from train.errors import UserError
 
-Batch = dict[str, np.ndarray]  # image (n, H, W, C) uint8, label (n,) int32, mask (n,) bool
+# image (n, H, W, C) uint8, label (n,) int32, mask (n,) bool; in training affine (n, 6) float32, where images are distorted
+Batch = dict[str, np.ndarray]
 
 
 def image_shape(split: Split, config: Data) -> tuple[int, int, int]:
@@ -48,21 +49,33 @@ def train_batches(
     split: Split, plan: Plan, config: Data, *, start: int, stop: int, process: int = 0, processes: int = 1
 ) -> Iterator[Batch]:
     """This process's rows of the global batches of steps start..stop-1: together the processes' rows are the batch."""
-    split, shape = in_color(split, config), image_shape(split, config)
-    changes = make_changes(config.augment, shape)
     share = plan.batch_size // processes
     rows = slice(process * share, (process + 1) * share)
+    batches = host_batches(split, plan, config, start=start, stop=stop, rows=rows)
+    if not affine.wanted(config.augment):
+        yield from batches
+        return
+    height, width, _ = image_shape(split, config)
+    for step, batch in zip(range(start, stop), batches):
+        places = plan.positions(step)[rows]
+        yield batch | {"affine": affine.draw(config.augment, plan.seed, places, height, width)}
+
+
+def host_batches(split: Split, plan: Plan, config: Data, *, start: int, stop: int, rows: slice) -> Iterator[Batch]:
+    """These rows of the batches, with all changes but those that are left to the device."""
+    split, shape = in_color(split, config), image_shape(split, config)
+    changes = make_changes(config.augment, shape)
+    share = rows.stop - rows.start
     mask = np.ones(share, bool)
-    device_only = Augment(noise=config.augment.noise, mixup=config.augment.mixup, cutmix=config.augment.cutmix)
     untouched = not split.encoded and shape == split.image_shape
 
-    if untouched and config.augment.crop == "center" and in_numpy(changes) and max(shape[:2]) <= 60:
+    if untouched and config.augment.crop == "center" and in_numpy(changes):
         for step in range(start, stop):
             images, labels = split.fetch(plan.indices(step)[rows])
             places = plan.positions(step)[rows]
             drawn = [change.draw(uniform(plan.seed, change.name, places, change.columns)) for change in changes]
             yield {"image": apply_in_numpy(changes, images, drawn), "label": labels, "mask": mask}
-    elif config.augment == device_only and not isinstance(split, Stream):
+    elif config.augment.crop == "center" and not changes and not isinstance(split, Stream):
         orders = (plan.indices(step)[rows] for step in range(start, stop))
         yield from in_threads(split, config, shape, orders, share)
     else:

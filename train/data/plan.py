@@ -34,9 +34,9 @@ class Plan:
         positions = self.positions(step)
         epochs, offsets = np.divmod(positions, self.examples)
         result = np.empty_like(positions)
-        for epoch in np.unique(epochs):
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
             here = epochs == epoch
-            result[here] = self._order(int(epoch))[offsets[here]]
+            result[here] = self._order(epoch)[offsets[here]]
         return result
 
 
@@ -46,10 +46,15 @@ def uniform(seed: int, name: str, positions: np.ndarray, columns: int) -> np.nda
     SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014) read at any place: no number
     depends on another, nor on the batch that it is drawn with.
     """
-    start = np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1, np.uint64)
+    start = _start(seed, name)
     counters = positions.astype(np.uint64)[:, None] << np.uint64(12) | np.arange(columns, dtype=np.uint64)
     x = start + (counters + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
     x ^= x >> np.uint64(31)
     return (x >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
+
+
+@lru_cache
+def _start(seed: int, name: str) -> np.uint64:
+    return np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1, np.uint64)[0]
