@@ -18,6 +18,7 @@ Slower than these, wherever it was tried: patches of the kernel's size copied ou
 layers, nine times the memory), a sum of products of shifted images, a convolution of three dimensions.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -50,10 +51,11 @@ def _covered(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, precis
 
     A map with fewer pixels than the kernel makes that less work than sliding, which would mostly see padding.
     """
-    size, (kh, kw) = x.shape[1:3], kernel.shape[:2]
-    out = [(n + sum(sides) - k) // s + 1 for n, sides, k, s in zip(size, padding, (kh, kw), strides)]
+    n, *size, c_in = x.shape
+    kh, kw, _, c_out = kernel.shape
+    out = [(m + sum(sides) - k) // s + 1 for m, sides, k, s in zip(size, padding, (kh, kw), strides)]
     before = [max(0, (o - 1) * s - low) for o, s, (low, _) in zip(out, strides, padding)]
-    behind = [max(0, low + n - k) for n, (low, _), k in zip(size, padding, (kh, kw))]
+    behind = [max(0, low + m - k) for m, (low, _), k in zip(size, padding, (kh, kw))]
     wide = jnp.pad(kernel, [*zip(before, behind), (0, 0), (0, 0)])
 
     def seen(axis: int, place: int, taps: jax.Array) -> jax.Array:  # by one row or column of the result
@@ -62,9 +64,9 @@ def _covered(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, precis
 
     rows = [seen(0, i, wide) for i in range(out[0])]
     weights = jnp.stack([jnp.stack([seen(1, j, row) for j in range(out[1])], -2) for row in rows], -3)
-    out_shape = (x.shape[0], *weights.shape[3:])
-    weights = weights.reshape(x[0].size, -1)
-    return jnp.dot(x.reshape(x.shape[0], -1), weights, precision=precision).reshape(out_shape)
+    pixels = math.prod(size) * c_in
+    result = jnp.dot(x.reshape(n, pixels), weights.reshape(pixels, -1), precision=precision)
+    return result.reshape(n, *out, c_out)
 
 
 def _folded(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, jax.Array]:

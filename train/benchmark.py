@@ -142,7 +142,7 @@ def jobs(args: argparse.Namespace, config: Config) -> list[Job]:
         config.parallel.devices = 1  # as the peers
         split = data.load(config.data.source, config.data.train_split)
         shape, classes = data.image_shape(split, config.data), len(split.class_names)
-        heads = all(peers.has_heads(peer, name) for peer in rivals)
+        heads = config.model.options.get("aux", True) and all(peers.has_heads(peer, name) for peer in rivals)
     made = [Job(who, args.what, config, shape, classes, heads) for who in (*own, *rivals)]
     made[0].trace = args.trace
     return made
