@@ -23,7 +23,7 @@ demo: $(VENV)/.ready ## train LeNet-5 on real digits, evaluate the checkpoint, w
 	$(PY) -m train.report --workdir=runs/demo
 	$(PY) -m train.evaluate --workdir=runs/demo
 
-test: $(VENV)/.ready ## all tests that need no peer
+test: $(VENV)/.ready ## all tests but those of parity and the slow ones
 	$(PY) -m pytest -n 2 --dist worksteal -m "not slow and not parity" tests
 
 check: $(VENV)/.ready ## lint, format, types
@@ -31,7 +31,7 @@ check: $(VENV)/.ready ## lint, format, types
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-parity: $(VENV)/.parity ## compare with torchvision, timm and TF-slim (installs torch)
+parity: $(VENV)/.parity ## compare with torchvision, timm, TF-slim and Keras (installs torch)
 	$(PY) -m pytest -m parity tests
 
 slow: $(VENV)/.ready ## the tests that take minutes: five seeds of the demo, gradients of the large models

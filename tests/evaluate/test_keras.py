@@ -39,6 +39,7 @@ def as_ported(name, path, size):
     return np.floor(tf.compat.v1.image.resize_bilinear(pixels[None], [size, size])[0].numpy() + 0.5)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_same_answers_as_model_predict(name, folder, tmp_path):
     import keras

@@ -196,6 +196,7 @@ def test_inception_v3_as_slim(inception_v3, tmp_path):
     assert "aux" not in kept.variables["params"]
 
 
+@pytest.mark.parity
 def test_inception_resnet_v2(keras, tmp_path):
     def build(size):
         return keras.applications.InceptionResNetV2(
