@@ -29,7 +29,7 @@ class Augment:
     aspect: tuple[float, ...] = (0.75, 1.3333333)  # area: width over height, from here
     interpolation: str = "bilinear"  # of the crop: bilinear | bicubic | area | nearest | random
     flip: bool = False  # mirrored, left to right, every other time
-    rotate: float = 0.0  # degrees: a random angle within plus and minus this
+    rotate: float = 0.0  # degrees: a random angle within plus and minus this; this and the next three on the device
     scale: float = 0.0  # zoom by a random factor within 1 plus and minus this, for each axis
     shear: float = 0.0  # a random horizontal shear within plus and minus this
     shift: float = 0.0  # pixels: a random translation within plus and minus this, over black

@@ -72,7 +72,7 @@ def make_changes(config: Augment, shape: tuple[int, ...]) -> list[Change]:
 
 
 def in_numpy(changes: list[Change]) -> bool:
-    """Whether `apply_in_numpy` knows them all: what small pictures need, without TensorFlow."""
+    """Whether `apply_in_numpy` knows them all: so that no TensorFlow is needed."""
     return all(change.name in ("flip", "cutout") for change in changes)
 
 

@@ -1,7 +1,7 @@
 """From a split and a plan to host batches.
 
 A training batch is a pure function of (seed, step); evaluation sees each example exactly once. Three ways lead there:
-by threads where nothing is random, in numpy for small images in memory, and in tf.data for all else.
+by threads where nothing is random, in numpy for images in memory that are only flipped or cut out of, and in tf.data for all else.
 """
 
 import os
