@@ -37,8 +37,8 @@ def summarize(workdir: Path) -> dict[str, Any] | None:
     if not finals or not trained or finals[-1]["step"] != trained[-1]["step"]:
         return None
     # The median, for a run that was interrupted, or had to share the machine for a while.
-    speed = np.median([row["images_per_second"] for row in trained if "images_per_second" in row])
-    seconds = trained[-1]["step"] * config["data"]["batch_size"] / speed
+    speeds = [row["images_per_second"] for row in trained if "images_per_second" in row]
+    seconds = trained[-1]["step"] * config["data"]["batch_size"] / np.median(speeds) if speeds else 0.0
     return {"top1": finals[-1]["top1"], "examples": finals[-1]["examples"], "seconds": seconds, "config": config}
 
 

@@ -16,6 +16,7 @@ from train import data
 from train.config import Augment, Data
 from train.data import Arrays, Plan
 from train.data.sources.folder import Files
+from train.errors import UserError
 
 EVERYTHING = Augment(
     crop="area", interpolation="random", flip=True, rotate=10, randaugment=1, color="slim", lighting=0.1,
@@ -41,11 +42,20 @@ def cases(root):
         "arrays in numpy": (arrays(), Data(augment=DIGITS)),
         "arrays by tf.data": (arrays(shape=(32, 32, 3)), Data(augment=Augment(color="slim", flip=True))),
         "arrays resized": (arrays(), Data(size=40, augment=Augment(crop="scale", short_side=(44, 50), shift=1))),
+        "arrays resized, distorted": (arrays(), Data(size=40, augment=Augment(rotate=9))),
         "arrays as they are": (arrays(), Data()),
     }
 
 
-CASES = ["files", "files, no chance", "arrays in numpy", "arrays by tf.data", "arrays resized", "arrays as they are"]
+CASES = [
+    "files",
+    "files, no chance",
+    "arrays in numpy",
+    "arrays by tf.data",
+    "arrays resized",
+    "arrays resized, distorted",
+    "arrays as they are",
+]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -79,7 +89,10 @@ def test_processes_threads_and_starts_agree(root, case):
     for processes in (2, 4):
         shares = [stream(process=p, processes=processes) for p in range(processes)]
         equal([{key: np.concatenate([b[key] for b in row]) for key in row[0]} for row in zip(*shares)], whole)
-    if config.augment != Augment():
+    if case == "arrays resized, distorted":
+        plain = next(data.train_batches(split, plan, Data(size=40), start=0, stop=1))
+        np.testing.assert_array_equal(whole[0]["image"], plain["image"])  # the distortion is the device's
+    elif config.augment != Augment():
         other = Plan(len(split), 8, seed=6)
         batch = next(data.train_batches(split, other, config, start=0, stop=1))
         assert np.mean(batch["image"] == whole[0]["image"]) < 0.9
@@ -87,6 +100,16 @@ def test_processes_threads_and_starts_agree(root, case):
         for key in whole[0].keys() & {"image", "affine"}:  # the same example, changed in another way
             again = np.concatenate([batch[key] for batch in whole])[examples == examples[0]]
             assert len(again) > 1 and (again[0] != again[1]).any()
+
+
+def test_an_interpolation_is_heeded_without_a_random_crop():
+    def first(interpolation):
+        config = Data(size=40, augment=Augment(rotate=9, interpolation=interpolation))
+        return next(data.train_batches(arrays(), Plan(20, 8, 0), config, start=0, stop=1))["image"]
+
+    assert (first("nearest") != first("bicubic")).any()
+    with pytest.raises(UserError, match="did you mean bicubic"):
+        first("bicubik")
 
 
 def test_another_process_makes_the_same_bytes(root):

@@ -16,6 +16,7 @@ from tests.helpers import assert_trees_close
 from train import losses, state, step
 from train.config import Augment, Loss
 from train.data import affine
+from train.mix import warp
 from train.parallel import Parallel
 
 
@@ -79,6 +80,30 @@ def test_mappings_and_devices_agree_with_synced_batchnorm(reference, mapping, de
 def test_lenet_on_distorted_images_on_any_devices(reference, mapping, devices):
     final, _ = run_lenet(mapping, devices)
     assert_trees_close(final.params, reference["lenet5"][0].params, atol=1e-6)
+
+
+def test_distortion_is_done_before_all_else(reference):
+    """A step on images and transforms is one on the distorted images, as a whole and in parts; and not one on the images."""
+    model, shape, random = create_model("lenet5"), (28, 28, 1), np.random.RandomState(0)
+    batch = {
+        "image": random.randint(0, 256, (16, *shape)).astype(np.uint8),
+        "label": np.arange(16, dtype=np.int32) % 10,
+    }
+    transforms = affine.draw(Augment(rotate=20, shift=3), 0, np.arange(16), *shape[:2])
+    distorted = batch | {"image": np.asarray(warp(jnp.asarray(batch["image"]), jnp.asarray(transforms)))}
+    tx, loss_fn = optax.sgd(0.1), partial(losses.objective, **dataclasses.asdict(Loss()))
+    before = state.create_state(model, tx, jax.random.key(0), image_shape=shape)
+    share = partial(step.train_step, model=model, tx=tx, loss_fn=loss_fn, alone=True)
+    share = partial(share, preprocess=partial(step.normalize, mean=(0.5,), std=(0.5,)))
+
+    def after(batch, parts):
+        return jax.jit(partial(share, accumulate=parts))(before, batch, jax.random.key(1))[0].params
+
+    expected = after(distorted, 1)
+    for parts in (1, 2):
+        assert_trees_close(after(batch | {"affine": transforms}, parts), expected, atol=1e-6)
+    plain = after(batch, 1)
+    assert max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (plain, expected)))) > 1e-4
 
 
 def test_statistics_of_each_device_differ_from_the_synced_ones(reference):

@@ -1,7 +1,7 @@
 """From a split and a plan to host batches.
 
 A training batch is a pure function of (seed, step); evaluation sees each example exactly once. Three ways lead there:
-by threads where nothing is random, in numpy for images in memory that are only flipped or cut out of, and in tf.data for all else.
+by threads where nothing is random, in numpy for small images in memory that keep their size, and in tf.data for all else.
 """
 
 import os
@@ -69,13 +69,13 @@ def host_batches(split: Split, plan: Plan, config: Data, *, start: int, stop: in
     mask = np.ones(share, bool)
     untouched = not split.encoded and shape == split.image_shape
 
-    if untouched and config.augment.crop == "center" and in_numpy(changes):
+    if untouched and config.augment.crop == "center" and in_numpy(changes) and max(shape[:2]) <= 60:
         for step in range(start, stop):
             images, labels = split.fetch(plan.indices(step)[rows])
             places = plan.positions(step)[rows]
             drawn = [change.draw(uniform(plan.seed, change.name, places, change.columns)) for change in changes]
             yield {"image": apply_in_numpy(changes, images, drawn), "label": labels, "mask": mask}
-    elif config.augment.crop == "center" and not changes and not isinstance(split, Stream):
+    elif affine.only_on_device(config.augment) and not isinstance(split, Stream):
         orders = (plan.indices(step)[rows] for step in range(start, stop))
         yield from in_threads(split, config, shape, orders, share)
     else:
