@@ -11,6 +11,7 @@ from train.config import Config
 from train.errors import CheckpointError, DivergedError, OutOfMemoryError, Preempted, UserError
 from train.evaluate import Evaluator
 from train.interrupt import Interrupt
+from train.memory import keep_memory
 from train.run import open_workdir
 from train.state import TrainState
 
@@ -22,7 +23,7 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
     asked for the end, and everything is saved.
     """
     parallel.cache_programs(config.parallel.compile_cache)
-    parallel.keep_memory()
+    keep_memory()
     with Interrupt() as interrupt:
         task = Task(config)
         try:

@@ -1,6 +1,5 @@
 """The only file that knows how a step is spread over devices: pmap, shard_map, the mesh, where arrays live."""
 
-import ctypes
 import os
 import signal
 import sys
@@ -130,21 +129,6 @@ def cache_programs(folder: str) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if folder and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
-
-
-def keep_memory() -> None:
-    """On a CPU: memory that one step gives back stays with the process for the next. Does nothing but under glibc.
-
-    XLA asks for the workspace of each step anew. From 32 MiB on glibc takes it from the system and returns it every time, and
-    the pages, new and zeroed again and again, took 40 % of a step of LeNet-5 with 512 images.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    no_maps, trim_above = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
-    mallopt(no_maps, 0)
-    mallopt(trim_above, -1)  # the largest size
 
 
 def each_row(function: Callable, variables: Any, devices: int = 0) -> tuple[Callable, Any, int]:

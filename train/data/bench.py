@@ -90,7 +90,8 @@ def contestants(place: str, peer: str, workers: int, size: int) -> dict[str, Cal
         return (int(batch["mask"].sum()) for batch in data.eval_batches(split, config))
 
     ours: dict[str, Callable[[], Iterator[int]]] = {"decode": bare, "train": train, "eval": evaluation}
-    return ours | (torchvision(f"{place}/train", workers, size) if peer else {})
+    # The peer goes first: its workers are forked before ours changes how memory is kept, and are as its users have them.
+    return (torchvision(f"{place}/train", workers, size) if peer else {}) | ours
 
 
 def torchvision(place: str, workers: int, size: int) -> dict[str, Callable[[], Iterator[int]]]:

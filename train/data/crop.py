@@ -43,17 +43,16 @@ def area_crop(area: tuple[float, ...], aspect: tuple[float, ...]) -> Crop:
         return np.concatenate([np.sqrt(share / ratio), np.sqrt(share * ratio), numbers[:, 2 * TRIES :]], axis=1)
 
     def window(height, width, parameters):
-        image = tf.stack([height, width])
-        long, wide = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
-        sides = tf.reshape(parameters[: 2 * TRIES], [2, TRIES]) * tf.sqrt(long * wide)
+        # Each operation costs some microseconds for each image, so there are few.
+        image = tf.cast(tf.stack([height, width]), tf.float32)
+        sides = tf.reshape(parameters[: 2 * TRIES], [2, TRIES]) * tf.sqrt(image[0] * image[1])
         # Behind the tries: the whole image, cut to the closest ratio that is allowed.
-        whole = tf.stack([tf.minimum(long, wide / aspect[0]), tf.minimum(wide, long * aspect[1])])
-        sides = tf.maximum(tf.cast(tf.round(tf.concat([sides, whole[:, None]], 1)), tf.int32), 1)
-        fits = tf.reduce_all(sides <= image[:, None], 0)
-        first = tf.argmax(fits, output_type=tf.int32)
+        whole = tf.minimum(image, tf.reverse(image, [0]) * [1 / aspect[0], aspect[1]])
+        sides = tf.maximum(tf.round(tf.concat([sides, whole[:, None]], 1)), 1.0)
+        first = tf.argmax(tf.reduce_all(sides <= image[:, None], 0), output_type=tf.int32)
         chosen = sides[:, first]
         places = tf.where(first < TRIES, parameters[2 * TRIES :], 0.5)
-        return tf.concat([_place(image - chosen, places), chosen], 0)
+        return tf.cast(tf.concat([(image - chosen + 1) * places, chosen], 0), tf.int32)
 
     return Crop(2 * TRIES + 2, draw, window)
 
@@ -157,7 +156,7 @@ def make_load(config: Data, channels: int, crop: Crop, *, encoded: bool) -> Call
     def from_jpeg(source, parameters):
         height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(source))
         small = tf.cast(height, tf.int64) * tf.cast(width, tf.int64) <= config.max_pixels
-        with tf.control_dependencies([tf.debugging.Assert(small, ["more than data.max_pixels"])]):
+        with tf.control_dependencies([tf.raw_ops.Assert(condition=small, data=["more than data.max_pixels"])]):
             window = crop.window(height, width, parameters)
         # libjpeg scales well while it decodes, and for less than nothing: to the smallest that is not below the target.
         halvings = tf.reduce_sum(tf.cast(tf.reduce_min(window[2:]) >= [2 * size, 4 * size, 8 * size], tf.int32))
@@ -174,6 +173,7 @@ def _decode_window(source, window, channels: int, ratio: int):
 def resize(image, size: int, method: str):
     """uint8 (H, W, C) -> uint8 (size, size, C), without antialiasing: that would take longer than decoding."""
     if method == "bilinear":
-        resized = tf.raw_ops.ResizeBilinear(images=image[None], size=[size, size], half_pixel_centers=True)[0]
+        floats = tf.cast(image, tf.float32)[None]  # for these the kernel is vectorised, for bytes it is not
+        resized = tf.raw_ops.ResizeBilinear(images=floats, size=[size, size], half_pixel_centers=True)[0]
         return tf.cast(resized + 0.5, tf.uint8)
     return tf.saturate_cast(tf.round(tf.image.resize(tf.cast(image, tf.float32), [size, size], method)), tf.uint8)

@@ -18,6 +18,7 @@ from train.data.plan import Plan, uniform
 from train.data.split import Arrays, Split, Stream
 from train.data.transforms import make_transform
 from train.errors import UserError
+from train.memory import keep_memory
 
 # image (n, H, W, C) uint8, label (n,) int32, mask (n,) bool; in training affine (n, 6) float32, where images are distorted
 Batch = dict[str, np.ndarray]
@@ -120,6 +121,7 @@ def in_threads(
     An unreadable example is an error, or is replaced, or left black and masked; so are the rows that an order lacks.
     """
     bad.check_policy(config)
+    keep_memory()
     if not split.encoded and shape == split.image_shape:
         for indices in orders:
             images, labels = split.fetch(indices)

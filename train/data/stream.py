@@ -16,6 +16,7 @@ from train.data.pipeline import threads
 from train.data.plan import Plan, uniform
 from train.data.split import Split, Stream
 from train.data.tf import tf
+from train.memory import keep_memory
 
 LOOK_AHEAD = 4096  # at most so many images are looked through at once when some are unreadable
 
@@ -35,6 +36,7 @@ def augmented(
     again at that step: good images cost nothing, and bad ones are known from then on.
     """
     bad.check_policy(config)
+    keep_memory()
     batches = make_batches(split, plan, config, shape, changes, rows)
     step, window = steps.start, 1
     while step < steps.stop:
@@ -110,7 +112,8 @@ def make_batches(split: Split, plan: Plan, config: Data, shape, changes: list[Ch
         dataset = tf.data.Dataset.from_generator(
             examples, output_signature=(payload, tf.TensorSpec((share,), tf.int32), parameters)
         )
-        dataset = dataset.prefetch(1).unbatch().map(prepare, num_parallel_calls=threads(config), deterministic=True)
+        # More images than threads are begun, so that one that takes long holds none of those behind it up.
+        dataset = dataset.prefetch(1).unbatch().map(prepare, num_parallel_calls=8 * threads(config), deterministic=True)
         dataset = dataset.batch(share, drop_remainder=True).prefetch(2).with_options(options)
         yield from dataset.as_numpy_iterator()
 
