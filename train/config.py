@@ -29,10 +29,11 @@ class Augment:
     aspect: tuple[float, ...] = (0.75, 1.3333333)  # area: width over height, from here
     interpolation: str = "bilinear"  # of the crop: bilinear | bicubic | area | nearest | random
     flip: bool = False  # mirrored, left to right, every other time
-    rotate: float = 0.0  # degrees: a random angle within plus and minus this; this and the next three on the device
+    rotate: float = 0.0  # degrees: a random angle within plus and minus this
     scale: float = 0.0  # zoom by a random factor within 1 plus and minus this, for each axis
     shear: float = 0.0  # a random horizontal shear within plus and minus this
     shift: float = 0.0  # pixels: a random translation within plus and minus this, over black
+    distort: str = "device"  # where the four above are carried out: device | host (in tf.data)
     randaugment: int = 0  # how many random operations of RandAugment
     magnitude: float = 9.0  # of RandAugment, 0 to 10
     color: str = "none"  # none | slim (brightness, saturation, hue, contrast) | slim_fast (brightness, saturation)

@@ -1,5 +1,6 @@
 """The only file that knows how a step is spread over devices: pmap, shard_map, the mesh, where arrays live."""
 
+import ctypes
 import os
 import signal
 import sys

@@ -250,5 +250,7 @@ def test_crops_that_cannot_be(config, sentence):
 def test_changes_that_cannot_be():
     with pytest.raises(UserError, match="color='slimm' is unknown; did you mean slim"):
         augment.make_changes(Augment(color="slimm"), (8, 8, 3))
+    with pytest.raises(UserError, match="distort='hosts' is unknown; did you mean host"):
+        augment.make_changes(Augment(distort="hosts"), (8, 8, 3))
     with pytest.raises(UserError, match="lighting is for images in colour; these have 1 channel"):
         augment.make_changes(Augment(lighting=0.1), (8, 8, 1))

@@ -6,13 +6,14 @@ import resource
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tests.data.pictures import options, write_folder
 from tests.helpers import ROOT
-from train import data
+from train import data, mix
 from train.config import Augment, Data
 from train.data import Arrays, Plan
 from train.data.sources.folder import Files
@@ -43,6 +44,7 @@ def cases(root):
         "arrays by tf.data": (arrays(shape=(32, 32, 3)), Data(augment=Augment(color="slim", flip=True))),
         "arrays resized": (arrays(), Data(size=40, augment=Augment(crop="scale", short_side=(44, 50), shift=1))),
         "arrays resized, distorted": (arrays(), Data(size=40, augment=Augment(rotate=9))),
+        "arrays distorted on the host": (arrays(), Data(augment=replace(DIGITS, distort="host"))),
         "arrays as they are": (arrays(), Data()),
     }
 
@@ -54,6 +56,7 @@ CASES = [
     "arrays by tf.data",
     "arrays resized",
     "arrays resized, distorted",
+    "arrays distorted on the host",
     "arrays as they are",
 ]
 
@@ -100,6 +103,21 @@ def test_processes_threads_and_starts_agree(root, case):
         for key in whole[0].keys() & {"image", "affine"}:  # the same example, changed in another way
             again = np.concatenate([batch[key] for batch in whole])[examples == examples[0]]
             assert len(again) > 1 and (again[0] != again[1]).any()
+
+
+def test_host_and_device_distort_alike():
+    """The same example by the same transform, to the rounding of the bytes that the host gives."""
+    wild = Augment(rotate=40, scale=0.3, shear=0.3, shift=5, flip=True)
+
+    def first(where):
+        config = Data(augment=replace(wild, distort=where))
+        return next(data.train_batches(arrays(), Plan(20, 8, 0), config, start=0, stop=1))
+
+    device, host = first("device"), first("host")
+    assert set(device) - set(host) == {"affine"}
+    warped = np.asarray(mix.warp(device["image"], device["affine"]))
+    assert (warped != device["image"]).mean() > 0.9
+    np.testing.assert_allclose(host["image"], warped, atol=0.52)
 
 
 def test_an_interpolation_is_heeded_without_a_random_crop():

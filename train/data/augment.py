@@ -15,7 +15,7 @@ import numpy as np
 
 from cnnjax.registry import nearest
 from train.config import Augment
-from train.data import randaugment
+from train.data import affine, randaugment
 from train.errors import UserError
 
 CUSTOM_COLUMNS = 16  # as many numbers as a function of the user gets for each image
@@ -65,6 +65,9 @@ def make_changes(config: Augment, shape: tuple[int, ...]) -> list[Change]:
         found.append(Change("cutout", 2, partial(draw_cutout, side=config.cutout, height=height, width=width), cutout))
     if config.custom:
         found.append(Change("custom", CUSTOM_COLUMNS, lambda numbers: numbers, custom(config.custom)))
+    if affine.wanted(config, "host"):  # last, as on the device
+        draw = partial(affine.transforms, config=config, height=height, width=width)
+        found.append(Change(*affine.NUMBERS, draw, affine.distort))
     for change in found:
         if channels != 3 and change.name in ("randaugment", "color", "lighting", "permute_channels"):
             raise UserError(f"data.augment.{change.name} is for images in colour; these have {channels} channel(s)")
