@@ -57,10 +57,11 @@ def torchvision_models() -> Any:
         torch.library.register_fake = lambda name, *args, **kwargs: (  # type: ignore[assignment]
             (lambda function: function) if name.startswith("torchvision::") else register(name, *args, **kwargs)
         )
-        import torchvision.models as models
-
+        try:
+            import torchvision.models as models
+        finally:
+            torch.library.register_fake = register
         models.stub = library  # lives as long as the module does
-        torch.library.register_fake = register
     return models
 
 

@@ -96,10 +96,13 @@ def _one_sentence(error: Exception, config: Config, arguments: list[str]) -> str
     text = " ".join(str(error).split())
     for argument in arguments:
         name, value = argument.split("=", 1)
-        if name.removeprefix("--") in text:
+        if argument.removeprefix("--") in text:  # the value too: a flag may be there twice
             holder: Any = config
             for key in name.removeprefix("--config.").split("."):
+                fields = getattr(holder, "__annotations__", {})
                 holder = holder[key] if isinstance(holder, dict) else getattr(holder, key)
+                if fields.get(key) in (float, "float"):  # where a recipe may say 15 all the same
+                    holder = float(holder)
             return f"{name} takes {_kind(holder)}, got {value!r}"
     return text
 

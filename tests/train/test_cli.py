@@ -93,6 +93,12 @@ def test_help_lists_every_option():
         (["--config.parallel.mapping=vmap"], "parallel.mapping is auto, pmap or shard_map, got 'vmap'"),
         (["--config.parallel.devices=99"], "parallel.devices=99, but this process has"),
         (["--config.data.batch_size=0"], "data.batch_size=0 must be a positive multiple"),
+        (["--config.data.augment.rotate=much"], "--config.data.augment.rotate takes a number, got 'much'"),
+        (["--config.data.augment.color=slimm"], "data.augment.color='slimm' is unknown; did you mean slim"),
+        (["--config.data.augment.distort=hots"], "data.augment.distort='hots' is unknown; did you mean host"),
+        (["--config.data.augment.crop=areas"], "data.augment.crop='areas' is unknown; did you mean area"),
+        (["--config.data.size=32", "--config.data.transform.style=slimm"], "data.transform.style='slimm' is unknown"),
+        (["--config.data.on_bad_image=skipp"], "data.on_bad_image='skipp' is unknown; did you mean skip"),
         (["--config.data.mean=(0.1, 0.2)"], "data.mean has 2 values for images of 1 channel"),
         (["--config.data.source=synthetic:8x8x1/10"], "lenet5 needs images of at least 28x28 pixels, got 8x8"),
         (["--config.epochs=0"], "epochs=0.0 of 2048 examples make no batch"),
@@ -117,6 +123,7 @@ def test_usage_mistakes(tmp_path, arguments, sentence):
         main([*config, f"--workdir={tmp_path / 'run'}", *TINY, *(a for a in arguments if a not in config)])
     assert sentence in str(caught.value)
     assert caught.value.exit_code == 2
+    assert not (tmp_path / "run").exists()  # or the command, put right, would meet a run with another config
 
 
 def test_a_mistake_prints_one_line_and_no_trace(tmp_path):

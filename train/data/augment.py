@@ -14,10 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 from cnnjax.registry import nearest
-from train.config import Augment
+from train.config import Augment, Data
 from train.data import affine, randaugment
 from train.errors import UserError
 
+CROPS = ("center", "scale", "area")
+METHODS = ("bilinear", "bicubic", "area", "nearest")  # of interpolation
 CUSTOM_COLUMNS = 16  # as many numbers as a function of the user gets for each image
 
 # Eigenvalues and eigenvectors of the covariance of ImageNet's pixels in [0, 1], as PyTorch's and others' recipes have them.
@@ -37,6 +39,23 @@ class Change(NamedTuple):
     columns: int
     draw: Callable[[np.ndarray], np.ndarray]
     apply: Callable
+
+
+def check_crop(config: Data) -> None:
+    """UserError for a crop or an interpolation that is unknown, and for ranges that make no sense."""
+    chosen = config.augment
+    for name, known in (("crop", CROPS), ("interpolation", (*METHODS, "random"))):
+        value = getattr(chosen, name)
+        if value not in known:
+            raise UserError(f"data.augment.{name}={value!r} is unknown; {nearest(value, known)}")
+    for name in ("short_side", "area", "aspect"):
+        values = getattr(chosen, name)
+        if len(values) != 2 or not 0 < values[0] <= values[1]:
+            raise UserError(f"data.augment.{name} is a range such as {getattr(Augment(), name)}, got {values}")
+    if chosen.crop == "area" and chosen.area[1] > 1:
+        raise UserError(f"data.augment.area={chosen.area} is a share of the image, at most 1")
+    if chosen.crop == "scale" and chosen.short_side[0] < config.size:
+        raise UserError(f"data.augment.short_side={chosen.short_side} is smaller than data.size={config.size}")
 
 
 def make_changes(config: Augment, shape: tuple[int, ...]) -> list[Change]:

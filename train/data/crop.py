@@ -8,13 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnjax.registry import nearest
 from train.config import Data
+from train.data.augment import METHODS, check_crop
 from train.data.decode import decode
 from train.data.tf import tf
-from train.errors import UserError
 
-METHODS = ("bilinear", "bicubic", "area", "nearest")
 TRIES = 10
 
 
@@ -52,14 +50,14 @@ def area_crop(area: tuple[float, ...], aspect: tuple[float, ...]) -> Crop:
         first = tf.argmax(tf.reduce_all(sides <= image[:, None], 0), output_type=tf.int32)
         chosen = sides[:, first]
         places = tf.where(first < TRIES, parameters[2 * TRIES :], 0.5)
-        return tf.cast(tf.concat([(image - chosen + 1) * places, chosen], 0), tf.int32)
+        return tf.cast(tf.concat([_place(image - chosen, places), chosen], 0), tf.int32)
 
     return Crop(2 * TRIES + 2, draw, window)
 
 
 def _place(room, numbers):
-    """0 to room, each as likely: room (2,) int32, numbers in [0, 1)."""
-    return tf.cast(tf.cast(room + 1, tf.float32) * numbers, tf.int32)
+    """Cut to an integer, 0 to room, each as likely: room (2,) float32 of whole pixels, numbers (2,) in [0, 1)."""
+    return (room + 1) * numbers
 
 
 def scale_crop(size: int, short_side: tuple[float, ...]) -> Crop:
@@ -75,10 +73,10 @@ def scale_crop(size: int, short_side: tuple[float, ...]) -> Crop:
         return np.concatenate([size / length, numbers[:, 1:]], axis=1)
 
     def window(height, width, parameters):
-        short = tf.cast(tf.minimum(height, width), tf.float32)
-        side = tf.maximum(tf.cast(tf.round(short * parameters[0]), tf.int32), 1)
+        image = tf.cast(tf.stack([height, width]), tf.float32)
+        side = tf.maximum(tf.round(tf.reduce_min(image) * parameters[0]), 1.0)
         sides = tf.stack([side, side])
-        return tf.concat([_place(tf.stack([height, width]) - sides, parameters[1:]), sides], 0)
+        return tf.cast(tf.concat([_place(image - sides, parameters[1:]), sides], 0), tf.int32)
 
     return Crop(3, draw, window)
 
@@ -95,32 +93,14 @@ def center_crop(size: int, short_side: int) -> Crop:
 
 
 def make_crop(config: Data) -> Crop:
-    """What a config names; UserError for ranges that make no sense."""
+    """What a config names; UserError where `check_crop` has one."""
+    check_crop(config)
     chosen = config.augment
-    for name in ("short_side", "area", "aspect"):
-        values = getattr(chosen, name)
-        if len(values) != 2 or not 0 < values[0] <= values[1]:
-            raise UserError(
-                f"data.augment.{name} is a range such as {type(chosen)().__getattribute__(name)}, got {values}"
-            )
-    if chosen.interpolation not in (*METHODS, "random"):
-        known = (*METHODS, "random")
-        raise UserError(
-            f"data.augment.interpolation={chosen.interpolation!r} is unknown; {nearest(chosen.interpolation, known)}"
-        )
     if chosen.crop == "area":
-        if chosen.area[1] > 1:
-            raise UserError(f"data.augment.area={chosen.area} is a share of the image, at most 1")
         return area_crop(chosen.area, chosen.aspect)
     if chosen.crop == "scale":
-        if chosen.short_side[0] < config.size:
-            raise UserError(f"data.augment.short_side={chosen.short_side} is smaller than data.size={config.size}")
         return scale_crop(config.size, chosen.short_side)
-    if chosen.crop == "center":
-        return center_crop(config.size, config.transform.resize or round(config.size / 0.875))
-    raise UserError(
-        f"data.augment.crop={chosen.crop!r} is unknown; {nearest(chosen.crop, ('center', 'scale', 'area'))}"
-    )
+    return center_crop(config.size, config.transform.resize or round(config.size / 0.875))
 
 
 def make_load(config: Data, channels: int, crop: Crop, *, encoded: bool) -> Callable:

@@ -13,7 +13,7 @@ import numpy as np
 
 from train.config import Data
 from train.data import affine, bad
-from train.data.augment import apply_in_numpy, in_numpy, make_changes
+from train.data.augment import apply_in_numpy, check_crop, in_numpy, make_changes
 from train.data.plan import Plan, uniform
 from train.data.split import Arrays, Split, Stream
 from train.data.transforms import make_transform
@@ -37,6 +37,15 @@ def image_shape(split: Split, config: Data) -> tuple[int, int, int]:
     if height is None or width is None:
         raise UserError(f"the images of {config.source} are of any size: say which one the model reads with data.size")
     return height, width, config.channels or channels
+
+
+def check(split: Split, config: Data) -> None:
+    """UserError for what reading would stumble over later: before anything is read or written, without TensorFlow."""
+    shape = image_shape(split, config)
+    bad.check_policy(config)
+    check_crop(config)
+    make_changes(config.augment, shape)
+    make_transform(config, shape[2])
 
 
 def in_color(split: Split, config: Data) -> Split:
