@@ -119,8 +119,7 @@ class Task:
         self.steps = count_steps(config, len(self.train_split))
         self.model = build_model(config, len(self.class_names))
         self.tx, self.schedule = build_optimizer(config, self.steps)
-        for part in (self.train_split, self.eval_split):
-            data.check(part, config.data)
+        data.check(self.train_split, config.data)
         self.image_shape = data.image_shape(self.train_split, config.data)
         self.preprocess = build_preprocess(config, self.image_shape[-1])
 

@@ -38,7 +38,7 @@ def summarize(workdir: Path) -> dict[str, Any] | None:
         return None
     # The median, for a run that was interrupted, or had to share the machine for a while.
     speeds = [row["images_per_second"] for row in trained if "images_per_second" in row]
-    seconds = trained[-1]["step"] * config["data"]["batch_size"] / np.median(speeds) if speeds else 0.0
+    seconds = trained[-1]["step"] * config["data"]["batch_size"] / np.median(speeds) if speeds else np.nan
     return {"top1": finals[-1]["top1"], "examples": finals[-1]["examples"], "seconds": seconds, "config": config}
 
 
@@ -54,10 +54,12 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
         accuracy = np.array([100 * result["top1"] for result in results])
         spread = f" ({accuracy.min():.1f} to {accuracy.max():.1f})" if len(results) > 1 else ""
         channels = config["data"]["channels"] or 1
+        seconds = [result["seconds"] for result in results if not np.isnan(result["seconds"])]
+        minutes = f"{np.mean(seconds) / 60:.1f}" if seconds else ""
         lines.append(
             f"| {name} | {spec.paper} | {count(config, channels):,} | {config['data']['size']}²x{channels} "
             f"| {config['epochs']:g} "
-            f"| {accuracy.mean():.1f} %{spread} | {len(results)} | {np.mean([r['seconds'] for r in results]) / 60:.1f} |"
+            f"| {accuracy.mean():.1f} %{spread} | {len(results)} | {minutes} |"
         )
     return "\n".join(lines)
 

@@ -32,7 +32,10 @@ def open_workdir(
         folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
             old = json.loads(path.read_text())
-            if changed := configs.difference(of_data | old, values):
+            known = configs.to_dict(
+                configs.from_dict(old)
+            )  # with the defaults of options that are newer than the folder
+            if changed := configs.difference(of_data | configs.flatten(known) | configs.flatten(old), values):
                 raise UserError(
                     f"{workdir} holds a run with another config: {'; '.join(changed)}. "
                     "Take a new --workdir, or the old values to resume"

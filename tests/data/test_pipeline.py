@@ -120,6 +120,41 @@ def test_host_and_device_distort_alike():
     np.testing.assert_allclose(host["image"], warped, atol=0.52)
 
 
+@pytest.mark.parametrize(
+    ("side", "augment"),
+    [(28, Augment(flip=True)), (64, Augment(flip=True)), (28, Augment(flip=True, distort="host", rotate=1e-6))],
+)
+def test_images_that_have_the_size_are_not_cropped(side, augment):
+    """In numpy and in tf.data: said or not, the size changes nothing, as in evaluation."""
+    split, plan = arrays(shape=(side, side, 1)), Plan(20, 8, 0)
+    named, unnamed = (
+        next(data.train_batches(split, plan, Data(size=size, augment=augment), start=0, stop=1)) for size in (side, 0)
+    )
+    np.testing.assert_array_equal(named["image"], unnamed["image"])
+    for image, index in zip(named["image"], plan.indices(0)):
+        original = split.images[index]
+        assert (image == original).all() or (image == original[:, ::-1]).all()
+
+
+def test_the_host_distorts_behind_a_function_that_hides_the_shape(tmp_path):
+    code = "import tensorflow as tf\ndef invert(image, _):\n    return tf.numpy_function(lambda x: 255 - x, [image], tf.uint8)\n"
+    (tmp_path / "own.py").write_text(code)
+    config = Data(augment=Augment(rotate=9, distort="host", custom=f"{tmp_path / 'own.py'}:invert"))
+    ours = next(data.train_batches(arrays(), Plan(20, 8, 0), config, start=0, stop=1))
+    config.augment = replace(config.augment, distort="device")
+    theirs = next(data.train_batches(arrays(), Plan(20, 8, 0), config, start=0, stop=1))
+    np.testing.assert_allclose(ours["image"], mix.warp(theirs["image"], theirs["affine"]), atol=0.52)
+
+
+def test_options_without_effect_change_nothing():
+    def first(**options):
+        config = Data(size=40, augment=Augment(rotate=9, **options))
+        return next(data.train_batches(arrays(), Plan(20, 8, 0), config, start=0, stop=1))["image"]
+
+    for ineffective in ({"magnitude": 5.0}, {"area": (0.5, 1.0)}, {"short_side": (300, 300)}):
+        np.testing.assert_array_equal(first(**ineffective), first())
+
+
 def test_an_interpolation_is_heeded_without_a_random_crop():
     def first(interpolation):
         config = Data(size=40, augment=Augment(rotate=9, interpolation=interpolation))

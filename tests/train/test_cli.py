@@ -168,6 +168,18 @@ def test_a_run_folder_of_another_config_is_refused_with_the_difference(finished,
     assert difference in str(caught.value)
 
 
+def test_a_folder_older_than_an_option_is_resumed_with_its_default_alone(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    values = json.loads((folder / "config.json").read_text())
+    del values["data"]["augment"]["distort"]
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"data\.augment\.distort: device -> host"):
+        train("--config.data.augment.distort=host", workdir=folder)
+    train(workdir=folder)
+    assert json.loads((folder / "config.json").read_text())["data"]["augment"]["distort"] == "device"
+
+
 def test_other_data_is_refused_with_the_difference(finished, tmp_path):
     """The same words, but more examples or other classes behind them: the batches would be others, silently."""
     folder = tmp_path / "run"

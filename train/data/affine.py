@@ -5,8 +5,6 @@ analysis, 2003, section 2. `train.mix.warp` reads 128 digits in 0.3 ms on a devi
 cores of the host, and suits devices that read at scattered places slowly.
 """
 
-import dataclasses
-
 import numpy as np
 
 from cnnjax.registry import nearest
@@ -25,20 +23,13 @@ def wanted(config: Augment, place: str = "device") -> bool:
     return bool(config.rotate or config.scale or config.shear or config.shift) and config.distort == place
 
 
-def only_on_device(config: Augment) -> bool:
-    """Whether nothing of it is left to the host, which then reads images as evaluation does."""
-    left = ("rotate", "scale", "shear", "shift", "distort", "noise", "mixup", "cutmix")
-    untouched = dataclasses.replace(Augment(), **{name: getattr(config, name) for name in left})
-    return config == untouched and not wanted(config, "host")
-
-
 def draw(config: Augment, seed: int, positions: np.ndarray, height: int, width: int) -> np.ndarray:
     """(n, 6) float32 transforms, as `matrix` has them, of the examples at these positions of the plan."""
     return transforms(uniform(seed, NUMBERS[0], positions, NUMBERS[1]), config=config, height=height, width=width)
 
 
 def transforms(numbers: np.ndarray, *, config: Augment, height: int, width: int) -> np.ndarray:
-    """(n, 6) numbers in [0, 1) -> (n, 6) float32, as `matrix` has them."""
+    """(n, 6) numbers in [0, 1) -> (n, 6) float32 for images of this size in pixels, as `matrix` has them."""
     angle, scale_x, scale_y, shear, shift_x, shift_y = (2 * numbers - 1).T
     return matrix(
         angle * np.float32(np.deg2rad(config.rotate)),
@@ -53,13 +44,13 @@ def transforms(numbers: np.ndarray, *, config: Augment, height: int, width: int)
 
 
 def distort(image, transform):
-    """An image (H, W, C) in tf.data, read where its transform (6,) says: bilinear, black beyond the border; float32."""
+    """(H, W, C) of any type, (6,) float32 -> (H, W, C) float32 in the same range, in tf.data: as `train.mix.warp` reads it."""
     from train.data.tf import tf
 
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=tf.cast(image, tf.float32)[None],
         transforms=tf.concat([transform, [0.0, 0.0]], 0)[None],
-        output_shape=image.shape[:2],
+        output_shape=tf.shape(image)[:2],
         fill_value=0.0,
         interpolation="BILINEAR",
     )[0]

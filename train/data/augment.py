@@ -94,7 +94,7 @@ def make_changes(config: Augment, shape: tuple[int, ...]) -> list[Change]:
 
 
 def in_numpy(changes: list[Change]) -> bool:
-    """Whether `apply_in_numpy` knows them all: so that no TensorFlow is needed."""
+    """Whether `apply_in_numpy` knows them all."""
     return all(change.name in ("flip", "cutout") for change in changes)
 
 

@@ -12,7 +12,7 @@ from train.config import Data
 from train.data import bad
 from train.data.augment import Change, apply_all
 from train.data.crop import NO_CROP, make_crop, make_load
-from train.data.pipeline import threads
+from train.data.pipeline import is_whole, threads
 from train.data.plan import Plan, uniform
 from train.data.split import Split, Stream
 from train.data.tf import tf
@@ -62,7 +62,7 @@ def augmented(
 def make_batches(split: Split, plan: Plan, config: Data, shape, changes: list[Change], rows: slice):
     """(steps) -> (images, labels) of each."""
     share = rows.stop - rows.start
-    if config.size:
+    if config.size and not is_whole(split, config):
         crop = make_crop(config)
         load = make_load(config, shape[2], crop, encoded=split.encoded)
     else:
@@ -112,7 +112,7 @@ def make_batches(split: Split, plan: Plan, config: Data, shape, changes: list[Ch
         dataset = tf.data.Dataset.from_generator(
             examples, output_signature=(payload, tf.TensorSpec((share,), tf.int32), parameters)
         )
-        # More images than threads are begun, so that one that takes long holds none of those behind it up.
+        # As many threads; but more finished images may wait for one that takes long, and hold up none behind it.
         dataset = dataset.prefetch(1).unbatch().map(prepare, num_parallel_calls=8 * threads(config), deterministic=True)
         dataset = dataset.batch(share, drop_remainder=True).prefetch(2).with_options(options)
         yield from dataset.as_numpy_iterator()
