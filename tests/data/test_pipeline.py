@@ -137,7 +137,8 @@ def test_images_that_have_the_size_are_not_cropped(side, augment):
 
 
 def test_the_host_distorts_behind_a_function_that_hides_the_shape(tmp_path):
-    code = "import tensorflow as tf\ndef invert(image, _):\n    return tf.numpy_function(lambda x: 255 - x, [image], tf.uint8)\n"
+    hidden = "tf.numpy_function(lambda x: 255 - x, [image], tf.uint8)"
+    code = f"import tensorflow as tf\ndef invert(image, _):\n    return {hidden}\n"
     (tmp_path / "own.py").write_text(code)
     config = Data(augment=Augment(rotate=9, distort="host", custom=f"{tmp_path / 'own.py'}:invert"))
     ours = next(data.train_batches(arrays(), Plan(20, 8, 0), config, start=0, stop=1))
