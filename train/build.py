@@ -17,6 +17,7 @@ from train.errors import UserError
 from train.parallel import Parallel
 
 ON_NAN = ("stop", "skip", "rollback")
+KEEP = ("auto", "all", "products")
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
 
@@ -25,6 +26,8 @@ def build_model(config: Config, classes: int) -> nn.Module:
     chosen = config.model
     if chosen.dtype not in DTYPES:
         raise UserError(f"model.dtype is float32 or bfloat16, got {chosen.dtype!r}")
+    if chosen.keep not in KEEP:
+        raise UserError(f"model.keep={chosen.keep!r} is unknown; {nearest(chosen.keep, KEEP)}")
     if chosen.num_classes and chosen.num_classes < classes:
         raise UserError(f"model.num_classes={chosen.num_classes}, but the data has {classes} classes")
     try:
@@ -130,19 +133,25 @@ class Task:
             self.abstract_state = self.spread.abstract(jax.eval_shape(self._create, self._init_key))
         except ValueError as error:  # images that the model's geometry does not allow
             raise UserError(str(error)) from None
+        devices, keep = self.spread.devices, config.model.keep
+        spares = len(devices) == 1 and devices[0].platform == "cpu" and bool(self.abstract_state.batch_stats)
+        self.keeps_products = keep == "products" or (keep == "auto" and spares)
         step_of_share = partial(
             step.train_step, model=self.model, tx=self.tx, preprocess=self.preprocess,
             loss_fn=partial(losses.objective, **dataclasses.asdict(config.loss)), mix=build_mix(config, self.model.num_classes),
             ema=config.optim.ema, ema_warmup=config.optim.ema_warmup, accumulate=parts,
             skip_bad=config.on_nan == "skip", freeze_batchnorm=config.optim.freeze_batchnorm,
-            alone=len(self.spread.devices) == 1,
+            alone=len(devices) == 1, keep_products=self.keeps_products,
         )  # fmt: skip
         self.step = self.spread.map(step_of_share, split=(False, True, False), donate=True)
         self._plateau = build_plateau(config)
 
     def fresh_state(self) -> state.TrainState:
         """Initial parameters, on the devices."""
-        return self.spread.replicate(jax.jit(self._create)(self._init_key))
+        create = jax.jit(self._create)
+        state = self.spread.replicate(create(self._init_key))
+        create.clear_cache()  # type: ignore[attr-defined]  # 100 MB for Inception v3, and never called again
+        return state
 
     def lr(self, current: state.TrainState, number: int) -> float:
         """The learning rate of update `number`, counted from one."""

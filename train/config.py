@@ -18,6 +18,7 @@ class Model:
     name: str = "lenet5"  # a name of `python -m cnnjax`
     num_classes: int = 0  # 0: as many as the data has
     dtype: str = "float32"  # compute type: float32 or bfloat16; parameters and logits stay float32
+    keep: str = "auto"  # for the gradient: all | products (the rest anew) | auto: products on one CPU with BatchNorm
     options: dict[str, Any] = field(default_factory=dict)  # further fields of the model's class, for example dropout
 
 

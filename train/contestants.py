@@ -90,8 +90,8 @@ def serve(pipe: Any, job: Job) -> None:
         first, second = run(1), run(1)  # a compiler that runs with the first step takes the difference
         about.setdefault("compile_s", max(0.0, first - second))
         pipe.send(about)
-        run(1)
         memory.restart()
+        run(1)  # with memory that is new to the process
         while steps := pipe.recv():
             with profile(job.trace):
                 seconds = run(steps)
@@ -176,14 +176,17 @@ def ours(job: Job) -> tuple[Timer, dict[str, Any], Memory]:
     import jax
     import jax.numpy as jnp
 
-    from train import machine
+    from train import data, machine, parallel
     from train.build import Task
     from train.memory import keep_memory
 
     keep_memory()  # as the loop does
+    parallel.spare_copies()
     jnp.ones(8).block_until_ready()
+    config = configure(job)
+    split = data.load(config.data.source, config.data.train_split)  # peers hold one batch, not a data set
     memory = Memory(machine.device_memory())
-    task = Task(configure(job))
+    task = Task(config, split)
     batch = task.spread.place(next(task.batches(0)))
     if job.what == "infer":
         function: Any = jax.jit(

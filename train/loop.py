@@ -23,6 +23,7 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
     asked for the end, and everything is saved.
     """
     parallel.cache_programs(config.parallel.compile_cache)
+    parallel.spare_copies()
     keep_memory()
     with Interrupt() as interrupt:
         task = Task(config)
@@ -210,6 +211,8 @@ def out_of_memory(task: Task) -> str:
     config, devices = task.config, len(task.spread.devices)
     share, parts = config.data.batch_size // devices, config.parallel.accumulate
     advice = [f"parallel.accumulate={2 * parts}"] if share % (2 * parts) == 0 else ["a smaller data.batch_size"]
+    if not task.keeps_products and task.abstract_state.batch_stats:
+        advice.append("model.keep=products (half the memory)")
     if hasattr(task.model, "remat") and not task.model.remat:
         advice.append("model.options.remat=true (a third more time)")
     if config.model.dtype == "float32":

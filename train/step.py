@@ -19,6 +19,11 @@ from train.state import TrainState
 
 AXIS = "data"
 
+# Of the forward pass `keep_products` keeps the results of many operations each, small ones, and random choices. The rest is
+# a pass over memory to compute anew: normalisation, activations, pooling, padding.
+PRODUCTS = ("conv_general_dilated", "dot_general", "reduce_sum", "tanh", "pow", "lt")
+EXCHANGED = ("psum", "psum_invariant")
+
 
 def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
     """Images (N, H, W, C) in 0..255, uint8 or float, to float32: (x / 255 - mean) / std, for each channel."""
@@ -42,6 +47,7 @@ def train_step(
     skip_bad: bool = False,
     freeze_batchnorm: bool = False,
     alone: bool = False,
+    keep_products: bool = False,
     axis: str = AXIS,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from this device's share: batch leaves are (n, …); state and key are replicated, and so are the results.
@@ -52,13 +58,24 @@ def train_step(
     through the share in so many parts, one after the other, and updates once, by their mean gradient; BatchNorm then sees
     each part on its own. `skip_bad` leaves everything but the step count, which the learning rate goes by, as it was where loss
     or gradient is not finite. `alone` says that one device has the whole batch, not as a share: it exchanges nothing, where a
-    collective would copy every gradient.
+    collective would copy every gradient. `keep_products` saves memory: the gradient reads the results of convolutions and
+    dense layers, and computes what lies between them anew.
     """
     key = jax.random.fold_in(jax.random.fold_in(key, state.step), 0 if alone else jax.lax.axis_index(axis))
     # Gradients with respect to replicated parameters would be summed over the axis; with respect to varying ones they
     # stay this device's own until the pmean below, under pmap and under shard_map alike.
     varying = (lambda tree: tree) if alone else partial(jax.lax.pcast, axis_name=axis, to="varying")
     params, batch_stats = varying((state.params, state.batch_stats))
+
+    def forward(params, batch_stats, images, key):
+        variables = {"params": params, "batch_stats": batch_stats}
+        return model.apply(variables, images, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
+
+    if keep_products:
+        # XLA on a CPU finds that what is computed anew was there already, and keeps it after all; but for what comes behind
+        # a collective, which is always done again. On a single device BatchNorm's collectives cost nothing.
+        kept = PRODUCTS if alone else PRODUCTS + EXCHANGED
+        forward = jax.checkpoint(forward, policy=lambda primitive, *_, **__: primitive.name in kept)
 
     def objective(params, batch_stats, batch, key):
         images, labels = batch["image"], batch["label"]
@@ -68,13 +85,7 @@ def train_step(
         if mix:
             images, labels = mix(images, labels, jax.random.fold_in(key, 1))
         with nn.intercept_methods(frozen_batchnorm) if freeze_batchnorm else nullcontext():
-            outputs, updated = model.apply(
-                {"params": params, "batch_stats": batch_stats},
-                images,
-                train=True,
-                rngs={"dropout": key},
-                mutable=["batch_stats"],
-            )
+            outputs, updated = forward(params, batch_stats, images, key)
         loss, parts = loss_fn(outputs, labels)
         values = {"loss": loss, "top1": jnp.mean(metrics.correct(outputs.logits, batch["label"]))} | parts
         return loss, (updated.get("batch_stats", {}), values)
