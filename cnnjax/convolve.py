@@ -25,6 +25,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnnjax.winograd import winograd
+
 
 def _banded(x: jax.Array, kernel: jax.Array, precision: Any) -> jax.Array:
     """A stride-1 VALID convolution as one matrix product: blocks of a row's outputs by the kernel's banded (Toeplitz) matrix.
@@ -124,6 +126,9 @@ def convolve(x, kernel, window_strides, padding, *, lhs_dilation, rhs_dilation, 
     def overhung(x, kernel):
         return hung_over(pad(x), kernel)
 
+    def by_tiles(x, kernel):
+        return winograd(pad(x), kernel, precision)
+
     def folded(x, kernel):
         return hung_over(*_folded(pad(x), kernel, window_strides[0]))
 
@@ -154,6 +159,8 @@ def convolve(x, kernel, window_strides, padding, *, lhs_dilation, rhs_dilation, 
         way = banded
     elif dense and not padded and kh == kw == 1:
         way = pointwise
+    elif dense and single and kh == kw == 3 and c_in * c_out >= 40 * (c_in + c_out):
+        way = by_tiles
     else:
         way = overhung if single and (x.shape[1] > 8 or not padded) else plain
     return plain(x, kernel) if way is plain else lax.platform_dependent(x, kernel, cpu=way, default=plain)

@@ -24,6 +24,8 @@ CASES = {  # what it is: image, kernel, strides, padding, groups
     "pointwise, strided": ((2, 7, 5, 20), (1, 1, 20, 24), 2, "SAME", 1),
     "pointwise, padded": ((2, 7, 5, 20), (1, 1, 20, 24), 1, ((1, 1), (0, 2)), 1),
     "pointwise, groups": ((2, 7, 5, 20), (1, 1, 10, 24), 1, "VALID", 2),
+    "tiles": ((2, 9, 12, 80), (3, 3, 80, 96), 1, "SAME", 1),
+    "tiles, odd": ((1, 12, 7, 96), (3, 3, 96, 80), 1, "VALID", 1),
     "overhung": ((2, 9, 11, 20), (3, 3, 20, 24), 1, "VALID", 1),
     "overhung, high": ((2, 9, 11, 20), (7, 1, 20, 24), 1, "VALID", 1),
     "overhung, wide": ((2, 9, 11, 20), (1, 7, 20, 24), 1, ((0, 0), (0, 0)), 1),
@@ -75,7 +77,7 @@ def test_values_and_gradients(name):
     assert_close(*everything(*operands))
 
 
-@pytest.mark.parametrize("name", ["banded", "whole", "covered", "pointwise", "overhung", "folded"])
+@pytest.mark.parametrize("name", ["banded", "whole", "covered", "pointwise", "tiles", "overhung", "folded"])
 def test_other_transformations(name):
     """Forward-mode derivatives, and batches of batches."""
     ours, plain, (x, k) = both(name)
