@@ -19,12 +19,14 @@ layers, nine times the memory), a sum of products of shifted images, a convoluti
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnnjax.strided import every
 from cnnjax.winograd import winograd
 
 
@@ -88,6 +90,19 @@ def _folded(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, ja
     return x.reshape(n, h, w, -1), kernel.reshape(mh, mw, -1, c_out)
 
 
+def _phases(x: jax.Array, kernel: jax.Array, strides: Any, conv: Callable) -> jax.Array:
+    """A strided VALID convolution as a sum of plain ones: of every s-th row and column with every s-th tap."""
+    (sh, sw), (kh, kw) = strides, kernel.shape[:2]
+    oh, ow = (x.shape[1] - kh) // sh + 1, (x.shape[2] - kw) // sw + 1
+
+    def phase(i: int, j: int) -> jax.Array:
+        taps = kernel[i::sh, j::sw]
+        rows = every(x, i, oh + taps.shape[0] - 1, sh, 1)
+        return conv(every(rows, j, ow + taps.shape[1] - 1, sw, 2), taps)
+
+    return sum(phase(i, j) for i in range(min(sh, kh)) for j in range(min(sw, kw)))
+
+
 def convolve(x, kernel, window_strides, padding, *, lhs_dilation, rhs_dilation, **options):
     """`lax.conv_general_dilated`, written for a CPU in the way that is fastest there.
 
@@ -121,7 +136,8 @@ def convolve(x, kernel, window_strides, padding, *, lhs_dilation, rhs_dilation, 
         return _covered(x, kernel, window_strides, padding, precision)
 
     def pointwise(x, kernel):
-        return jnp.dot(x, kernel[0, 0], precision=precision)
+        matrix = x.reshape(-1, c_in)  # XLA finds its gradient faster than that of four dimensions
+        return jnp.dot(matrix, kernel[0, 0], precision=precision).reshape(*x.shape[:3], c_out)
 
     def overhung(x, kernel):
         return hung_over(pad(x), kernel)
@@ -131,6 +147,10 @@ def convolve(x, kernel, window_strides, padding, *, lhs_dilation, rhs_dilation, 
 
     def folded(x, kernel):
         return hung_over(*_folded(pad(x), kernel, window_strides[0]))
+
+    def by_phases(x, kernel):
+        return _phases(pad(x), kernel, window_strides, lambda x, k: convolve(
+            x, k, (1, 1), "VALID", lhs_dilation=lhs_dilation, rhs_dilation=rhs_dilation, **options))  # fmt: skip
 
     def hung_over(x, kernel):
         """With results beyond the edge of the image, only to be cut off.
@@ -152,14 +172,15 @@ def convolve(x, kernel, window_strides, padding, *, lhs_dilation, rhs_dilation, 
     if dense and x.shape[1] * x.shape[2] < kh * kw:
         way = covered
     elif {*window_strides} != {1}:
-        way = folded if dense and single and len({*window_strides}) == 1 and x.shape[1] > 64 else plain
+        few = c_in < 16 and len({*window_strides}) == 1 and x.shape[1] > 64
+        way = plain if not (dense and single) else folded if few else by_phases
     elif whole and kh == x.shape[1]:  # one plain matrix product: better than sliding on a GPU too
         return lax.platform_dependent(x, kernel, cpu=covered, cuda=covered, rocm=covered, default=plain)
     elif whole or (dense and kw > 1 and c_in * c_out <= 256 and x.shape[2] <= 36):
         way = banded
     elif dense and not padded and kh == kw == 1:
         way = pointwise
-    elif dense and single and kh == kw == 3 and c_in * c_out >= 40 * (c_in + c_out):
+    elif dense and single and kh == kw == 3 and c_in * c_out >= 80 * (c_in + c_out) and x.size >= 512 * c_in:
         way = by_tiles
     else:
         way = overhung if single and (x.shape[1] > 8 or not padded) else plain

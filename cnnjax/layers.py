@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnnjax.convolve import convolve
+from cnnjax.strided import every
 
 Padding = str | Sequence[tuple[int, int]]
 
@@ -163,9 +164,8 @@ def _in_turn(x: jax.Array, *, window: int, stride: int, padding: Padding, start:
         padding = lax.padtype_to_pads(x.shape[1:3], (window, window), (stride, stride), padding)
     x = lax.pad(x, jnp.asarray(start, x.dtype), [(0, 0, 0), *((*sides, 0) for sides in padding), (0, 0, 0)])
     for axis in (2, 1):  # in this order "the first" of equal ones is that of all other implementations
-        size = x.shape[axis]
-        end = max(0, size - window + 1)
-        slices = [lax.slice_in_dim(x, min(i, size), min(end + i, size), stride, axis) for i in range(window)]
+        count = max(0, (x.shape[axis] - window) // stride + 1)
+        slices = [every(x, start, count, stride, axis) for start in range(window)]
         x = functools.reduce(combine, slices)
     return x
 

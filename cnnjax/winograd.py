@@ -12,8 +12,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.custom_derivatives import SymbolicZero
+
+from cnnjax.strided import every
 
 # y = RESULT [(KERNEL k) * (IMAGE x)]: two results y, three taps k, four pixels x.
 IMAGE = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
@@ -49,12 +50,11 @@ def _derivative(precision, primals, tangents):
 
 
 def _products(x: jax.Array, kernel: jax.Array, precision: Any, order: tuple[int, int] = (1, 2)) -> jax.Array:
-    n, height, width, c_in = x.shape
-    h, w = height // 2 - 1, width // 2 - 1  # tiles
     tiles = _along(order, _tiles, x)
-    taps = _along((0, 0), lambda k, axis: _combine(KERNEL, list(k)), kernel)
-    # Matrices, for which XLA finds the gradient of the kernel without copies.
-    places = [[jnp.dot(t.reshape(-1, c_in), k, precision=precision) for t, k in zip(*rows)] for rows in zip(tiles, taps)]
+    taps = _along((0, 0), lambda k, _: _combine(KERNEL, list(k)), kernel)
+    n, h, w, c_in = tiles[0][0].shape
+    # Of matrices XLA finds the gradient without copies.
+    places = [[jnp.dot(t.reshape(-1, c_in), k, precision=precision) for t, k in zip(*row)] for row in zip(tiles, taps)]
     columns = [_combine(RESULT, column) for column in zip(*places)]
     result = [_combine(RESULT, row) for row in zip(*columns)]
     result = jnp.stack([jnp.stack([y.reshape(n, h, w, -1) for y in row], 3) for row in result], 2)
@@ -62,19 +62,16 @@ def _products(x: jax.Array, kernel: jax.Array, precision: Any, order: tuple[int,
 
 
 def _along(axes: tuple[int, int], transform: Callable, x: jax.Array) -> list[list[jax.Array]]:
-    """`transform` of one axis into parts, then of the other: 4x4 parts, by rows, whatever the order."""
+    """`transform` of one axis into parts, then of the other: the parts by rows, whatever the order."""
     first, second = axes
     parts = [transform(part, second) for part in transform(x, first)]
     return [list(column) for column in zip(*parts)] if first > second else parts
 
 
 def _tiles(x: jax.Array, axis: int) -> list[jax.Array]:
-    """(…, 2t + 2, …) to the four combinations of each tile's pixels, (…, t, …); tiles overlap by two pixels."""
-    # By pairs: the gradient then adds two shifted halves, where strided slices would have to be spread out.
-    pairs = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
-    halves = [lax.index_in_dim(pairs, half, axis + 1, keepdims=False) for half in (0, 1)]
-    t = pairs.shape[axis] - 1
-    return _combine(IMAGE, [lax.slice_in_dim(half, at, at + t, axis=axis) for at in (0, 1) for half in halves])
+    """Each tile's pixels along an axis, combined: (…, 2t + 2, …) to four (…, t, …). Neighbours share two pixels."""
+    count = x.shape[axis] // 2 - 1
+    return _combine(IMAGE, [every(x, start, count, 2, axis) for start in range(4)])
 
 
 def _combine(matrix: Sequence[Sequence[float]], parts: Sequence[jax.Array]) -> list[jax.Array]:
