@@ -18,6 +18,7 @@ Slower than these, wherever it was tried: patches of the kernel's size copied ou
 layers, nine times the memory), a sum of products of shifted images, a convolution of three dimensions.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from cnnjax.strided import every
 from cnnjax.winograd import winograd
@@ -100,7 +102,7 @@ def _phases(x: jax.Array, kernel: jax.Array, strides: Any, conv: Callable) -> ja
         rows = every(x, i, oh + taps.shape[0] - 1, sh, 1)
         return conv(every(rows, j, ow + taps.shape[1] - 1, sw, 2), taps)
 
-    return sum(phase(i, j) for i in range(min(sh, kh)) for j in range(min(sw, kw)))
+    return functools.reduce(jnp.add, [phase(i, j) for i in range(min(sh, kh)) for j in range(min(sw, kw))])
 
 
 def convolve(x, kernel, window_strides, padding, *, lhs_dilation, rhs_dilation, **options):
@@ -184,4 +186,7 @@ def convolve(x, kernel, window_strides, padding, *, lhs_dilation, rhs_dilation, 
         way = by_tiles
     else:
         way = overhung if single and (x.shape[1] > 8 or not padded) else plain
-    return plain(x, kernel) if way is plain else lax.platform_dependent(x, kernel, cpu=way, default=plain)
+    if way is plain:
+        return plain(x, kernel)
+    # Some ways have several products; named is what they make together, for a gradient that keeps products alone.
+    return checkpoint_name(lax.platform_dependent(x, kernel, cpu=way, default=plain), "convolution")

@@ -57,8 +57,8 @@ def _products(x: jax.Array, kernel: jax.Array, precision: Any, order: tuple[int,
     places = [[jnp.dot(t.reshape(-1, c_in), k, precision=precision) for t, k in zip(*row)] for row in zip(tiles, taps)]
     columns = [_combine(RESULT, column) for column in zip(*places)]
     result = [_combine(RESULT, row) for row in zip(*columns)]
-    result = jnp.stack([jnp.stack([y.reshape(n, h, w, -1) for y in row], 3) for row in result], 2)
-    return result.reshape(n, 2 * h, 2 * w, -1)
+    square = jnp.stack([jnp.stack([y.reshape(n, h, w, -1) for y in row], 3) for row in result], 2)
+    return square.reshape(n, 2 * h, 2 * w, -1)
 
 
 def _along(axes: tuple[int, int], transform: Callable, x: jax.Array) -> list[list[jax.Array]]:

@@ -21,8 +21,13 @@ AXIS = "data"
 
 # Of the forward pass `keep_products` keeps the results of many operations each, small ones, and random choices. The rest is
 # a pass over memory to compute anew: normalisation, activations, pooling, padding.
-PRODUCTS = ("conv_general_dilated", "dot_general", "reduce_sum", "tanh", "pow", "lt")
+PRODUCTS = ("name", "conv_general_dilated", "dot_general", "reduce_sum", "tanh", "pow", "lt")
 EXCHANGED = ("psum", "psum_invariant")
+
+
+def keeping(names: tuple[str, ...]) -> Callable[..., bool]:
+    """A policy of `jax.checkpoint`: which results are kept, by their operation; "name" is a convolution of several of them."""
+    return lambda primitive, *_, **__: primitive.name in names
 
 
 def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
@@ -75,7 +80,7 @@ def train_step(
         # XLA on a CPU finds that what is computed anew was there already, and keeps it after all; but for what comes behind
         # a collective, which is always done again. On a single device BatchNorm's collectives cost nothing.
         kept = PRODUCTS if alone else PRODUCTS + EXCHANGED
-        forward = jax.checkpoint(forward, policy=lambda primitive, *_, **__: primitive.name in kept)
+        forward = jax.checkpoint(forward, policy=keeping(kept))
 
     def objective(params, batch_stats, batch, key):
         images, labels = batch["image"], batch["label"]

@@ -33,6 +33,8 @@ CASES = {  # what it is: image, kernel, strides, padding, groups
     "padded": ((2, 9, 11, 20), (3, 3, 20, 24), 1, "SAME", 1),
     "a column": ((2, 17, 17, 20), (7, 1, 20, 24), 1, "SAME", 1),
     "strided": ((2, 9, 11, 20), (3, 3, 20, 24), 2, "VALID", 1),
+    "strided, each way": ((2, 9, 14, 20), (3, 4, 20, 24), (2, 3), "SAME", 1),
+    "strided, beyond the kernel": ((2, 9, 14, 20), (2, 1, 20, 24), 3, "VALID", 1),
     "folded": ((1, 70, 67, 3), (7, 7, 3, 8), 2, "SAME", 1),
     "folded, even kernel": ((1, 66, 68, 3), (2, 4, 3, 8), 2, "VALID", 1),
     "folded, beyond the kernel": ((1, 66, 67, 3), (2, 2, 3, 8), 3, "VALID", 1),
@@ -50,7 +52,7 @@ def both(name):
     keys = jax.random.split(jax.random.key(0))
     operands = jax.random.normal(keys[0], image), jax.random.normal(keys[1], kernel)
     ways = (
-        lambda x, k, way=way: way(x, k, (strides, strides), padding, **options)
+        lambda x, k, way=way: way(x, k, np.broadcast_to(strides, 2).tolist(), padding, **options)
         for way in (convolve, lax.conv_general_dilated)
     )
     return *ways, operands
@@ -77,7 +79,7 @@ def test_values_and_gradients(name):
     assert_close(*everything(*operands))
 
 
-@pytest.mark.parametrize("name", ["banded", "whole", "covered", "pointwise", "tiles", "overhung", "folded"])
+@pytest.mark.parametrize("name", ["banded", "whole", "covered", "pointwise", "tiles", "strided", "overhung", "folded"])
 def test_other_transformations(name):
     """Forward-mode derivatives, and batches of batches."""
     ours, plain, (x, k) = both(name)
@@ -94,7 +96,7 @@ def test_bfloat16_stays(name):
     np.testing.assert_allclose(found.astype(jnp.float32), expected.astype(jnp.float32), rtol=0.02, atol=0.1)
 
 
-@pytest.mark.parametrize("name", ["banded", "pointwise", "overhung"])
+@pytest.mark.parametrize("name", ["banded", "pointwise", "tiles", "strided", "overhung"])
 def test_accelerators_get_the_plain_convolution(name):
     ours, plain, (x, k) = both(name)
 

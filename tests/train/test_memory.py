@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from cnnjax import Outputs
-from cnnjax.layers import ConvBN, global_avg_pool
+from cnnjax.layers import Conv, ConvBN, global_avg_pool
 from tests.helpers import assert_trees_close
 from train import config, losses, parallel, state, step
 from train.build import Task
@@ -63,6 +63,19 @@ def test_products_alone_take_much_less_memory_and_give_the_same_update(mapping):
         results[keep] = jax.device_get(program(current, batch, key))
     assert planned[True] < 0.7 * planned[False]
     assert_trees_close(results[False], results[True], rtol=1e-4, atol=1e-5)
+
+
+def test_of_a_convolution_by_tiles_its_result_is_kept_and_not_its_sixteen_products():
+    layer, images = Conv(128, (3, 3)), jax.numpy.ones((4, 16, 16, 256))
+    variables = layer.init(jax.random.key(0), images)
+
+    def forward(variables, images):
+        return jax.numpy.sin(layer.apply(variables, jax.numpy.sin(images)))
+
+    policy = step.keeping(step.PRODUCTS)
+    result, gradient = jax.vjp(jax.checkpoint(forward, policy=policy), variables, images)
+    kept = sum(leaf.size for leaf in jax.tree.leaves(gradient))
+    assert kept == images.size + result.size + sum(leaf.size for leaf in jax.tree.leaves(variables))
 
 
 def test_auto_keeps_products_where_it_was_measured_to_cost_nothing():
