@@ -27,7 +27,7 @@ SAME = {
     "log": "Log", "tanh": "Tanh", "logistic": "Sigmoid", "sqrt": "Sqrt", "neg": "Neg", "abs": "Abs", "floor": "Floor",
 }  # fmt: skip
 REDUCTIONS = {"reduce_sum": "ReduceSum", "reduce_max": "ReduceMax", "reduce_min": "ReduceMin"}
-TRANSPARENT = ("stop_gradient", "copy", "copy_p")
+TRANSPARENT = ("stop_gradient", "copy", "copy_p", "name")
 
 
 class Named(str):
