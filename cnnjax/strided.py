@@ -5,7 +5,7 @@ from jax import lax
 
 
 def every(x: jax.Array, start: int, count: int, stride: int, axis: int) -> jax.Array:
-    """`count` slices of x along `axis`, the first at `start`, each `stride` behind the one before: (…, size, …) to (…, count, …).
+    """`count` slices of x along `axis`, the first at `start`, each `stride` on: (…, size, …) to (…, count, …).
 
     Cut into blocks of `stride`, of which one place is taken. XLA spreads the gradient of a strided slice out by asking of each
     cell whether it belongs to it, for each slice anew: as blocks, pooling's gradient takes 40 % of the time.
