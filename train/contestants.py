@@ -89,9 +89,9 @@ def serve(pipe: Any, job: Job) -> None:
         run, about, memory = (ours if job.who in (OURS, REMAT) else theirs)(job)
         first, second = run(1), run(1)  # a compiler that runs with the first step takes the difference
         about.setdefault("compile_s", max(0.0, first - second))
-        pipe.send(about)
         memory.restart()
         run(1)  # with memory that is new to the process
+        pipe.send(about)  # not before: the next one's turn may begin
         while steps := pipe.recv():
             with profile(job.trace):
                 seconds = run(steps)
