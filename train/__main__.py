@@ -6,7 +6,7 @@ python -m train --config=configs/lenet_mnist.py --workdir=runs/lenet --config.op
 import argparse
 import sys
 
-from train import errors
+from train import errors, memory
 from train.config import describe
 
 
@@ -55,4 +55,5 @@ def main(argv: list[str] | None = None) -> dict:
 
 
 if __name__ == "__main__":
+    memory.start_with_large_pages()
     sys.exit(errors.run(main))

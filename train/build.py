@@ -41,6 +41,15 @@ def build_model(config: Config, classes: int) -> nn.Module:
     return model
 
 
+def recomputes(config: Config) -> bool:
+    """Whether a step of one CPU computes passes over memory anew: as the config says, or of itself with BatchNorm.
+
+    Known before any data or device is.
+    """
+    model, keep = build_model(config, 1), config.model.keep
+    return keep == "products" or (keep == "auto" and getattr(model, "batch_norm", hasattr(model, "bn_axis")))
+
+
 def build_preprocess(config: Config, channels: int) -> Callable:
     """Host images (uint8) to what the model reads."""
     for name, values in (("mean", config.data.mean), ("std", config.data.std)):
@@ -133,9 +142,9 @@ class Task:
             self.abstract_state = self.spread.abstract(jax.eval_shape(self._create, self._init_key))
         except ValueError as error:  # images that the model's geometry does not allow
             raise UserError(str(error)) from None
-        devices, keep = self.spread.devices, config.model.keep
-        spares = len(devices) == 1 and devices[0].platform == "cpu" and bool(self.abstract_state.batch_stats)
-        self.keeps_products = keep == "products" or (keep == "auto" and spares)
+        devices = self.spread.devices
+        one_cpu = len(devices) == 1 and devices[0].platform == "cpu"
+        self.keeps_products = recomputes(config) and (one_cpu or config.model.keep == "products")
         step_of_share = partial(
             step.train_step, model=self.model, tx=self.tx, preprocess=self.preprocess,
             loss_fn=partial(losses.objective, **dataclasses.asdict(config.loss)), mix=build_mix(config, self.model.num_classes),

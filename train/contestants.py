@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from train import peers
+from train import memory, peers
 from train.config import Config
 from train.errors import UserError
 
@@ -50,7 +50,12 @@ class Contestant:
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
         self._process = context.Process(target=serve, args=(other, job), daemon=True)
+        found = dict(os.environ)
+        if job.who in (OURS, REMAT) and job.what != "infer":
+            os.environ |= memory.with_large_pages(found)  # as the trainer does; a peer is as its users have it
         self._process.start()
+        os.environ.clear()
+        os.environ |= found
         other.close()
         self.about: dict[str, Any] = self._answer()
 
@@ -177,13 +182,13 @@ def ours(job: Job) -> tuple[Timer, dict[str, Any], Memory]:
     import jax.numpy as jnp
 
     from train import data, machine, parallel
-    from train.build import Task
+    from train.build import Task, recomputes
     from train.memory import keep_memory
 
-    keep_memory()  # as the loop does
-    parallel.spare_copies()
-    jnp.ones(8).block_until_ready()
     config = configure(job)
+    keep_memory()  # as the trainer does
+    parallel.tune_cpu(recomputes=job.what != "infer" and recomputes(config))
+    jnp.ones(8).block_until_ready()
     split = data.load(config.data.source, config.data.train_split)  # peers hold one batch, not a data set
     memory = Memory(machine.device_memory())
     task = Task(config, split)

@@ -27,7 +27,7 @@ from train import data, errors, inference, metrics, protocols, statistics, step,
 from train.config import Data
 from train.data.pipeline import ahead
 from train.errors import CheckpointError, DataError, UserError
-from train.parallel import Parallel
+from train.parallel import Parallel, tune_cpu
 from train.run import Run
 
 SHORT = ("reliability", "classes", "confusion", "mistakes")  # what the JSON line leaves to the file
@@ -273,6 +273,7 @@ def main(argv: list[str] | None = None) -> dict:
     subject.one_of(args, "workdir", "weights", "compare")
     if args.compare:
         return compare(*args.compare)
+    tune_cpu()
     options: dict[str, Any] = dict(
         protocol=args.protocol, scales=numbers(args.scales), average=args.average, subset=args.subset,
         batch=args.batch_size, devices=args.devices, predictions=args.predictions,

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from train import checkpoint, config, logs, parallel, pretrained
-from train.build import Task
+from train.build import Task, recomputes
 from train.config import Config
 from train.errors import CheckpointError, DivergedError, OutOfMemoryError, Preempted, UserError
 from train.evaluate import Evaluator
@@ -23,7 +23,7 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
     asked for the end, and everything is saved.
     """
     parallel.cache_programs(config.parallel.compile_cache)
-    parallel.spare_copies()
+    parallel.tune_cpu(recomputes=recomputes(config))
     keep_memory()
     with Interrupt() as interrupt:
         task = Task(config)

@@ -1,8 +1,11 @@
 """What a step keeps: products alone or everything, to the same result; and parameters are updated without a copy."""
 
 import dataclasses
+import json
 import os
 import re
+import subprocess
+import sys
 from functools import partial
 
 import flax.linen as nn
@@ -13,7 +16,7 @@ import pytest
 
 from cnnjax import Outputs
 from cnnjax.layers import Conv, ConvBN, global_avg_pool
-from tests.helpers import assert_trees_close
+from tests.helpers import ROOT, assert_trees_close, command
 from train import config, losses, parallel, state, step
 from train.build import Task
 from train.config import Config, Data, Loss, Model, Optim
@@ -87,12 +90,9 @@ def test_auto_keeps_products_where_it_was_measured_to_cost_nothing():
 
 
 def test_parameters_are_updated_in_place(monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
-    parallel.spare_copies()
-    parallel.spare_copies()
-    others, flag = os.environ["XLA_FLAGS"].split()
-    assert others == "--xla_force_host_platform_device_count=2"
-    name, value = flag.removeprefix("--").split("=")
+    monkeypatch.setenv("XLA_FLAGS", "")
+    parallel.tune_cpu(recomputes=True)
+    name, value = os.environ["XLA_FLAGS"].removeprefix("--").split("=")
     made = task("alexnet_owt")
 
     def copied(wanted):
@@ -102,6 +102,48 @@ def test_parameters_are_updated_in_place(monkeypatch):
         return len(re.findall(r"= f32\[\d{4,},4096\]\S* copy\(", text))  # the kernels of fc6 and fc7
 
     assert value == "true" and copied(True) == 0 < copied(False)
-    monkeypatch.setenv("XLA_FLAGS", f"--{name}=false")
-    parallel.spare_copies()
-    assert os.environ["XLA_FLAGS"] == f"--{name}=false"
+
+
+def test_flags_that_are_set_stay(monkeypatch):
+    given = "--xla_force_host_platform_device_count=2 --xla_cpu_enable_concurrency_optimized_scheduler=true"
+    monkeypatch.setenv("XLA_FLAGS", given)
+    for _ in range(2):
+        parallel.tune_cpu()
+        assert os.environ["XLA_FLAGS"] == f"{given} --xla_cpu_copy_insertion_use_region_analysis=true"
+
+
+@pytest.mark.parametrize(("name", "size", "other"), [("alexnet_owt", 224, "true"), ("inception_v1_bn", 64, "false")])
+def test_operations_are_ordered_for_what_the_step_keeps(name, size, other, tmp_path):
+    recipe = tmp_path / "recipe.py"
+    get_config = f"def get_config():\n    return for_model({name!r}, 32, size={size})\n"
+    recipe.write_text(f"from train.benchmark import for_model\n\n{get_config}")
+
+    def planned(flags=""):
+        hasty = f"--xla_backend_optimization_level=0 {flags}"
+        done = command("train", f"--config={recipe}", "--workdir=-", "--dry_run", env={"XLA_FLAGS": hasty})
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)["device_bytes"]
+
+    assert planned() < 0.95 * planned(f"--xla_cpu_enable_concurrency_optimized_scheduler={other}")
+
+
+def test_a_program_starts_again_with_large_pages_where_they_are_to_be_had(tmp_path):
+    offer = tmp_path / "enabled"
+    code = f"""
+import os, pathlib, sys
+from train import memory
+memory.OFFER = pathlib.Path({str(offer)!r})
+memory.start_with_large_pages()
+print(os.getpid(), sys.argv[1], os.environ.get("GLIBC_TUNABLES", ""))
+"""
+    for system, before, after in [
+        ("always [madvise] never", "", "glibc.malloc.hugetlb=1"),
+        ("always [madvise] never", "glibc.malloc.check=0", "glibc.malloc.check=0:glibc.malloc.hugetlb=1"),
+        ("always [madvise] never", "glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0"),
+        ("[always] madvise never", "", ""),
+    ]:
+        offer.write_text(system)
+        environment = os.environ | {"GLIBC_TUNABLES": before, "PYTHONPATH": str(ROOT)}
+        with subprocess.Popen([sys.executable, "-c", code, "a b"], env=environment, stdout=-1, text=True) as program:
+            said = program.communicate()[0]
+        assert said == f"{program.pid} a b {after}\n"
