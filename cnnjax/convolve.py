@@ -133,7 +133,7 @@ def convolve(x, kernel, window_strides, padding, *, lhs_dilation, rhs_dilation, 
             x, kernel, window_strides, padding, lhs_dilation=lhs_dilation, rhs_dilation=rhs_dilation, **options
         )
 
-    if {*lhs_dilation, *rhs_dilation} != {1}:
+    if {*lhs_dilation, *rhs_dilation} != {1} or 0 in x.shape:
         return plain(x, kernel)
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], (kh, kw), window_strides, padding)
@@ -188,8 +188,9 @@ def convolve(x, kernel, window_strides, padding, *, lhs_dilation, rhs_dilation, 
     if dense and x.shape[1] * x.shape[2] < kh * kw:
         way = covered
     elif {*window_strides} != {1}:
-        few = c_in < 16 and len({*window_strides}) == 1 and x.shape[1] > 64
-        way = plain if not (dense and single) else folded if few else by_phases
+        few, square = c_in < 16, len({*window_strides}) == 1
+        way = by_phases if not few else folded if square and x.shape[1] > 64 else plain
+        way = way if dense and single else plain
     elif whole and kh == x.shape[1]:  # one plain matrix product: better than sliding on a GPU too
         return lax.platform_dependent(x, kernel, cpu=covered, cuda=covered, rocm=covered, default=plain)
     elif whole or (dense and kw > 1 and c_in * c_out <= 256 and x.shape[2] <= 36):

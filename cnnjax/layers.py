@@ -165,7 +165,7 @@ def _in_turn(x: jax.Array, *, window: int, stride: int, padding: Padding, start:
     x = lax.pad(x, jnp.asarray(start, x.dtype), [(0, 0, 0), *((*sides, 0) for sides in padding), (0, 0, 0)])
     for axis in (2, 1):  # in this order "the first" of equal ones is that of all other implementations
         count = max(0, (x.shape[axis] - window) // stride + 1)
-        slices = [every(x, start, count, stride, axis) for start in range(window)]
+        slices = [every(x, first, count, stride, axis) for first in range(window)]
         x = functools.reduce(combine, slices)
     return x
 

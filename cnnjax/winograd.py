@@ -39,7 +39,7 @@ def _even(x: jax.Array, kernel: jax.Array, precision: Any) -> jax.Array:
 def _derivative(precision, primals, tangents):
     """The gradient of the kernel reads tiles, four times the image. They are made anew for it, from the image.
 
-    In the other order, or XLA on a CPU would find that they are the ones it has had, and keep them from the forward pass on.
+    They are made in the other order: XLA on a CPU merges equal computations, and would keep the tiles of the forward pass.
     """
     (x, kernel), (dx, dkernel) = primals, tangents
     again = jax.checkpoint(functools.partial(_products, precision=precision, order=(2, 1)), prevent_cse=False)
@@ -52,13 +52,13 @@ def _derivative(precision, primals, tangents):
 def _products(x: jax.Array, kernel: jax.Array, precision: Any, order: tuple[int, int] = (1, 2)) -> jax.Array:
     tiles = _along(order, _tiles, x)
     taps = _along((0, 0), lambda k, _: _combine(KERNEL, list(k)), kernel)
-    n, h, w, c_in = tiles[0][0].shape
+    (n, h, w, c_in), c_out = tiles[0][0].shape, kernel.shape[-1]
     # Of matrices XLA finds the gradient without copies.
     places = [[jnp.dot(t.reshape(-1, c_in), k, precision=precision) for t, k in zip(*row)] for row in zip(tiles, taps)]
     columns = [_combine(RESULT, column) for column in zip(*places)]
     result = [_combine(RESULT, row) for row in zip(*columns)]
-    square = jnp.stack([jnp.stack([y.reshape(n, h, w, -1) for y in row], 3) for row in result], 2)
-    return square.reshape(n, 2 * h, 2 * w, -1)
+    square = jnp.stack([jnp.stack([y.reshape(n, h, w, c_out) for y in row], 3) for row in result], 2)
+    return square.reshape(n, 2 * h, 2 * w, c_out)
 
 
 def _along(axes: tuple[int, int], transform: Callable, x: jax.Array) -> list[list[jax.Array]]:

@@ -55,5 +55,5 @@ def main(argv: list[str] | None = None) -> dict:
 
 
 if __name__ == "__main__":
-    memory.start_with_large_pages()
+    memory.start_with_large_pages("train")
     sys.exit(errors.run(main))

@@ -41,13 +41,16 @@ def build_model(config: Config, classes: int) -> nn.Module:
     return model
 
 
-def recomputes(config: Config) -> bool:
-    """Whether a step of one CPU computes passes over memory anew: as the config says, or of itself with BatchNorm.
+def keeps_products(config: Config, model: nn.Module, *, one_cpu: bool) -> bool:
+    """What `model.keep` means: of itself only with BatchNorm, on one CPU, where it was measured to cost nothing."""
+    normalizes = getattr(model, "batch_norm", hasattr(model, "bn_axis"))
+    return config.model.keep == "products" or (config.model.keep == "auto" and one_cpu and normalizes)
 
-    Known before any data or device is.
-    """
-    model, keep = build_model(config, 1), config.model.keep
-    return keep == "products" or (keep == "auto" and getattr(model, "batch_norm", hasattr(model, "bn_axis")))
+
+def recomputes(config: Config) -> bool:
+    """Whether a step on one CPU computes for its gradient anew what it had. Known before there is data, or a device."""
+    model = build_model(config, 1)
+    return keeps_products(config, model, one_cpu=True) or getattr(model, "remat", False)
 
 
 def build_preprocess(config: Config, channels: int) -> Callable:
@@ -144,7 +147,7 @@ class Task:
             raise UserError(str(error)) from None
         devices = self.spread.devices
         one_cpu = len(devices) == 1 and devices[0].platform == "cpu"
-        self.keeps_products = recomputes(config) and (one_cpu or config.model.keep == "products")
+        self.keeps_products = keeps_products(config, self.model, one_cpu=one_cpu)
         step_of_share = partial(
             step.train_step, model=self.model, tx=self.tx, preprocess=self.preprocess,
             loss_fn=partial(losses.objective, **dataclasses.asdict(config.loss)), mix=build_mix(config, self.model.num_classes),

@@ -9,13 +9,14 @@ import dataclasses
 import multiprocessing
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from train import memory, peers
+from train import peers
 from train.config import Config
 from train.errors import UserError
+from train.memory import keep_memory, with_large_pages
 
 Timer = Callable[[int], float]  # seconds for so many steps
 OURS, REMAT = "cnnjax", "cnnjax-remat"  # the latter computes activations anew instead of keeping them
@@ -50,12 +51,11 @@ class Contestant:
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
         self._process = context.Process(target=serve, args=(other, job), daemon=True)
-        found = dict(os.environ)
-        if job.who in (OURS, REMAT) and job.what != "infer":
-            os.environ |= memory.with_large_pages(found)  # as the trainer does; a peer is as its users have it
-        self._process.start()
-        os.environ.clear()
-        os.environ |= found
+        # As the trainer has it; a peer is as its users have it.
+        with tunables_of(
+            with_large_pages(os.environ) if job.who in (OURS, REMAT) and job.what != "infer" else os.environ
+        ):
+            self._process.start()
         other.close()
         self.about: dict[str, Any] = self._answer()
 
@@ -84,6 +84,18 @@ class Contestant:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+
+@contextlib.contextmanager
+def tunables_of(environment: Mapping[str, str]):
+    """A process that starts inside has the C library's settings of that environment."""
+    name = "GLIBC_TUNABLES"
+    before, inside = os.environ.get(name, ""), environment.get(name, "")
+    try:
+        os.environ[name] = inside
+        yield
+    finally:
+        os.environ[name] = before
 
 
 def serve(pipe: Any, job: Job) -> None:
@@ -183,7 +195,6 @@ def ours(job: Job) -> tuple[Timer, dict[str, Any], Memory]:
 
     from train import data, machine, parallel
     from train.build import Task, recomputes
-    from train.memory import keep_memory
 
     config = configure(job)
     keep_memory()  # as the trainer does

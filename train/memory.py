@@ -1,5 +1,6 @@
 """Memory of the C library: in large pages, and kept for the next step or image instead of handed back to the system."""
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -7,27 +8,34 @@ from collections.abc import Mapping
 from pathlib import Path
 
 OFFER = Path("/sys/kernel/mm/transparent_hugepage/enabled")  # always, [madvise] or never: which one is in brackets
-LARGE_PAGES = "glibc.malloc.hugetlb"
+TUNABLE, ASKED = "glibc.malloc.hugetlb", "CNNJAX_ASKED_FOR_LARGE_PAGES"
 
 
 def with_large_pages(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment in which a program has large pages, where Linux gives them on request; elsewhere as it is.
 
     New memory then comes 2 MiB at a time, not 4 KiB: a step of AlexNet takes a sixth less time, of Inception v3 a tenth.
-    glibc asks for them from 2.35 on, if told before the program starts.
+    glibc asks for them from 2.35 on, if told before the program starts; GLIBC_TUNABLES=glibc.malloc.hugetlb=0 declines.
     """
-    set_so_far = environment.get("GLIBC_TUNABLES", "")
-    if LARGE_PAGES in set_so_far or not OFFER.exists() or "[madvise]" not in OFFER.read_text():
+    tunables = environment.get("GLIBC_TUNABLES", "")
+    try:
+        offered = "[madvise]" in OFFER.read_text()
+    except OSError:
+        offered = False
+    if not offered or TUNABLE in tunables:
         return dict(environment)
-    tunables = [*filter(None, [set_so_far]), f"{LARGE_PAGES}=1"]
-    return {**environment, "GLIBC_TUNABLES": ":".join(tunables)}
+    return {**environment, "GLIBC_TUNABLES": ":".join([*filter(None, [tunables]), f"{TUNABLE}=1"])}
 
 
-def start_with_large_pages() -> None:
-    """Starts this program again with them, as the same process; the first thing that a command does."""
+def start_with_large_pages(module: str) -> None:
+    """Starts this program again with them, as the same process; for `python -m module`, as the first thing that it does."""
     wanted = with_large_pages(os.environ)
-    if wanted != dict(os.environ):
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted)
+    if wanted == dict(os.environ) or ASKED in os.environ:  # some systems take the variable away
+        return
+    ours = ["-m", module, *sys.argv[1:]]
+    if sys.executable and sys.orig_argv[-len(ours) :] == ours:  # else a notebook, say, would be gone
+        with contextlib.suppress(OSError):
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**wanted, ASKED: "1"})
 
 
 def keep_memory() -> None:

@@ -2,9 +2,12 @@
 
 import random
 
+import pytest
+
 from tests.train import chaos
 
 
+@pytest.mark.parity
 def test_disturbed_runs_end_bit_identical(tmp_path):
     codes, said = chaos.end(chaos.start(tmp_path / "whole", 1))
     assert codes == [0], said

@@ -33,7 +33,7 @@ SMALL = [
     ("lenet_1998", "mnist5k", 28, {}),
     ("lenet_mnist", "", 28, {}),
     ("alexnet", "", 67, {}),
-    ("inception_v1", "course", 32, {}),
+    pytest.param("inception_v1", "course", 32, {}, marks=pytest.mark.parity),
 ]
 LARGE = [
     ("inception_v3", "paper", 75, {"aux": False}),

@@ -233,7 +233,7 @@ def test_inception_resnet_v2(keras, tmp_path):
     assert_trees_close(load(tmp_path / "model.ckpt", "inception_resnet_v2", "slim").variables, pretrained.variables)
 
 
-@pytest.mark.parametrize("name", ["vgg16", "vgg19"])
+@pytest.mark.parametrize("name", [pytest.param("vgg16", marks=pytest.mark.parity), "vgg19"])
 def test_vgg(keras, name, tmp_path):
     """With the classifier, whose shape makes 224 the only size that it can have in Keras."""
     network = randomise(getattr(keras.applications, name.upper())(weights=None, classes=12, classifier_activation=None))
