@@ -212,7 +212,7 @@ def out_of_memory(task: Task) -> str:
     share, parts = config.data.batch_size // devices, config.parallel.accumulate
     advice = [f"parallel.accumulate={2 * parts}"] if share % (2 * parts) == 0 else ["a smaller data.batch_size"]
     if not task.keeps_products and task.abstract_state.batch_stats:
-        advice.append("model.keep=products (half the memory)")
+        advice.append("model.keep=products (less memory for activations)")
     if hasattr(task.model, "remat") and not task.model.remat:
         advice.append("model.options.remat=true (a third more time)")
     if config.model.dtype == "float32":
