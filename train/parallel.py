@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
@@ -145,7 +144,7 @@ def tune_cpu(*, recomputes: bool = False) -> None:
     """
     before = os.environ.get("XLA_FLAGS")
     os.environ["XLA_FLAGS"] = cpu_flags(before or "", recomputes=recomputes)
-    jax.block_until_ready(jnp.zeros(()))  # now they are read
+    jax.local_devices()  # now they are read
     del os.environ["XLA_FLAGS"]
     if before is not None:
         os.environ["XLA_FLAGS"] = before
