@@ -57,10 +57,6 @@ def test_the_same_answers_as_model_predict(name, folder, tmp_path):
     network.layers[-1].set_weights([kernel / (features @ kernel).std(), bias])  # so that no answer is certain
     path = tmp_path / "network.weights.h5"
     network.save_weights(path)
-    # Of our pixels, which may be one grey level off: so what is compared is the networks, and the way there.
-    pixels = data.read(split, np.arange(len(split)), subject.from_weights(str(path), name, "keras").data)
-    assert np.abs(pixels - ported).max() <= 1 and (pixels != ported).mean() < 0.005
-    ported = pixels.astype(np.float32)
     expected = network.predict(preprocess(np.concatenate([plain, ported])), batch_size=4, verbose=0)
     assert expected.max() < 0.999 and expected.std(0).max() > 1e-3  # there is something to agree on
 

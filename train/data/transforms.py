@@ -99,8 +99,8 @@ def _pillow(
 def resize_and_cut(image: Image.Image, size: int, short_side: int, kernel: Any) -> Image.Image:
     """Resizes to a short side and cuts out the centre, without working out all that is then cut off.
 
-    Pillow goes along one axis, rounds, and goes along the other. Its order is kept. One pass works out a part, of which
-    Pillow places the pixels in single precision: within one grey level. The other is whole, so that it adds no error.
+    Pillow goes along one axis, rounds, and goes along the other. Its order is kept, and the first pass is whole, so that
+    it equals Pillow's; the second, which places its pixels in single precision, is within one grey level.
     """
     short = min(image.size)
     new = [short_side if side == short else int(short_side * side / short) for side in image.size]
@@ -108,13 +108,6 @@ def resize_and_cut(image: Image.Image, size: int, short_side: int, kernel: Any) 
     less_wide, less_high = (before - after for before, after in zip(image.size, new))
     down_first = less_high > max(0, 2 * less_wide)
     first, second = (1, 0) if down_first else (0, 1)
-
-    # A wide image has most to cut off in the first pass. The second takes means of it, unless a weight is negative.
-    if kernel == PILLOW["bilinear"] and new[0] > new[1] and not down_first:
-        step = image.width / new[0]
-        box = (corner[0] * step, 0, (corner[0] + size) * step, image.height)
-        image = image.resize((size, image.height), kernel, box=box).resize((size, new[1]), kernel)
-        return image.crop((0, corner[1], size, corner[1] + size))
 
     step = image.size[second] / new[second]
     start, stop = corner[second] * step, (corner[second] + size) * step
