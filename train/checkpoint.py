@@ -4,6 +4,7 @@ The only file that knows orbax.
 """
 
 import contextlib
+import copy
 import logging
 import sys
 from operator import itemgetter
@@ -79,6 +80,7 @@ class Checkpoints:
         if step in self.steps():
             return
         self._started = step
+        meta = copy.deepcopy(meta)  # orbax writes it in the background, when the caller's may have changed
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         try:
             self._manager.save(step, args=args, metrics=metrics)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.helpers import ROOT, assert_trees_close
 from train.__main__ import main
-from train.checkpoint import Checkpoints
+from train.checkpoint import Checkpoints, on_one_device
 from train.errors import CheckpointError
 from train.run import Run
 
@@ -154,6 +154,24 @@ def test_the_newest_survives_when_an_older_one_is_better(tmp_path):
             checkpoints.save(step, state, {}, {"top1": top1})
             checkpoints.wait()
         assert checkpoints.steps() == [1, 4, 5] and checkpoints.best() == 1
+
+
+def test_what_is_saved_is_what_stood_there_when_it_was_asked_for(tmp_path):
+    """Training goes on while the checkpoint is written, and adds to the very sums that it holds."""
+    meta, state = {"window": {"steps": 2.0}}, {"x": np.arange(3.0)}
+    with Checkpoints(tmp_path / "checkpoints", keep=9) as checkpoints:
+        for step in range(1, 6):
+            meta["window"]["steps"] = float(step)
+            checkpoints.save(step, state, meta, None)
+            meta["window"]["steps"] += 100
+        checkpoints.wait()
+        assert [checkpoints.restore(step, on_one_device(state))[1]["window"]["steps"] for step in range(1, 6)] == [
+            1,
+            2,
+            3,
+            4,
+            5,
+        ]
 
 
 def test_restores_on_another_number_of_devices(finished):
