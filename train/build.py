@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,13 +12,14 @@ import optax
 
 from cnnjax import create_model
 from cnnjax.registry import nearest
-from train import data, losses, mix, optim, state, step
-from train.config import Config, check
+from train import data, kept, losses, mix, optim, state, step
+from train.config import Config, check, to_dict
 from train.errors import UserError
 from train.parallel import Parallel
 
 ON_NAN = ("stop", "skip", "rollback")
 KEEP = ("auto", "all", "products")
+HASTY = {"xla_backend_optimization_level": 1}  # for a program that runs once: as good as 2, in two thirds of the time
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
 
@@ -117,8 +119,8 @@ def build_plateau(config: Config) -> optim.Plateau | None:
 class Task:
     """Everything that a config names, built and checked, ready to run: what the loop loops over."""
 
-    def __init__(self, config: Config, split: data.Split | None = None):
-        """`split` stands in for the data that the config names."""
+    def __init__(self, config: Config, split: data.Split | None = None, *, kept_in: str = ""):
+        """`split` stands in for the data that the config names; `kept_in` is a folder for traced programs."""
         check(config)
         self.config = config
         self.spread = Parallel(config.parallel.mapping, config.parallel.devices)
@@ -140,12 +142,14 @@ class Task:
 
         self._init_key, self.key = jax.random.split(jax.random.key(config.seed))
         averaged = config.optim.ema > 0
-        self._create = partial(state.create_state, self.model, self.tx, image_shape=self.image_shape, ema=averaged)
+        devices = self.spread.devices
+        self._kept = self._keep_programs(kept_in)
+        create = partial(state.create_state, self.model, self.tx, image_shape=self.image_shape, ema=averaged)
         try:
+            self._create = self._kept("create", create, (self._init_key,))
             self.abstract_state = self.spread.abstract(jax.eval_shape(self._create, self._init_key))
         except ValueError as error:  # images that the model's geometry does not allow
             raise UserError(str(error)) from None
-        devices = self.spread.devices
         one_cpu = len(devices) == 1 and devices[0].platform == "cpu"
         self.keeps_products = keeps_products(config, self.model, one_cpu=one_cpu)
         step_of_share = partial(
@@ -158,12 +162,28 @@ class Task:
         self.step = self.spread.map(step_of_share, split=(False, True, False), donate=True)
         self._plateau = build_plateau(config)
 
+    def _keep_programs(self, folder: str) -> Callable[..., Any]:
+        """How programs are kept: not at all those of a network of the user's, whose source may be anywhere."""
+        if not folder or jax.process_count() > 1 or type(self.model).__module__.split(".")[0] not in kept.PACKAGES:
+            return lambda name, function, arguments: function
+        decided_by = {
+            "config": to_dict(self.config), "image": self.image_shape, "classes": len(self.class_names),
+            "steps": self.steps, "devices": len(self.spread.devices),
+        }  # fmt: skip
+        return kept.Kept(folder, decided_by)
+
     def fresh_state(self) -> state.TrainState:
         """Initial parameters, on the devices."""
-        create = jax.jit(self._create)
+        on_cpu = self.spread.devices[0].platform == "cpu"
+        create = jax.jit(self._create, compiler_options=HASTY if on_cpu else None)
         state = self.spread.replicate(create(self._init_key))
         create.clear_cache()  # type: ignore[attr-defined]  # 100 MB for Inception v3, and never called again
         return state
+
+    def kept_step(self, current: state.TrainState, batch: dict[str, Any]) -> Callable:
+        """`step` for arrays like these: where programs are kept, from the run that traced it."""
+        program = self._kept("step", self.step, (current, batch, self.key))
+        return program if program is self.step else jax.jit(program, donate_argnums=0)
 
     def lr(self, current: state.TrainState, number: int) -> float:
         """The learning rate of update `number`, counted from one."""

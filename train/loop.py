@@ -22,11 +22,11 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
     Returns the last evaluation, and the speed behind the first step: all but compilation and evaluation. Preempted: a signal
     asked for the end, and everything is saved.
     """
-    parallel.cache_programs(config.parallel.compile_cache)
+    programs = parallel.cache_programs(config.parallel.compile_cache)
     parallel.tune_cpu(recomputes=recomputes(config))
     keep_memory()
     with Interrupt() as interrupt:
-        task = Task(config)
+        task = Task(config, kept_in=programs)
         try:
             return Training(task, workdir, interrupt).run()
         except UserError:
@@ -113,7 +113,10 @@ class Training:
             batch = next(batches)
             if window.idle():  # else the devices were still busy, and what it took cost nothing
                 pace.waited(time.perf_counter() - asked)
-            self.state, measured = task.step(self.state, spread.shard(batch), task.key)
+            placed = spread.shard(batch)
+            if number == start + 1:
+                step = task.kept_step(self.state, placed)
+            self.state, measured = step(self.state, placed, task.key)
             window.add(number, measured)
             window.wait(spread.steps_ahead)
             pace.step()

@@ -123,13 +123,18 @@ def first_process_says(value: bool = True) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.array(value))) if jax.process_count() > 1 else value
 
 
-def cache_programs(folder: str) -> None:
-    """Keeps compiled programs in a folder for the next run, unless JAX_COMPILATION_CACHE_DIR names another."""
+def cache_programs(folder: str) -> str:
+    """Keeps compiled programs in a folder for the next run, unless JAX_COMPILATION_CACHE_DIR names another.
+
+    Returns which; "" for none.
+    """
     if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
         # By default those below a second are not kept: of a small network all of them, of a large one its many small ones.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if folder and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
+    now = jax.config.values
+    return (now["jax_enable_compilation_cache"] and now["jax_compilation_cache_dir"]) or ""
 
 
 def tune_cpu(*, recomputes: bool = False) -> None:

@@ -136,8 +136,8 @@ def synthetic(spec: str, split: str) -> Split:
     waves = 2 * np.pi * 3 / max(height, width)
     y, x = np.mgrid[:height, :width].astype(np.float32)
     images = np.empty((examples, height, width, channels), np.uint8)
-    for i in range(examples):
-        wave = np.sin(waves * (x * np.cos(angle[i]) + y * np.sin(angle[i])) + phase[i])
-        noise = random.randint(-32, 33, (height, width, channels))
-        images[i] = np.clip(128 + 64 * wave[..., None] + noise, 0, 255)
+    for image, along, across, start in zip(images, np.cos(angle).tolist(), np.sin(angle).tolist(), phase.tolist()):
+        wave = np.sin(waves * along * x + waves * across * y + start)
+        noise = np.frombuffer(random.bytes(image.size), np.uint8).reshape(image.shape) % 64
+        image[...] = 96 + 64 * wave[..., None] + noise  # 32 to 223
     return Arrays(images, labels, tuple(f"grating{k}" for k in range(classes)))
