@@ -6,21 +6,26 @@ is kept too, in `jax.export`'s format, under a name made of everything that deci
 """
 
 import contextlib
+import functools
 import hashlib
+import inspect
 import json
 import os
 import pickle
+import sys
 from collections.abc import Callable
-from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 import flax
 import jax
+import numpy as np
 import optax
 from etils import epath
 from jax import export
 
 PACKAGES = ("cnnjax", "train")
+ABOUT_THE_FILE = ("__builtins__", "__cached__", "__file__", "__path__")  # of a module, which says where and not what
 VERSIONS = {module.__name__: module.__version__ for module in (jax, flax, optax)}
 
 
@@ -81,12 +86,43 @@ def write(place: epath.Path, content: bytes) -> None:
 
 
 def source() -> str:
-    """A digest of what the packages are written in."""
+    """A digest of what the packages define as they are now, with whatever a recipe or a notebook has replaced in them."""
     digest = hashlib.sha256()
-    for package in PACKAGES:
-        for file in sorted((Path(__file__).parents[1] / package).rglob("*.py")):
-            digest.update(file.read_bytes())
+    for name, module in sorted(sys.modules.items()):
+        if name.partition(".")[0] in PACKAGES:
+            for key, value in sorted(vars(module).items()):
+                if key not in ABOUT_THE_FILE:
+                    members = dict(vars(value)) if isinstance(value, type) and value.__module__ == name else value
+                    digest.update(f"{name}.{key}: {words(members)}\n".encode())
     return digest.hexdigest()
+
+
+def words(value: Any, inside: tuple[Any, ...] = ()) -> str:
+    """What a value is, as the next process would put it: code and constants, and of all else the name or the type.
+
+    `inside` are functions that the value belongs to, which may refer to themselves.
+    """
+    within = functools.partial(words, inside=inside)
+    if isinstance(value, dict):
+        return str(sorted((str(key), within(item)) for key, item in value.items()))
+    if isinstance(value, (tuple, list)):
+        return str([within(item) for item in value])
+    if isinstance(value, (set, frozenset)):
+        return str(sorted(map(repr, value)))
+    if isinstance(value, (str, bytes, int, float, type(None))):
+        return repr(value)
+    if isinstance(value, np.ndarray):
+        return str((value.dtype, value.tolist()))
+    if isinstance(value, CodeType):
+        return str((value.co_code.hex(), value.co_names, value.co_varnames, within(value.co_consts)))
+    if isinstance(value, functools.partial):
+        return within((value.func, value.args, value.keywords))
+    function = inspect.unwrap(getattr(value, "__func__", getattr(value, "fget", value)))  # of a method or property
+    if isinstance(function, FunctionType) and function not in inside:
+        held = inspect.getclosurevars(function).nonlocals
+        parts = (function.__code__, function.__defaults__, function.__kwdefaults__, held)
+        return words(parts, (*inside, function))
+    return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def settings() -> list[str]:

@@ -1,5 +1,8 @@
 """A second run reads the programs that the first one traced, to the same bits; and never one that was something else."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import flax.linen as nn
@@ -9,8 +12,9 @@ import numpy as np
 import pytest
 
 import cnnjax
+from cnnjax import inception_v3, layers, winograd
 from tests.helpers import ROOT, assert_trees_close
-from train import kept, recipe
+from train import kept, recipe, step
 from train.build import Task
 from train.config import Config, Data, Model
 from train.kept import Kept
@@ -37,7 +41,7 @@ def test_the_second_run_traces_nothing_and_computes_the_same(tmp_path, monkeypat
     options = [f"--config.parallel.mapping={mapping}", f"--config.parallel.devices={devices}", "--config.optim.ema=0.9"]
     plain, first = two_steps("", *options), two_steps(tmp_path, *options)
     assert sorted(path.name.rpartition("-")[2] for path in tmp_path.iterdir()) == ["create", "step"]
-    monkeypatch.setattr(kept, "trace", refuse)
+    monkeypatch.setattr(jax.export, "export", refuse)
     monkeypatch.setattr(nn.Module, "apply", refuse)
     second = two_steps(tmp_path, *options)
     assert_trees_close(first, plain, rtol=0, atol=0)
@@ -70,15 +74,35 @@ def test_what_decides_over_a_program_names_it(tmp_path, monkeypatch):
     assert len(names(tmp_path)) == 7
 
 
-def test_an_edited_source_file_is_another_program(tmp_path, monkeypatch):
-    package = tmp_path / "package"
-    package.mkdir()
-    monkeypatch.setattr(kept, "PACKAGES", (str(package),))
-    (package / "model.py").write_text("width = 3\n")
+@pytest.mark.parametrize(
+    ("place", "name", "other"),
+    [
+        (layers.ConvBN, "__call__", lambda self, x, train: x),
+        (layers, "global_avg_pool", lambda x: x.max((1, 2))),
+        (inception_v3, "BN_EPSILON", 0.1),
+        (winograd, "KERNEL", np.eye(4, 3)),
+        (step.train_step, "__kwdefaults__", {"ema": 0.5}),
+    ],
+)
+def test_what_a_recipe_replaces_in_the_packages_is_seen(monkeypatch, place, name, other):
     before = kept.source()
     assert kept.source() == before
-    (package / "model.py").write_text("width = 4\n")
+    monkeypatch.setattr(place, name, other)
     assert kept.source() != before
+    monkeypatch.undo()
+    assert kept.source() == before
+
+
+def test_the_source_reads_the_same_in_every_process():
+    program = "from train import kept, loop; import cnnjax; cnnjax.create_model('vgg16'); print(kept.source())"
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", program], env=os.environ | {"PYTHONHASHSEED": seed}, cwd=ROOT, check=True,
+            capture_output=True, text=True,
+        ).stdout
+        for seed in "12"
+    ]  # fmt: skip
+    assert said[0] == said[1] and len(said[0]) == 65
 
 
 def test_a_damaged_file_is_traced_again_and_mended(tmp_path):
