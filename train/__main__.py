@@ -4,13 +4,15 @@ python -m train --config=configs/lenet_mnist.py --workdir=runs/lenet --config.op
 """
 
 import argparse
+import functools
 import sys
 
 from train import errors, memory
 from train.config import describe
 
 
-def main(argv: list[str] | None = None) -> dict:
+def main(argv: list[str] | None = None, *, alone: bool = False) -> dict:
+    """`alone`: the process does nothing else, and what it traces can be kept for its next start."""
     parser = argparse.ArgumentParser(
         prog="python -m train",
         allow_abbrev=False,
@@ -48,7 +50,7 @@ def main(argv: list[str] | None = None) -> dict:
             from train import dry_run
 
             return dry_run.dry_run(config)
-        return loop.train(config, args.workdir)
+        return loop.train(config, args.workdir, recipe=args.config if alone else "")
     except errors.UserError as error:
         parallel.leaving.append(error.exit_code)
         raise
@@ -56,4 +58,4 @@ def main(argv: list[str] | None = None) -> dict:
 
 if __name__ == "__main__":
     memory.start_with_large_pages("train")
-    sys.exit(errors.run(main))
+    sys.exit(errors.run(functools.partial(main, alone=True)))

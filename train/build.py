@@ -12,9 +12,10 @@ import optax
 
 from cnnjax import create_model
 from cnnjax.registry import nearest
-from train import data, kept, losses, mix, optim, state, step
-from train.config import Config, check, to_dict
+from train import data, losses, mix, optim, state, step
+from train.config import HARMLESS, Config, check, flatten, to_dict
 from train.errors import UserError
+from train.kept import Kept
 from train.parallel import Parallel
 
 ON_NAN = ("stop", "skip", "rollback")
@@ -119,8 +120,8 @@ def build_plateau(config: Config) -> optim.Plateau | None:
 class Task:
     """Everything that a config names, built and checked, ready to run: what the loop loops over."""
 
-    def __init__(self, config: Config, split: data.Split | None = None, *, kept_in: str = ""):
-        """`split` stands in for the data that the config names; `kept_in` is a folder for traced programs."""
+    def __init__(self, config: Config, split: data.Split | None = None, *, kept: Kept | None = None):
+        """`split` stands in for the data that the config names; `kept` are programs of earlier starts."""
         check(config)
         self.config = config
         self.spread = Parallel(config.parallel.mapping, config.parallel.devices)
@@ -143,10 +144,11 @@ class Task:
         self._init_key, self.key = jax.random.split(jax.random.key(config.seed))
         averaged = config.optim.ema > 0
         devices = self.spread.devices
-        self._kept = self._keep_programs(kept_in)
+        self._kept = kept
+        self._ready: Callable | None = None
         create = partial(state.create_state, self.model, self.tx, image_shape=self.image_shape, ema=averaged)
         try:
-            self._create = self._kept("create", create, (self._init_key,))
+            self._create = self._keep("create", create, (self._init_key,))
             self.abstract_state = self.spread.abstract(jax.eval_shape(self._create, self._init_key))
         except ValueError as error:  # images that the model's geometry does not allow
             raise UserError(str(error)) from None
@@ -162,15 +164,16 @@ class Task:
         self.step = self.spread.map(step_of_share, split=(False, True, False), donate=True)
         self._plateau = build_plateau(config)
 
-    def _keep_programs(self, folder: str) -> Callable[..., Any]:
-        """How programs are kept: not at all those of a network of the user's, whose source may be anywhere."""
-        if not folder or jax.process_count() > 1 or type(self.model).__module__.split(".")[0] not in kept.PACKAGES:
-            return lambda name, function, arguments: function
-        decided_by = {
-            "config": to_dict(self.config), "image": self.image_shape, "classes": len(self.class_names),
-            "steps": self.steps, "devices": len(self.spread.devices),
+    def _keep(self, name: str, function: Callable, arguments: tuple) -> Callable:
+        """The function, from an earlier start where there was one."""
+        if self._kept is None:
+            return function
+        values = flatten(to_dict(self.config))
+        decided_by = {key: value for key, value in values.items() if not key.startswith(HARMLESS)} | {
+            "image": self.image_shape, "classes": len(self.class_names), "steps": self.steps,
+            "mapping": self.spread.mapping, "devices": len(self.spread.devices),
         }  # fmt: skip
-        return kept.Kept(folder, decided_by)
+        return self._kept(name, function, arguments, decided_by)
 
     def fresh_state(self) -> state.TrainState:
         """Initial parameters, on the devices."""
@@ -180,10 +183,12 @@ class Task:
         create.clear_cache()  # type: ignore[attr-defined]  # 100 MB for Inception v3, and never called again
         return state
 
-    def kept_step(self, current: state.TrainState, batch: dict[str, Any]) -> Callable:
-        """`step` for arrays like these: where programs are kept, from the run that traced it."""
-        program = self._kept("step", self.step, (current, batch, self.key))
-        return program if program is self.step else jax.jit(program, donate_argnums=0)
+    def ready_step(self, current: state.TrainState, batch: dict[str, Any]) -> Callable:
+        """`step`, or what an earlier start has kept of it, for the state and the batches of this run."""
+        if self._ready is None:
+            program = self._keep("step", self.step, (current, batch, self.key))
+            self._ready = self.step if program is self.step else jax.jit(program, donate_argnums=0)
+        return self._ready
 
     def lr(self, current: state.TrainState, number: int) -> float:
         """The learning rate of update `number`, counted from one."""

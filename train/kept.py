@@ -1,60 +1,64 @@
-"""Programs that an earlier run has traced: the next one of the same config reads them.
+"""Programs that an earlier start has traced: the next one of the same command reads them.
 
 jax keeps what XLA compiles, but finds it by the program's text; and for that text all of the model's Python runs, with its
 gradient and the optimizer: of the start of Inception v3, whose compiled code is at hand, it takes two thirds. So the text
-is kept too, in `jax.export`'s format, under a name made of everything that decides over it.
+is kept too, in `jax.export`'s format, under a name made of all that decides over it.
 """
 
 import contextlib
-import functools
 import hashlib
-import inspect
 import json
-import os
 import pickle
 import sys
+import sysconfig
+import uuid
 from collections.abc import Callable
-from types import CodeType, FunctionType
+from pathlib import Path
 from typing import Any
 
 import flax
 import jax
-import numpy as np
 import optax
 from etils import epath
 from jax import export
 
-PACKAGES = ("cnnjax", "train")
-ABOUT_THE_FILE = ("__builtins__", "__cached__", "__file__", "__path__")  # of a module, which says where and not what
-VERSIONS = {module.__name__: module.__version__ for module in (jax, flax, optax)}
+OURS = [Path(__file__).parents[1] / package for package in ("cnnjax", "train")]
+INSTALLED = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
 
 
 class Kept:
-    """Programs in a folder, each read from there or, the first time, traced and written."""
+    """Programs in a folder, each read from there or, the first time, traced and written.
 
-    def __init__(self, folder: epath.PathLike, decided_by: dict[str, Any]):
-        """`decided_by` is JSON: with the packages' source and versions, jax's settings and the devices, all that matters."""
+    For a process that runs one recipe and nothing else: what is replaced while it runs, in a notebook or by a script that
+    trains several times, leaves no trace in the files that a program is known by.
+    """
+
+    def __init__(self, folder: epath.PathLike, recipe: str):
+        """`recipe` is `file.py` or `file.py:argument`."""
         devices = [(device.platform, device.device_kind) for device in jax.devices()]
-        facts = [decided_by, VERSIONS, source(), settings(), devices]
+        versions = [module.__version__ for module in (jax, flax, optax)]
         self._folder = epath.Path(folder)
-        self._name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+        self._facts = [recipe.partition(":")[2], source(recipe.partition(":")[0]), versions, settings(), devices]
 
-    def __call__(self, name: str, function: Callable, arguments: tuple) -> Callable:
-        """The function as the program that it is for these arguments, or such abstract ones, to be compiled with `jax.jit`.
+    def __call__(self, name: str, function: Callable, arguments: tuple, decided_by: dict[str, Any]) -> Callable:
+        """The function as the program that it is for arguments like these, concrete or abstract, to be compiled with `jax.jit`.
 
-        What cannot be kept, as a program that calls back into Python, is the function itself.
+        `decided_by` is JSON: what else it was made from. What cannot be kept, as a program that calls back into Python, is
+        the function itself.
         """
-        shapes = hashlib.sha256(repr(jax.tree.map(jax.typeof, arguments)).encode()).hexdigest()[:8]
-        place = self._folder / f"{self._name}-{shapes}-{name}"
+        facts = [*self._facts, decided_by, str(jax.tree.map(jax.typeof, arguments))]
+        place = self._folder / f"{digest(json.dumps(facts, sort_keys=True).encode())[:32]}-{name}"
         try:
-            text, results = pickle.loads(place.read_bytes())
-            program = export.deserialize(bytearray(text))
-        except Exception:  # not there, half written, or of a jax that reads other formats
+            program, results = read(place)
+        except Exception:  # not there, damaged, or of a jax that reads other formats
             try:
                 program, results = trace(function, arguments)
-                write(place, pickle.dumps((bytes(program.serialize()), results)))
-            except (NotImplementedError, TypeError, ValueError):
+            except Exception:  # jax refuses, or the function is wrong: then it says so itself
                 return function
+            with contextlib.suppress(
+                Exception
+            ):  # where there is no room, or a part that cannot be pickled, nothing is kept
+                write(place, program, results)
 
         def run(*arguments: Any) -> Any:
             return jax.tree.unflatten(results, program.call(*jax.tree.leaves(arguments)))
@@ -76,55 +80,42 @@ def trace(function: Callable, arguments: tuple) -> tuple[export.Exported, Any]:
     return export.export(jax.jit(flat))(*leaves), results[0]
 
 
-def write(place: epath.Path, content: bytes) -> None:
-    """All of it or nothing; where there is no room, nothing."""
-    part = place.with_name(f"{place.name}.{os.getpid()}")
-    with contextlib.suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
+def write(place: epath.Path, program: export.Exported, results: Any) -> None:
+    """All of it or nothing, behind its own digest."""
+    content = pickle.dumps((bytes(program.serialize()), results))
+    part = place.with_name(f"{place.name}.{uuid.uuid4().hex}")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        part.write_bytes(digest(content).encode() + content)
         part.replace(place)
+    finally:
+        part.unlink(missing_ok=True)
 
 
-def source() -> str:
-    """A digest of what the packages define as they are now, with whatever a recipe or a notebook has replaced in them."""
-    digest = hashlib.sha256()
-    for name, module in sorted(sys.modules.items()):
-        if name.partition(".")[0] in PACKAGES:
-            for key, value in sorted(vars(module).items()):
-                if key not in ABOUT_THE_FILE:
-                    members = dict(vars(value)) if isinstance(value, type) and value.__module__ == name else value
-                    digest.update(f"{name}.{key}: {words(members)}\n".encode())
-    return digest.hexdigest()
+def read(place: epath.Path) -> tuple[export.Exported, Any]:
+    """What `write` has written; ValueError where a byte of it is another."""
+    content = place.read_bytes()
+    if digest(content[64:]).encode() != content[:64]:
+        raise ValueError(f"{place} is damaged")
+    text, results = pickle.loads(content[64:])
+    return export.deserialize(bytearray(text)), results
 
 
-def words(value: Any, inside: tuple[Any, ...] = ()) -> str:
-    """What a value is, as the next process would put it: code and constants, and of all else the name or the type.
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
-    `inside` are functions that the value belongs to, which may refer to themselves.
-    """
-    within = functools.partial(words, inside=inside)
-    if isinstance(value, dict):
-        return str(sorted((str(key), within(item)) for key, item in value.items()))
-    if isinstance(value, (tuple, list)):
-        return str([within(item) for item in value])
-    if isinstance(value, (set, frozenset)):
-        return str(sorted(map(repr, value)))
-    if isinstance(value, (str, bytes, int, float, type(None))):
-        return repr(value)
-    if isinstance(value, np.ndarray):
-        return str((value.dtype, value.tolist()))
-    if isinstance(value, CodeType):
-        return str((value.co_code.hex(), value.co_names, value.co_varnames, within(value.co_consts)))
-    if isinstance(value, functools.partial):
-        return within((value.func, value.args, value.keywords))
-    function = inspect.unwrap(getattr(value, "__func__", getattr(value, "fget", value)))  # of a method or property
-    if isinstance(function, FunctionType) and function not in inside:
-        held = inspect.getclosurevars(function).nonlocals
-        parts = (function.__code__, function.__defaults__, function.__kwdefaults__, held)
-        return words(parts, (*inside, function))
-    return getattr(value, "__qualname__", type(value).__qualname__)
+
+def source(recipe: str) -> str:
+    """A digest of the packages' files, the recipe, and all that it has imported but what is installed."""
+    loaded = [Path(getattr(module, "__file__", None) or "") for module in [*sys.modules.values()]]
+    users = [file for file in loaded if not any(file.is_relative_to(folder) for folder in INSTALLED)]
+    files = {file.resolve() for file in [Path(recipe), *users] if file.is_file()}
+    files |= {file.resolve() for folder in OURS for file in folder.rglob("*.py")}
+    return digest("".join(sorted(digest(file.read_bytes()) for file in files)).encode())
 
 
 def settings() -> list[str]:
-    """jax's settings but for where and how much it keeps, which decide over nothing."""
-    return sorted(f"{name}={value}" for name, value in jax.config.values.items() if "cache" not in name)
+    """jax's and Flax's, but for where and how much is kept, which decides over nothing."""
+    flags = [name for name in dir(flax.config) if name.startswith(("flax_", "nnx_"))]
+    values = jax.config.values | {name: getattr(flax.config, name) for name in flags}
+    return sorted(f"{name}={value}" for name, value in values.items() if "cache" not in name)

@@ -11,22 +11,26 @@ from train.config import Config
 from train.errors import CheckpointError, DivergedError, OutOfMemoryError, Preempted, UserError
 from train.evaluate import Evaluator
 from train.interrupt import Interrupt
+from train.kept import Kept
 from train.memory import keep_memory
 from train.run import open_workdir
 from train.state import TrainState
 
 
-def train(config: Config, workdir: str) -> dict[str, Any]:
+def train(config: Config, workdir: str, *, recipe: str = "") -> dict[str, Any]:
     """Runs a config to its end in `workdir`, from its newest checkpoint if it has one.
+
+    `recipe` is the file, and its argument, that the config is from, where this process runs it and nothing else: what is
+    traced is then kept for the next start.
 
     Returns the last evaluation, and the speed behind the first step: all but compilation and evaluation. Preempted: a signal
     asked for the end, and everything is saved.
     """
-    programs = parallel.cache_programs(config.parallel.compile_cache)
+    folder = parallel.cache_programs(config.parallel.compile_cache)
     parallel.tune_cpu(recomputes=recomputes(config))
     keep_memory()
     with Interrupt() as interrupt:
-        task = Task(config, kept_in=programs)
+        task = Task(config, kept=Kept(folder, recipe) if folder and recipe and jax.process_count() == 1 else None)
         try:
             return Training(task, workdir, interrupt).run()
         except UserError:
@@ -115,7 +119,7 @@ class Training:
                 pace.waited(time.perf_counter() - asked)
             placed = spread.shard(batch)
             if number == start + 1:
-                step = task.kept_step(self.state, placed)
+                step = task.ready_step(self.state, placed)
             self.state, measured = step(self.state, placed, task.key)
             window.add(number, measured)
             window.wait(spread.steps_ahead)

@@ -126,7 +126,7 @@ def first_process_says(value: bool = True) -> bool:
 def cache_programs(folder: str) -> str:
     """Keeps compiled programs in a folder for the next run, unless JAX_COMPILATION_CACHE_DIR names another.
 
-    Returns which; "" for none.
+    Returns the folder for what else is kept; "" for none.
     """
     if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
         # By default those below a second are not kept: of a small network all of them, of a large one its many small ones.
@@ -134,7 +134,7 @@ def cache_programs(folder: str) -> str:
     if folder and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
     now = jax.config.values
-    return (now["jax_enable_compilation_cache"] and now["jax_compilation_cache_dir"]) or ""
+    return (folder and now["jax_enable_compilation_cache"] and now["jax_compilation_cache_dir"]) or ""
 
 
 def tune_cpu(*, recomputes: bool = False) -> None:

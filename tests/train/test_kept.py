@@ -1,34 +1,36 @@
-"""A second run reads the programs that the first one traced, to the same bits; and never one that was something else."""
+"""A second start reads the programs that the first one traced, to the same bits; and never one that was something else."""
 
+import importlib
+import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
+import flax
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import cnnjax
-from cnnjax import inception_v3, layers, winograd
 from tests.helpers import ROOT, assert_trees_close
-from train import kept, recipe, step
+from train import recipe
+from train.__main__ import main
 from train.build import Task
-from train.config import Config, Data, Model
-from train.kept import Kept
+from train.kept import Kept, settings, source
+
+LENET = f"{ROOT}/configs/lenet_mnist.py"
+SMALL = ["--config.data.source=synthetic:28x28x1/10", "--config.optim.ema=0.9"]
+ZEROS = np.zeros(3, np.float32)
 
 
 def two_steps(folder, *options):
     """The state and metrics of two updates by a task that keeps its programs in a folder, or nowhere."""
-    task = Task(recipe.load(f"{ROOT}/configs/lenet_mnist.py", ["--config.data.source=synthetic:28x28x1/10", *options]),
-                kept_in=str(folder))  # fmt: skip
+    task = Task(recipe.load(LENET, [*SMALL, *options]), kept=Kept(folder, LENET) if folder else None)
     state, batches = task.fresh_state(), map(task.spread.shard, task.batches(0))
-    batch = next(batches)
-    step = task.kept_step(state, batch)
-    state, _ = jax.block_until_ready(step(state, batch, task.key))
-    return jax.device_get(step(state, next(batches), task.key))
+    for _ in range(2):
+        batch = next(batches)
+        state, measured = jax.block_until_ready(task.ready_step(state, batch)(state, batch, task.key))
+    return jax.device_get((state, measured))
 
 
 def refuse(*_):
@@ -37,8 +39,8 @@ def refuse(*_):
 
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
-def test_the_second_run_traces_nothing_and_computes_the_same(tmp_path, monkeypatch, mapping, devices):
-    options = [f"--config.parallel.mapping={mapping}", f"--config.parallel.devices={devices}", "--config.optim.ema=0.9"]
+def test_the_second_start_traces_nothing_and_computes_the_same(tmp_path, monkeypatch, mapping, devices):
+    options = [f"--config.parallel.mapping={mapping}", f"--config.parallel.devices={devices}"]
     plain, first = two_steps("", *options), two_steps(tmp_path, *options)
     assert sorted(path.name.rpartition("-")[2] for path in tmp_path.iterdir()) == ["create", "step"]
     monkeypatch.setattr(jax.export, "export", refuse)
@@ -48,76 +50,84 @@ def test_the_second_run_traces_nothing_and_computes_the_same(tmp_path, monkeypat
     assert_trees_close(second, plain, rtol=0, atol=0)
 
 
-def names(folder):
-    return {path.name for path in Path(folder).iterdir()}
+def keep(folder, function=lambda x: x + 1, argument=ZEROS, recipe=LENET, **decided_by):
+    return jax.jit(Kept(folder, recipe)("program", function, (argument,), decided_by))(argument)
 
 
-ZEROS = np.zeros(3, np.float32)
-
-
-def keep(folder, function=lambda x: x + 1, argument=ZEROS, **decided_by):
-    return jax.jit(Kept(folder, decided_by)("program", function, (argument,)))(argument)
-
-
-def test_what_decides_over_a_program_names_it(tmp_path, monkeypatch):
+def test_what_decides_over_a_program_names_it(tmp_path):
     keep(tmp_path)
     keep(tmp_path)
-    assert len(names(tmp_path)) == 1
+    assert len(list(tmp_path.iterdir())) == 1
     keep(tmp_path, lr=0.1)
     keep(tmp_path, lr=0.2)
     keep(tmp_path, argument=np.zeros(4, np.float32))
     keep(tmp_path, argument=np.zeros(3, np.int32))
+    keep(tmp_path, recipe=f"{LENET}:variant")
     with jax.default_matmul_precision("float32"):
         keep(tmp_path)
-    monkeypatch.setattr(kept, "VERSIONS", {"jax": "0.1"})
-    keep(tmp_path)
-    assert len(names(tmp_path)) == 7
+    with jax.default_prng_impl("rbg"):
+        keep(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 8
 
 
-@pytest.mark.parametrize(
-    ("place", "name", "other"),
-    [
-        (layers.ConvBN, "__call__", lambda self, x, train: x),
-        (layers, "global_avg_pool", lambda x: x.max((1, 2))),
-        (inception_v3, "BN_EPSILON", 0.1),
-        (winograd, "KERNEL", np.eye(4, 3)),
-        (step.train_step, "__kwdefaults__", {"ema": 0.5}),
-    ],
-)
-def test_what_a_recipe_replaces_in_the_packages_is_seen(monkeypatch, place, name, other):
-    before = kept.source()
-    assert kept.source() == before
-    monkeypatch.setattr(place, name, other)
-    assert kept.source() != before
-    monkeypatch.undo()
-    assert kept.source() == before
+def test_flags_of_flax_count():
+    before = settings()
+    with flax.config.temp_flip_flag("fix_rng_separator", True):
+        assert settings() != before
+    assert settings() == before
 
 
-def test_the_source_reads_the_same_in_every_process():
-    program = "from train import kept, loop; import cnnjax; cnnjax.create_model('vgg16'); print(kept.source())"
-    said = [
-        subprocess.run(
-            [sys.executable, "-c", program], env=os.environ | {"PYTHONHASHSEED": seed}, cwd=ROOT, check=True,
-            capture_output=True, text=True,
-        ).stdout
-        for seed in "12"
-    ]  # fmt: skip
-    assert said[0] == said[1] and len(said[0]) == 65
+def test_a_recipe_and_what_it_imports_count_but_not_where_they_lie(tmp_path, monkeypatch):
+    """Whatever they replace in the packages, they replace by what is written in them."""
+    monkeypatch.syspath_prepend(tmp_path)
+    written, helper = tmp_path / "recipe.py", tmp_path / "my_layers.py"
+    written.write_text("import my_layers\n")
+    helper.write_text("width = 3\n")
+    importlib.import_module("my_layers")
+    seen = [source(str(written))]
+    helper.write_text("width = 4\n")
+    seen.append(source(str(written)))
+    written.write_text("import my_layers, cnnjax\n")
+    seen.append(source(str(written)))
+    elsewhere = tmp_path / "elsewhere.py"
+    written.rename(elsewhere)
+    assert source(str(elsewhere)) == seen[-1] and len(set(seen)) == 3
+    monkeypatch.delitem(sys.modules, "my_layers")
+
+
+def test_the_packages_count_wherever_they_are_edited(tmp_path, monkeypatch):
+    monkeypatch.setattr("train.kept.OURS", [tmp_path])
+    (tmp_path / "blocks").mkdir()
+    seen = []
+    for text in ("BN_EPSILON = 1e-3\n", "BN_EPSILON = 1e-5\n"):
+        (tmp_path / "blocks/model.py").write_text(text)
+        seen.append(source(LENET))
+    assert seen[0] != seen[1]
 
 
 def test_a_damaged_file_is_traced_again_and_mended(tmp_path):
     expected = keep(tmp_path)
     (place,) = tmp_path.iterdir()
-    for content in (b"", b"no pickle", place.read_bytes()[:-20]):
+    whole = place.read_bytes()
+    middle = len(whole) // 2
+    for content in (b"", b"no pickle", whole[:-20], whole[:middle] + bytes(64) + whole[middle + 64 :]):
         place.write_bytes(content)
         assert_trees_close(keep(tmp_path), expected, rtol=0, atol=0)
         assert place.read_bytes() != content
-    assert names(tmp_path) == {place.name}
+    assert list(tmp_path.iterdir()) == [place]
 
 
-def test_a_folder_that_cannot_be_written_does_not_matter(tmp_path):
+def test_where_nothing_can_be_kept_all_goes_on(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("no folder")
     np.testing.assert_array_equal(keep(tmp_path / "file"), np.ones(3))
+    monkeypatch.setattr("pickle.dumps", refuse)
+    np.testing.assert_array_equal(keep(tmp_path / "unpickled"), np.ones(3))
+    monkeypatch.undo()
+    keep(tmp_path / "whole")
+    (place,) = (tmp_path / "whole").iterdir()
+    (tmp_path / "taken" / place.name).mkdir(parents=True)
+    np.testing.assert_array_equal(keep(tmp_path / "taken"), np.ones(3))
+    assert [path.name for path in (tmp_path / "taken").iterdir()] == [place.name]
 
 
 def test_a_program_that_calls_python_is_not_kept(tmp_path):
@@ -129,22 +139,25 @@ def test_a_program_that_calls_python_is_not_kept(tmp_path):
 
     np.testing.assert_array_equal(keep(tmp_path, talkative), np.ones(3))
     jax.effects_barrier()
-    assert said == [0] and not names(tmp_path)
+    assert said == [0] and not list(tmp_path.iterdir())
 
 
-class Mine(nn.Module):
-    num_classes: int = 10
-    dtype: jnp.dtype | None = None
+def test_only_a_command_keeps_programs(tmp_path, monkeypatch):
+    """A script may replace what it likes between two runs in one process."""
+    cache = tmp_path / "cache"
+    options = [f"--config={LENET}", *SMALL, "--config.epochs=0.1", "--config.log.every=1"]
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache))
+    main([*options, f"--workdir={tmp_path}/script"])
+    assert not list(cache.glob("*-step"))
 
-    @nn.compact
-    def __call__(self, x, train=False):
-        return cnnjax.Outputs(nn.Dense(self.num_classes)(x.reshape(len(x), -1)), (), None)
+    def command(name, *more):
+        call = [sys.executable, "-m", "train", *options, f"--workdir={tmp_path / name}", *more]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+        subprocess.run(call, env=environment, cwd=ROOT, check=True, capture_output=True)
+        rows = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(row)["loss"] for row in rows], {p.name: p.stat().st_mtime_ns for p in cache.glob("*-step")}
 
-
-def test_a_network_of_the_users_own_is_not_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr("train.build.create_model", lambda name, **options: Mine(**options))
-    task = Task(
-        Config(model=Model("mine"), data=Data(source="synthetic:8x8x1/2", batch_size=4)), kept_in=str(tmp_path / "kept")
-    )
-    state, batch = task.fresh_state(), task.spread.shard(next(task.batches(0)))
-    assert task.kept_step(state, batch) is task.step and not (tmp_path / "kept").exists()
+    command("off", "--config.parallel.compile_cache=")
+    assert not list(cache.glob("*-step"))
+    first, second = command("first"), command("second")
+    assert first == second and len(first[1]) == 1
