@@ -36,6 +36,7 @@ class Checkpoints:
         accuracy = itemgetter("top1")  # of the metrics that a step is saved with
         best = policies.BestN(get_metric_fn=accuracy, n=1, keep_checkpoints_without_metrics=False)
         self._started: int | None = None  # the step of the save that was begun last
+        self._failed: set[int | None] = set()  # those that could not be written
         self._manager = ocp.CheckpointManager(
             self.folder.resolve() if "://" not in str(folder) else self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -93,17 +94,26 @@ class Checkpoints:
             self._manager.wait_until_finished()
         except (OSError, ValueError, RuntimeError) as error:  # tensorstore raises a ValueError for a full disk
             self._give_up(error)
+        self._sweep()
 
     def _give_up(self, error: Exception) -> None:
         step, self._started = self._started, None
         reason = "no space is left" if "No space left" in str(error) else " ".join(str(error).split())[:200]
         print(f"warning: checkpoint {step} could not be written, {reason}; training goes on, and the checkpoints before "
               "are as they were", file=sys.stderr, flush=True)  # fmt: skip
-        if jax.process_index() == 0:  # what was written of it would take the space that the next one needs
-            for left in self.folder.glob(f"{step}.*tmp*"):
+        self._failed.add(step)
+        self._sweep()
+        self._manager.reload()  # it had already taken those off its list that this one was to replace
+
+    def _sweep(self) -> None:
+        """Removes what there is of failed saves: it would take the space that the next one needs.
+
+        Only where no save is under way. Threads of one that failed may write on for a while, so this is done each time.
+        """
+        if jax.process_index() == 0:
+            for left in [left for step in self._failed for left in self.folder.glob(f"{step}.*tmp*")]:
                 with contextlib.suppress(OSError):
                     left.rmtree()
-        self._manager.reload()  # it had already taken those off its list that this one was to replace
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict]:
         """(state, meta) of one step; `like` are abstract arrays with the shardings that the state will have.

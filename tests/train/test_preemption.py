@@ -12,6 +12,7 @@ from tests.helpers import ROOT, assert_trees_close
 from tests.train.test_resume import OPTIONS, final_state, numbers
 from train import logs
 from train.__main__ import main
+from train.checkpoint import Checkpoints
 from train.errors import CheckpointError, DataError, DivergedError, Preempted, UserError
 from train.loop import Training
 
@@ -92,6 +93,23 @@ def test_failed_saves_are_warnings_and_leave_what_is_there(tmp_path, monkeypatch
     assert not list((tmp_path / "run/checkpoints").glob("*tmp*"))
     assert numbers(tmp_path / "run") == numbers(whole)
     assert_trees_close(final_state(tmp_path / "run"), final_state(whole))
+
+
+def test_what_a_failed_save_writes_behind_its_failure_is_removed_too(tmp_path, capsys):
+    late = tmp_path / "checkpoints/1.orbax-checkpoint-tmp"
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        try:
+            limit_files(2000)
+            checkpoints.save(1, {"x": np.random.default_rng(0).random(10_000)}, {}, None)
+            checkpoints.wait()
+        finally:
+            limit_files(resource.RLIM_INFINITY)
+        assert "checkpoint 1 could not be written" in capsys.readouterr().err
+        late.mkdir(exist_ok=True)  # as a thread does that has not heard of it
+        (late / "part").write_text("of an array")
+        checkpoints.save(2, {"x": np.zeros(3)}, {}, None)
+        assert not late.exists()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]
 
 
 def test_an_end_that_cannot_be_saved_is_an_error(tmp_path, monkeypatch):
