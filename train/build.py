@@ -178,9 +178,9 @@ class Task:
     def fresh_state(self) -> state.TrainState:
         """Initial parameters, on the devices."""
         on_cpu = self.spread.devices[0].platform == "cpu"
-        create = jax.jit(self._create, compiler_options=HASTY if on_cpu else None)
+        create: Any = jax.jit(self._create, compiler_options=HASTY if on_cpu else None)
         state = self.spread.replicate(create(self._init_key))
-        create.clear_cache()  # type: ignore[attr-defined]  # 100 MB for Inception v3, and never called again
+        create.clear_cache()  # 100 MB for Inception v3, and never called again
         return state
 
     def ready_step(self, current: state.TrainState, batch: dict[str, Any]) -> Callable:

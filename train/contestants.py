@@ -51,10 +51,10 @@ class Contestant:
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
         self._process = context.Process(target=serve, args=(other, job), daemon=True)
-        # As the trainer has it; a peer is as its users have it.
+        training = job.who in (OURS, REMAT) and job.what != "infer"
         with tunables_of(
-            with_large_pages(os.environ) if job.who in (OURS, REMAT) and job.what != "infer" else os.environ
-        ):
+            with_large_pages(os.environ) if training else os.environ
+        ):  # as the trainer has it; peers, as users
             self._process.start()
         other.close()
         self.about: dict[str, Any] = self._answer()

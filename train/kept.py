@@ -55,9 +55,7 @@ class Kept:
                 program, results = trace(function, arguments)
             except Exception:  # jax refuses, or the function is wrong: then it says so itself
                 return function
-            with contextlib.suppress(
-                Exception
-            ):  # where there is no room, or a part that cannot be pickled, nothing is kept
+            with contextlib.suppress(Exception):  # no room, or a part that cannot be pickled: nothing is kept
                 write(place, program, results)
 
         def run(*arguments: Any) -> Any:
@@ -102,6 +100,7 @@ def read(place: epath.Path) -> tuple[export.Exported, Any]:
 
 
 def digest(content: bytes) -> str:
+    """64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -46,22 +47,22 @@ def has_heads(peer: str, model: str) -> bool:
 @functools.cache
 def torchvision_models() -> Any:
     """torchvision built for CUDA fails to import over a torch for the CPU: one operator of its extension is missing."""
-    import torch
+    from torch import library as operators
 
     try:
         import torchvision.models as models
     except RuntimeError:
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        register = torch.library.register_fake
-        torch.library.register_fake = lambda name, *args, **kwargs: (  # type: ignore[assignment]
-            (lambda function: function) if name.startswith("torchvision::") else register(name, *args, **kwargs)
-        )
-        try:
+        stub = operators.Library("torchvision", "DEF")
+        stub.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        register = operators.register_fake
+
+        def register_others(name: Any, *args: Any, **kwargs: Any) -> Any:
+            ours = name.startswith("torchvision::")
+            return (lambda function: function) if ours else register(name, *args, **kwargs)
+
+        with mock.patch.object(operators, "register_fake", register_others):
             import torchvision.models as models
-        finally:
-            torch.library.register_fake = register
-        models.stub = library  # lives as long as the module does
+        models.stub = stub  # lives as long as the module does
     return models
 
 

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from tests.helpers import ROOT, assert_trees_close
+from tests.train.test_full_disk import limit_files
 from tests.train.test_resume import OPTIONS, final_state, numbers
-from train import logs
 from train.__main__ import main
-from train.checkpoint import Checkpoints
 from train.errors import CheckpointError, DataError, DivergedError, Preempted, UserError
 from train.loop import Training
 
@@ -59,12 +58,6 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, monkeypatch, whol
     assert_trees_close(final_state(tmp_path / "run"), final_state(whole))
 
 
-def limit_files(size):
-    """As a full disk does, this makes longer writes fail; the signal that comes with it is ignored by Python."""
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-
-
 def test_failed_saves_are_warnings_and_leave_what_is_there(tmp_path, monkeypatch, whole, capsys):
     """From step 10 to step 20 nothing longer than 2,000 bytes can be written: neither checkpoints nor rows."""
     try:
@@ -95,23 +88,6 @@ def test_failed_saves_are_warnings_and_leave_what_is_there(tmp_path, monkeypatch
     assert_trees_close(final_state(tmp_path / "run"), final_state(whole))
 
 
-def test_what_a_failed_save_writes_behind_its_failure_is_removed_too(tmp_path, capsys):
-    late = tmp_path / "checkpoints/1.orbax-checkpoint-tmp"
-    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        try:
-            limit_files(2000)
-            checkpoints.save(1, {"x": np.random.default_rng(0).random(10_000)}, {}, None)
-            checkpoints.wait()
-        finally:
-            limit_files(resource.RLIM_INFINITY)
-        assert "checkpoint 1 could not be written" in capsys.readouterr().err
-        late.mkdir(exist_ok=True)  # as a thread does that has not heard of it
-        (late / "part").write_text("of an array")
-        checkpoints.save(2, {"x": np.zeros(3)}, {}, None)
-        assert not late.exists()
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]
-
-
 def test_an_end_that_cannot_be_saved_is_an_error(tmp_path, monkeypatch):
     try:
         at_step(monkeypatch, 30, lambda: limit_files(2000))
@@ -121,22 +97,6 @@ def test_an_end_that_cannot_be_saved_is_an_error(tmp_path, monkeypatch):
         limit_files(resource.RLIM_INFINITY)
     assert caught.value.exit_code == 4
     assert go(tmp_path / "run")["step"] == 32
-
-
-def test_rows_that_cannot_be_written_are_kept_and_not_torn(tmp_path, capsys):
-    rows = logs.Metrics(tmp_path)
-    rows.write(1, "train", {"loss": 0.5})
-    size = (tmp_path / "metrics.jsonl").stat().st_size
-    try:
-        limit_files(size + 10)
-        rows.write(2, "train", {"loss": 0.25})
-        assert not rows.flush()
-    finally:
-        limit_files(resource.RLIM_INFINITY)
-    assert [row["step"] for row in logs.read(tmp_path)] == [1]
-    rows.write(3, "train", {"loss": 0.125})
-    assert [(row["step"], row["loss"]) for row in logs.read(tmp_path)] == [(1, 0.5), (2, 0.25), (3, 0.125)]
-    assert "metrics.jsonl cannot be written" in capsys.readouterr().err
 
 
 def test_a_foreign_checkpoint_is_refused_by_name(tmp_path, whole):
