@@ -147,7 +147,12 @@ def test_only_a_command_keeps_programs(tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     options = [f"--config={LENET}", *SMALL, "--config.epochs=0.1", "--config.log.every=1"]
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache))
-    main([*options, f"--workdir={tmp_path}/script"])
+    before = jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update("jax_compilation_cache_dir", str(cache))  # it reads the variable when it is imported
+    try:
+        main([*options, f"--workdir={tmp_path}/script"])
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
     assert not list(cache.glob("*-step"))
 
     def command(name, *more):
