@@ -96,29 +96,73 @@ def _pillow(
     return np.asarray(image).reshape(size, size, channels)
 
 
+UNIT = 2.0**-22  # of the integers that Pillow makes of a kernel's weights
+
+
+class Window(NamedTuple):
+    """What suffices of an axis that is resized: so many new pixels are left out at each end, the others stretch from
+    `start` to `stop` on the old axis."""
+
+    skipped: int
+    start: float
+    stop: float
+    exact: bool
+
+
 def resize_and_cut(image: Image.Image, size: int, short_side: int, kernel: Any) -> Image.Image:
     """Resizes to a short side and cuts out the centre, without working out all that is then cut off.
 
-    Pillow goes along one axis, rounds, and goes along the other. Its order is kept, and the first pass is whole, so that
-    it equals Pillow's; the second, which places its pixels in single precision, is within one grey level.
+    Pillow goes along one axis, rounds, and goes along the other: so does this, in the same order, and each time as near
+    to the centre as the pixels stay the same, but for some in ten thousand, which round to the next grey level.
     """
     short = min(image.size)
     new = [short_side if side == short else int(short_side * side / short) for side in image.size]
     corner = [round((side - size) / 2) for side in new]
     less_wide, less_high = (before - after for before, after in zip(image.size, new))
-    down_first = less_high > max(0, 2 * less_wide)
-    first, second = (1, 0) if down_first else (0, 1)
+    first, second = (1, 0) if less_high > max(0, 2 * less_wide) else (0, 1)
 
-    step = image.size[second] / new[second]
-    start, stop = corner[second] * step, (corner[second] + size) * step
-    margin = 3 + 2 * step  # the radius of the bicubic kernel, and more
-    low, high = max(0, int(start - margin)), min(image.size[second], int(stop + margin))
-    start, stop, left, right = start - low, stop - low, corner[first], corner[first] + size
-    if down_first:
-        image = image.crop((low, 0, high, image.height)).resize((high - low, new[1]), kernel)
-        return image.crop((0, left, high - low, right)).resize((size, size), kernel, box=(start, 0, stop, size))
-    image = image.crop((0, low, image.width, high)).resize((new[0], high - low), kernel)
-    return image.crop((left, 0, right, high - low)).resize((size, size), kernel, box=(0, start, size, stop))
+    # A level off along both axes could be two, and so it could behind bicubic weights, of which some are negative.
+    across = _window(image.size[first], new[first], corner[first], size, kernel != PILLOW["bilinear"])
+    along = _window(image.size[second], new[second], corner[second], size, not across.exact)
+    margin = 2 * max(1, image.size[second] / new[second]) + 1  # what the bicubic kernel covers
+    low, high = max(0, int(along.start - margin)), min(image.size[second], int(along.stop + margin))
+    lines = _cut(image, second, low, high)
+    for axis, window, offset in ((first, across, 0), (second, along, low)):
+        length, left = new[axis] - 2 * window.skipped, corner[axis] - window.skipped
+        lines = _resize(lines, axis, length, kernel, window.start - offset, window.stop - offset)
+        lines = _cut(lines, axis, left, left + size)
+    return lines
+
+
+def _window(before: int, after: int, corner: int, size: int, exact: bool) -> Window:
+    """Of an axis resized from `before` to `after` pixels, where `size` from `corner` on are wanted.
+
+    Pillow takes a window's ends in single precision. That moves most of them by enough to round one pixel in a thousand
+    to another grey level. So the window is widened, as much at either end, until single precision has these numbers; or
+    some so close by that they change no weight by a unit, unless the image is enlarged, when many pixels lie halfway
+    between two levels and any change rounds them otherwise.
+    """
+    for skipped in range(min(corner, after - corner - size), 0, -1):
+        stop = before - skipped * before / after
+        rounded = float(np.float32(stop))
+        off = abs(rounded - stop) * after / before
+        if off == 0 or (off < UNIT and before > after and not exact):
+            return Window(skipped, before - rounded, rounded, off == 0)
+    return Window(0, 0.0, before, True)
+
+
+def _cut(image: Image.Image, axis: int, start: int, stop: int) -> Image.Image:
+    """From start to stop along one axis: 0 is that of columns, 1 of rows."""
+    left, top, right, bottom = (start, 0, stop, image.height) if axis == 0 else (0, start, image.width, stop)
+    return image.crop((left, top, right, bottom))
+
+
+def _resize(image: Image.Image, axis: int, length: int, kernel: Any, start: float, stop: float) -> Image.Image:
+    """From start to stop along one axis to so many pixels; the other axis stays."""
+    width, height = image.size
+    if axis == 0:
+        return image.resize((length, height), kernel, box=(start, 0, stop, height))
+    return image.resize((width, length), kernel, box=(0, start, width, stop))
 
 
 def _tensorflow(
