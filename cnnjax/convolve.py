@@ -40,7 +40,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from cnnjax.strided import every
+from cnnjax.strided import phases
 from cnnjax.winograd import winograd
 
 
@@ -108,11 +108,11 @@ def _phases(x: jax.Array, kernel: jax.Array, strides: Any, conv: Callable) -> ja
     """A strided VALID convolution as a sum of plain ones: of every s-th row and column with every s-th tap."""
     (sh, sw), (kh, kw) = strides, kernel.shape[:2]
     oh, ow = (x.shape[1] - kh) // sh + 1, (x.shape[2] - kw) // sw + 1
+    maps = [phases(rows, sw, 2) for rows in phases(x, sh, 1)]
 
     def phase(i: int, j: int) -> jax.Array:
         taps = kernel[i::sh, j::sw]
-        rows = every(x, i, oh + taps.shape[0] - 1, sh, 1)
-        return conv(every(rows, j, ow + taps.shape[1] - 1, sw, 2), taps)
+        return conv(maps[i][j][:, : oh + taps.shape[0] - 1, : ow + taps.shape[1] - 1], taps)
 
     return functools.reduce(jnp.add, [phase(i, j) for i in range(min(sh, kh)) for j in range(min(sw, kw))])
 

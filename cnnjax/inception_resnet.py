@@ -45,6 +45,7 @@ DROPOUT = 0.2  # "keep 0.8", Figure 15
 RESIDUAL_SCALE = (0.17, 0.10, 0.20)  # block35, block17, block8 in every released network; the paper says 0.1 to 0.3
 
 Branches = tuple[tuple[int, ...], ...]  # the widths of a module's convolutions, branch by branch
+average = partial(avg_pool, window=3, stride=1, padding="SAME")
 
 
 class Mixed5b(nn.Module):
@@ -61,7 +62,7 @@ class Mixed5b(nn.Module):
         b33 = conv(64, (1, 1), name="branch3x3dbl_1")(x)
         b33 = conv(96, (3, 3), name="branch3x3dbl_2")(b33)
         b33 = conv(96, (3, 3), name="branch3x3dbl_3")(b33)
-        pool = conv(64, (1, 1), name="branch_pool")(avg_pool(x, 3, 1, "SAME"))
+        pool = conv(64, (1, 1), pool=average, name="branch_pool")(x)
         return jnp.concatenate([b1, b5, b33, pool], axis=-1)
 
 

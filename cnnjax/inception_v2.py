@@ -119,10 +119,9 @@ class Mixed(nn.Module):
         b33 = reduce(widths.reduce_double, name="branch3x3dbl_reduce")(x)
         b33 = conv(widths.double3x3, (3, 3), name="branch3x3dbl_1")(b33)
         b33 = conv(widths.double3x3, (3, 3), name="branch3x3dbl_2")(b33)
-        pool = (
-            max_pool(x, 3, 1, "SAME") if widths.pool == "max" else avg_pool(x, 3, 1, "SAME", count_pad=self.count_pad)
-        )
-        pool = conv(widths.pool_proj, (1, 1), kernel_init=projection_init, name="branch_pool")(pool)
+        project = partial(conv, widths.pool_proj, (1, 1), kernel_init=projection_init, name="branch_pool")
+        average = partial(avg_pool, window=3, stride=1, padding="SAME", count_pad=self.count_pad)
+        pool = project()(max_pool(x, 3, 1, "SAME")) if widths.pool == "max" else project(pool=average)(x)
         return jnp.concatenate([b1, b3, b33, pool], axis=-1)
 
 

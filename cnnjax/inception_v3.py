@@ -74,7 +74,7 @@ class InceptionA(nn.Module):
             b3 = conv(96, (3, 3), name="branch3x3dbl_3")(b3)
         else:
             b3 = conv(96, (5, 5), name="branch3x3dbl_2")(b3)
-        pool = conv(self.projection, (1, 1), name="branch_pool")(self.pool(x))
+        pool = conv(self.projection, (1, 1), pool=self.pool, name="branch_pool")(x)
         return jnp.concatenate([b1, b5, b3, pool], axis=-1)
 
 
@@ -122,7 +122,7 @@ class InceptionB(nn.Module):
             b7 = conv(192, (7, 7), name="branch7x7_2")(b7)
             b77 = conv(c, (7, 7), name="branch7x7dbl_2")(b77)
             b77 = conv(192, (7, 7), name="branch7x7dbl_3")(b77)
-        pool = conv(192, (1, 1), name="branch_pool")(self.pool(x))
+        pool = conv(192, (1, 1), pool=self.pool, name="branch_pool")(x)
         return jnp.concatenate([b1, b7, b77, pool], axis=-1)
 
 
@@ -164,7 +164,7 @@ class InceptionC(nn.Module):
         b33 = conv(384, (3, 3), name="branch3x3dbl_2")(b33)
         b33a = conv(384, (1, 3), name="branch3x3dbl_3a")(b33)
         b33b = conv(384, (3, 1), name="branch3x3dbl_3b")(b33)
-        pool = conv(192, (1, 1), name="branch_pool")(self.pool(x))
+        pool = conv(192, (1, 1), pool=self.pool, name="branch_pool")(x)
         return jnp.concatenate([b1, b3a, b3b, b33a, b33b, pool], axis=-1)
 
 

@@ -34,6 +34,7 @@ from cnnjax.layers import AuxHead, ConvBN, Outputs, avg_pool, global_avg_pool, m
 BN_DECAY = 0.9  # timm; TF-slim 0.9997
 BN_EPSILON = 1e-3  # both
 DROPOUT = 0.2  # "keep 0.8", Figure 9
+average = partial(avg_pool, window=3, stride=1, padding="SAME")
 
 
 class Mixed3a(nn.Module):
@@ -102,7 +103,7 @@ class InceptionA(nn.Module):
         b33 = conv(64, (1, 1), name="branch3x3dbl_1")(x)
         b33 = conv(96, (3, 3), name="branch3x3dbl_2")(b33)
         b33 = conv(96, (3, 3), name="branch3x3dbl_3")(b33)
-        pool = conv(96, (1, 1), name="branch_pool")(avg_pool(x, 3, 1, "SAME"))
+        pool = conv(96, (1, 1), pool=average, name="branch_pool")(x)
         return jnp.concatenate([b1, b3, b33, pool], axis=-1)
 
 
@@ -138,7 +139,7 @@ class InceptionB(nn.Module):
         b77 = conv(224, (1, 7), name="branch7x7dbl_3")(b77)
         b77 = conv(224, (7, 1), name="branch7x7dbl_4")(b77)
         b77 = conv(256, (1, 7), name="branch7x7dbl_5")(b77)
-        pool = conv(128, (1, 1), name="branch_pool")(avg_pool(x, 3, 1, "SAME"))
+        pool = conv(128, (1, 1), pool=average, name="branch_pool")(x)
         return jnp.concatenate([b1, b7, b77, pool], axis=-1)
 
 
@@ -176,7 +177,7 @@ class InceptionC(nn.Module):
         b33 = conv(512, (1, 3), name="branch3x3dbl_3")(b33)
         b33a = conv(256, (1, 3), name="branch3x3dbl_4a")(b33)
         b33b = conv(256, (3, 1), name="branch3x3dbl_4b")(b33)
-        pool = conv(256, (1, 1), name="branch_pool")(avg_pool(x, 3, 1, "SAME"))
+        pool = conv(256, (1, 1), pool=average, name="branch_pool")(x)
         return jnp.concatenate([b1, b3a, b3b, b33a, b33b, pool], axis=-1)
 
 

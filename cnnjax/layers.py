@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnnjax.convolve import convolve
-from cnnjax.strided import every
+from cnnjax.strided import windows
 
 Padding = str | Sequence[tuple[int, int]]
 
@@ -74,6 +74,9 @@ class ConvBN(nn.Module):
 
     The convolution has no bias: BatchNorm's own shift takes its place. `norm` is a `partial(nn.BatchNorm, …)` that the network
     makes once, so that blocks know nothing of training, precision or the axis over which statistics are synced.
+
+    `pool` is an average pooling at a stride of 1 before a 1x1 convolution. Both are sums with fixed weights, over pixels and
+    over channels, so it does not matter which comes first: here the convolution does, which leaves less to pool.
     """
 
     features: int
@@ -82,14 +85,18 @@ class ConvBN(nn.Module):
     strides: int = 1
     padding: Padding = "SAME"
     use_bias: bool = False
+    pool: Callable[[jax.Array], jax.Array] = lambda x: x
     activation: Callable[[jax.Array], jax.Array] = nn.relu
     kernel_init: Callable = nn.initializers.lecun_normal()
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = Conv(self.features, self.kernel, self.strides, self.padding, use_bias=self.use_bias,
-                 kernel_init=self.kernel_init, dtype=self.dtype, name="conv")(x)  # fmt: skip
+        def convolve_and_pool(*args, **options):  # the bias comes behind both
+            return self.pool(convolve(*args, **options))
+
+        x = nn.Conv(self.features, self.kernel, self.strides, self.padding, use_bias=self.use_bias, name="conv",
+                    kernel_init=self.kernel_init, dtype=self.dtype, conv_general_dilated=convolve_and_pool)(x)  # fmt: skip
         return self.activation(self.norm(name="bn")(x))
 
 
@@ -164,9 +171,7 @@ def _in_turn(x: jax.Array, *, window: int, stride: int, padding: Padding, start:
         padding = lax.padtype_to_pads(x.shape[1:3], (window, window), (stride, stride), padding)
     x = lax.pad(x, jnp.asarray(start, x.dtype), [(0, 0, 0), *((*sides, 0) for sides in padding), (0, 0, 0)])
     for axis in (2, 1):  # in this order "the first" of equal ones is that of all other implementations
-        count = max(0, (x.shape[axis] - window) // stride + 1)
-        slices = [every(x, first, count, stride, axis) for first in range(window)]
-        x = functools.reduce(combine, slices)
+        x = functools.reduce(combine, windows(x, window, stride, axis))
     return x
 
 
