@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnnjax.convolve import convolve
-from cnnjax.strided import windows
+from cnnjax.strided import split, strided
 
 Padding = str | Sequence[tuple[int, int]]
 
@@ -163,16 +163,27 @@ def avg_pool(x: jax.Array, window: int, stride: int, padding: Padding = "VALID",
 
 
 def _in_turn(x: jax.Array, *, window: int, stride: int, padding: Padding, start: float, combine: Callable) -> jax.Array:
-    """Pooling along the rows, then down the columns, by shifted slices: on a CPU its gradient takes a quarter of the time.
+    """Pooling along the rows, then down the columns, by shifted slices: on a CPU its gradient takes a tenth of the time.
 
     (N, H, W, C) -> (N, H', W', C); `combine` joins two slices, `start` is what padding holds.
     """
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], (window, window), (stride, stride), padding)
-    x = lax.pad(x, jnp.asarray(start, x.dtype), [(0, 0, 0), *((*sides, 0) for sides in padding), (0, 0, 0)])
-    for axis in (2, 1):  # in this order "the first" of equal ones is that of all other implementations
-        x = functools.reduce(combine, windows(x, window, stride, axis))
-    return x
+
+    def pool(x: jax.Array, cut: Callable) -> jax.Array:
+        x = lax.pad(x, jnp.asarray(start, x.dtype), [(0, 0, 0), *((*sides, 0) for sides in padding), (0, 0, 0)])
+        for axis in (2, 1):  # in this order "the first" of equal ones is that of all other implementations
+            x = functools.reduce(combine, cut(x, window, stride, axis))
+        return x
+
+    pooled = jax.custom_jvp(partial(pool, cut=strided))
+
+    @pooled.defjvp
+    def derivative(primals, tangents):
+        again = jax.checkpoint(partial(pool, cut=split), prevent_cse=False)  # of all that, the gradient keeps x alone
+        return pooled(*primals), jax.jvp(again, primals, tangents)[1]
+
+    return pooled(x)
 
 
 def adaptive_avg_pool(x: jax.Array, size: int, *, name: str = "adaptive_pool") -> jax.Array:
