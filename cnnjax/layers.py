@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnnjax.convolve import convolve
-from cnnjax.strided import split, strided
+from cnnjax.strided import windows
 
 Padding = str | Sequence[tuple[int, int]]
 
@@ -170,20 +170,13 @@ def _in_turn(x: jax.Array, *, window: int, stride: int, padding: Padding, start:
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], (window, window), (stride, stride), padding)
 
-    def pool(x: jax.Array, cut: Callable) -> jax.Array:
+    def pool(x: jax.Array) -> jax.Array:
         x = lax.pad(x, jnp.asarray(start, x.dtype), [(0, 0, 0), *((*sides, 0) for sides in padding), (0, 0, 0)])
         for axis in (2, 1):  # in this order "the first" of equal ones is that of all other implementations
-            x = functools.reduce(combine, cut(x, window, stride, axis))
+            x = functools.reduce(combine, windows(x, window, stride, axis))
         return x
 
-    pooled = jax.custom_jvp(partial(pool, cut=strided))
-
-    @pooled.defjvp
-    def derivative(primals, tangents):
-        again = jax.checkpoint(partial(pool, cut=split), prevent_cse=False)  # of all that, the gradient keeps x alone
-        return pooled(*primals), jax.jvp(again, primals, tangents)[1]
-
-    return pooled(x)
+    return jax.checkpoint(pool, prevent_cse=False)(x)  # the gradient keeps x, and not which cells are larger than which
 
 
 def adaptive_avg_pool(x: jax.Array, size: int, *, name: str = "adaptive_pool") -> jax.Array:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from cnnjax.strided import split
+from cnnjax.strided import windows
 
 # y = RESULT [(KERNEL k) * (IMAGE x)]: two results y, three taps k, four pixels x.
 IMAGE = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
@@ -70,7 +70,7 @@ def _along(axes: tuple[int, int], transform: Callable, x: jax.Array) -> list[lis
 
 def _tiles(x: jax.Array, axis: int) -> list[jax.Array]:
     """Each tile's pixels along an axis, combined: (…, 2t + 2, …) to four (…, t, …). Neighbours share two pixels."""
-    return _combine(IMAGE, split(x, 4, 2, axis))
+    return _combine(IMAGE, windows(x, 4, 2, axis))
 
 
 def _combine(matrix: Sequence[Sequence[float]], parts: Sequence[jax.Array]) -> list[jax.Array]:
