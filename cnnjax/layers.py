@@ -169,14 +169,10 @@ def _in_turn(x: jax.Array, *, window: int, stride: int, padding: Padding, start:
     """
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], (window, window), (stride, stride), padding)
-
-    def pool(x: jax.Array) -> jax.Array:
-        x = lax.pad(x, jnp.asarray(start, x.dtype), [(0, 0, 0), *((*sides, 0) for sides in padding), (0, 0, 0)])
-        for axis in (2, 1):  # in this order "the first" of equal ones is that of all other implementations
-            x = functools.reduce(combine, windows(x, window, stride, axis))
-        return x
-
-    return jax.checkpoint(pool, prevent_cse=False)(x)  # the gradient keeps x, and not which cells are larger than which
+    x = lax.pad(x, jnp.asarray(start, x.dtype), [(0, 0, 0), *((*sides, 0) for sides in padding), (0, 0, 0)])
+    for axis in (2, 1):  # in this order "the first" of equal ones is that of all other implementations
+        x = functools.reduce(combine, windows(x, window, stride, axis))
+    return x
 
 
 def adaptive_avg_pool(x: jax.Array, size: int, *, name: str = "adaptive_pool") -> jax.Array:
