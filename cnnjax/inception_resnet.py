@@ -37,7 +37,7 @@ import jax.numpy as jnp
 
 from cnnjax import inception_v4
 from cnnjax.initializers import glorot_uniform
-from cnnjax.layers import AuxHead, Conv, ConvBN, Outputs, avg_pool, global_avg_pool, max_pool, require_size, stage
+from cnnjax.layers import AuxHead, Conv, ConvBN, Outputs, global_avg_pool, max_pool, require_size, stage
 
 BN_DECAY = 0.9  # timm and facenet-pytorch; TF-slim 0.9997, facenet 0.995, Keras 0.99
 BN_EPSILON = 1e-3  # all of them
@@ -45,7 +45,6 @@ DROPOUT = 0.2  # "keep 0.8", Figure 15
 RESIDUAL_SCALE = (0.17, 0.10, 0.20)  # block35, block17, block8 in every released network; the paper says 0.1 to 0.3
 
 Branches = tuple[tuple[int, ...], ...]  # the widths of a module's convolutions, branch by branch
-average = partial(avg_pool, window=3, stride=1, padding="SAME")
 
 
 class Mixed5b(nn.Module):
@@ -62,7 +61,7 @@ class Mixed5b(nn.Module):
         b33 = conv(64, (1, 1), name="branch3x3dbl_1")(x)
         b33 = conv(96, (3, 3), name="branch3x3dbl_2")(b33)
         b33 = conv(96, (3, 3), name="branch3x3dbl_3")(b33)
-        pool = conv(64, (1, 1), pool=average, name="branch_pool")(x)
+        pool = conv(64, (1, 1), pool=inception_v4.average, name="branch_pool")(x)
         return jnp.concatenate([b1, b5, b33, pool], axis=-1)
 
 

@@ -52,9 +52,8 @@ class Contestant:
         self._pipe, other = context.Pipe()
         self._process = context.Process(target=serve, args=(other, job), daemon=True)
         training = job.who in (OURS, REMAT) and job.what != "infer"
-        with tunables_of(
-            with_large_pages(os.environ) if training else os.environ
-        ):  # as the trainer has it; peers, as users
+        environment = with_large_pages(os.environ) if training else os.environ  # as the trainer has it; peers, as users
+        with tunables_of(environment):
             self._process.start()
         other.close()
         self.about: dict[str, Any] = self._answer()

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.layers import avg_pool, max_pool
+from cnnjax.layers import ConvBN, avg_pool, max_pool
+from cnnjax.strided import windows
 
 CASES = [(2, 2, "VALID"), (3, 2, "VALID"), (3, 1, "SAME"), (3, 2, "SAME"), (5, 3, "VALID"), (3, 2, ((0, 1), (1, 0)))]
 
@@ -61,3 +62,46 @@ def test_what_is_not_a_number_is_not_lost():
 @pytest.mark.parametrize("padding", ["VALID", "SAME"])
 def test_maximum_keeps_bfloat16(padding):
     assert max_pool(image(jnp.bfloat16), 3, 2, padding).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 11, 12])
+@pytest.mark.parametrize(("window", "stride"), [(1, 1), (3, 1), (2, 2), (3, 2), (5, 2), (4, 3), (2, 5)])
+def test_windows_are_slices(window, stride, size):
+    """Their values, and by the gradient, each slice told from the others by its factor, where they come from."""
+    x = jnp.asarray(np.random.RandomState(0).rand(2, size, 3), jnp.float32)
+    starts = range(max(0, size - window + 1))[::stride]
+
+    def plain(x):
+        return [jnp.stack([x[:, i + start] for start in starts], 1) if starts else x[:, :0] for i in range(window)]
+
+    def total(cut, x):
+        return sum(jnp.sum(factor * part**2) for factor, part in enumerate(cut(x), 1))
+
+    def ours(x):
+        return windows(x, window, stride, 1)
+
+    for a, b in zip(ours(x), plain(x), strict=True):
+        np.testing.assert_array_equal(a, b)
+    gradients, slopes = ([make(jax.grad(lambda x, cut=cut: total(cut, x)))(x) for cut in (ours, plain)]
+                         for make in (lambda f: f, lambda f: lambda x: jax.jvp(f, (x,), (x + 1,))[1]))  # fmt: skip
+    np.testing.assert_allclose(*gradients, rtol=1e-6)
+    np.testing.assert_allclose(*slopes, rtol=1e-6)
+    np.testing.assert_allclose(
+        *(jax.vmap(lambda x, cut=cut: total(cut, x[None]))(x) for cut in (ours, plain)), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("count_pad", [False, True])
+def test_a_1x1_convolution_may_come_before_average_pooling(count_pad):
+    """With a bias, which must not be averaged with padding."""
+
+    def pool(x):
+        return avg_pool(x, 3, 1, "SAME", count_pad=count_pad)
+
+    def layer(**options):
+        return ConvBN(4, (1, 1), norm=lambda name: lambda x: x, use_bias=True, activation=jnp.tanh, **options)
+
+    kernel, bias = jax.random.normal(jax.random.key(0), (3, 4)), jnp.arange(1.0, 5.0) / 4
+    variables = {"params": {"conv": {"kernel": kernel[None, None], "bias": bias}}}
+    x = image() / 4
+    np.testing.assert_allclose(layer(pool=pool).apply(variables, x), layer().apply(variables, pool(x)), atol=1e-5)
