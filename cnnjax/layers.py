@@ -76,7 +76,8 @@ class ConvBN(nn.Module):
     makes once, so that blocks know nothing of training, precision or the axis over which statistics are synced.
 
     `pool` is an average pooling at a stride of 1 before a 1x1 convolution. Both are sums with fixed weights, over pixels and
-    over channels, so it does not matter which comes first: here the convolution does, which leaves less to pool.
+    over channels, so it does not matter which comes first: here the convolution does, which leaves less to pool. ValueError
+    where the convolution is another.
     """
 
     features: int
@@ -85,15 +86,21 @@ class ConvBN(nn.Module):
     strides: int = 1
     padding: Padding = "SAME"
     use_bias: bool = False
-    pool: Callable[[jax.Array], jax.Array] = lambda x: x
+    pool: Callable[[jax.Array], jax.Array] | None = None
     activation: Callable[[jax.Array], jax.Array] = nn.relu
     kernel_init: Callable = nn.initializers.lecun_normal()
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        pool = self.pool or (lambda x: x)
+        if self.pool and (*self.kernel, self.strides) != (1, 1, 1):
+            raise ValueError(
+                f"pooling commutes with a 1x1 convolution, not with {self.kernel} at stride {self.strides}"
+            )
+
         def convolve_and_pool(*args, **options):  # the bias comes behind both
-            return self.pool(convolve(*args, **options))
+            return pool(convolve(*args, **options))
 
         x = nn.Conv(self.features, self.kernel, self.strides, self.padding, use_bias=self.use_bias, name="conv",
                     kernel_init=self.kernel_init, dtype=self.dtype, conv_general_dilated=convolve_and_pool)(x)  # fmt: skip

@@ -10,10 +10,10 @@ from PIL import Image
 from cnnjax.weights import RECORDS
 from tests.data.pictures import encoded, photo
 from train.config import Data, Transform
-from train.data.transforms import STYLES, from_preprocessing, make_transform
+from train.data.transforms import STYLES, _window, from_preprocessing, make_transform
 from train.errors import UserError
 
-SHAPES = [(375, 500), (500, 333), (224, 224), (80, 60), (1, 1), (37, 410), (410, 37)]
+SHAPES = [(375, 500), (500, 333), (224, 224), (80, 60), (60, 83), (1, 1), (37, 410), (410, 37)]
 
 
 def transform(size, channels=3, **options):
@@ -38,8 +38,8 @@ def resize_and_cut(image, size, short_side, kernel):
 def test_torchvision_and_timm_equal_pillow(shape, style, size, short_side, kernel):
     file = encoded(photo(*shape))
     image = Image.open(io.BytesIO(file)).convert("RGB")
-    ours = transform(size, style=style)(file).astype(int)
-    assert np.abs(ours - resize_and_cut(image, size, short_side, kernel)).max() <= 1
+    off = np.abs(transform(size, style=style)(file).astype(int) - resize_and_cut(image, size, short_side, kernel))
+    assert off.max() <= 1 and off.mean() < 0.001
 
 
 @pytest.mark.parametrize("style", ["torchvision", "timm"])
@@ -56,6 +56,36 @@ def test_noise_equals_pillow(shape, short_side, size, style):
         ours = transform(size, style=style, resize=short_side)(pixels).astype(int)
         off = np.abs(ours - resize_and_cut(Image.fromarray(pixels), size, short_side, kernel))
         assert off.max() <= 1 and off.mean() < 0.001
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "short_side", "share"),  # of the pixels that Pillow's two passes write
+    [((375, 500), 224, 256, 0.8), ((500, 375), 224, 256, 0.8), ((20011, 7), 299, 342, 0.01)],
+)
+def test_what_is_cut_off_is_not_worked_out(shape, size, short_side, share, monkeypatch):
+    pixels = photo(*shape)
+    theirs = resize_and_cut(Image.fromarray(pixels), size, short_side, Image.Resampling.BILINEAR)
+    written = []
+    resize = Image.Image.resize
+
+    def counted(image, size, *args, **options):
+        written.append(size[0] * size[1])
+        return resize(image, size, *args, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", counted)
+    ours = transform(size, style="torchvision", resize=short_side)(pixels).astype(int)
+    assert np.abs(ours - theirs).max() <= 1
+    new = [int(short_side * side / min(shape)) for side in shape]
+    assert sum(written) < share * (shape[0] * new[1] + new[0] * new[1])
+
+
+def test_a_window_is_exact_where_it_must_be():
+    """Otherwise single precision has its ends nearly, and two such axes could be two levels off."""
+    near = _window(500, 341, 58, 224, exact=False)
+    assert near.skipped > 0 and not near.exact
+    for before, after in ((500, 341), (640, 455), (375, 342), (83, 354)):
+        window = _window(before, after, (after - 224) // 2, 224, exact=True)
+        assert window.exact and window.stop == before - window.skipped * before / after == np.float32(window.stop)
 
 
 def test_options_and_pixels():

@@ -105,3 +105,5 @@ def test_a_1x1_convolution_may_come_before_average_pooling(count_pad):
     variables = {"params": {"conv": {"kernel": kernel[None, None], "bias": bias}}}
     x = image() / 4
     np.testing.assert_allclose(layer(pool=pool).apply(variables, x), layer().apply(variables, pool(x)), atol=1e-5)
+    with pytest.raises(ValueError, match="commutes"):
+        ConvBN(4, (3, 3), norm=lambda name: lambda x: x, pool=pool).init(jax.random.key(0), x)

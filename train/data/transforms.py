@@ -113,7 +113,8 @@ def resize_and_cut(image: Image.Image, size: int, short_side: int, kernel: Any) 
     """Resizes to a short side and cuts out the centre, without working out all that is then cut off.
 
     Pillow goes along one axis, rounds, and goes along the other: so does this, in the same order, and each time as near
-    to the centre as the pixels stay the same, but for some in ten thousand, which round to the next grey level.
+    to the centre as the pixels stay the same, but for a few, which round to the next grey level: in photographs usually
+    less than one in ten thousand.
     """
     short = min(image.size)
     new = [short_side if side == short else int(short_side * side / short) for side in image.size]
@@ -122,8 +123,12 @@ def resize_and_cut(image: Image.Image, size: int, short_side: int, kernel: Any) 
     first, second = (1, 0) if less_high > max(0, 2 * less_wide) else (0, 1)
 
     # A level off along both axes could be two, and so it could behind bicubic weights, of which some are negative.
-    across = _window(image.size[first], new[first], corner[first], size, kernel != PILLOW["bilinear"])
-    along = _window(image.size[second], new[second], corner[second], size, not across.exact)
+    long, short_axis = (0, 1) if new[0] >= new[1] else (1, 0)
+    windows: dict[int, Window] = {}
+    for axis in (long, short_axis):
+        exact = any(not window.exact for window in windows.values()) or (axis == first and kernel != PILLOW["bilinear"])
+        windows[axis] = _window(image.size[axis], new[axis], corner[axis], size, exact)
+    across, along = windows[first], windows[second]
     margin = 2 * max(1, image.size[second] / new[second]) + 1  # what the bicubic kernel covers
     low, high = max(0, int(along.start - margin)), min(image.size[second], int(along.stop + margin))
     lines = _cut(image, second, low, high)
@@ -140,15 +145,19 @@ def _window(before: int, after: int, corner: int, size: int, exact: bool) -> Win
     Pillow takes a window's ends in single precision. That moves most of them by enough to round one pixel in a thousand
     to another grey level. So the window is widened, as much at either end, until single precision has these numbers; or
     some so close by that they change no weight by a unit, unless the image is enlarged, when many pixels lie halfway
-    between two levels and any change rounds them otherwise.
+    between two levels and any change rounds them otherwise. Where there is none, it is all of the axis, or of one much
+    longer than what is wanted, the window as single precision has it.
     """
-    for skipped in range(min(corner, after - corner - size), 0, -1):
+    edge = min(corner, after - corner - size)
+    for skipped in range(edge, max(0, edge - size), -1):
         stop = before - skipped * before / after
         rounded = float(np.float32(stop))
         off = abs(rounded - stop) * after / before
         if off == 0 or (off < UNIT and before > after and not exact):
             return Window(skipped, before - rounded, rounded, off == 0)
-    return Window(0, 0.0, before, True)
+    if exact or edge <= 8 * size:
+        return Window(0, 0.0, before, True)
+    return Window(edge, edge * before / after, before - edge * before / after, False)  # too long to be worked out whole
 
 
 def _cut(image: Image.Image, axis: int, start: int, stop: int) -> Image.Image:
