@@ -28,13 +28,13 @@ from typing import Any
 
 import numpy as np
 
-from cnnjax import get_spec, list_models
-from cnnjax.registry import nearest
+import cnnjax
 from train import contestants, errors, peers
 from train.config import Config, Data, Model, Optim
 from train.contestants import OURS, REMAT, Contestant, Job, Timer
 from train.errors import UserError
 
+# jax comes with the functions that need it: peers' processes import this module too, and their memory is compared.
 WHAT = ("step", "infer", "loop", "data", "compile", "startup", "growth", "scaling", "soak")
 ALLOWED = {"step": peers.PEERS, "infer": peers.PEERS, "compile": ("torch-compile",), "data": ("torchvision",)}
 
@@ -42,7 +42,7 @@ ALLOWED = {"step": peers.PEERS, "infer": peers.PEERS, "compile": ("torch-compile
 def for_model(name: str, batch_size: int, *, dtype: str = "float32", size: int = 0) -> Config:
     """A config that trains a model of the registry on synthetic images of its own size, or of another."""
     try:
-        spec = get_spec(name)
+        spec = cnnjax.get_spec(name)
     except ValueError as error:
         raise UserError(str(error)) from None
     height, width, channels = (size, size, spec.input_size[2]) if size else spec.input_size
@@ -56,11 +56,13 @@ def for_model(name: str, batch_size: int, *, dtype: str = "float32", size: int =
 
 def choose(patterns: str) -> list[str]:
     """Models of a comma list of names and globs, or all; UserError for what fits none."""
-    chosen: list[str] = []
+    from cnnjax.registry import nearest
+
+    known, chosen = cnnjax.list_models(), list[str]()
     for pattern in "*" if patterns == "all" else patterns.split(","):
-        found = fnmatch.filter(list_models(), pattern)
+        found = fnmatch.filter(known, pattern)
         if not found:
-            raise UserError(f"no model is called {pattern!r}; {nearest(pattern, list_models())}")
+            raise UserError(f"no model is called {pattern!r}; {nearest(pattern, known)}")
         chosen += [name for name in found if name not in chosen]
     return chosen
 
@@ -101,6 +103,8 @@ def describe(name: str, row: dict[str, Any]) -> str:
         line += f"  {row['multiply_adds_per_second'] / 1e9:8.1f} G multiply-adds/s"
     if row.get("peak_mib") is not None:
         line += f"  peak {row['peak_mib']:,.0f} MiB"
+    if row.get("process_mib") is not None:
+        line += f" (process {row['process_mib']:,.0f})"
     if "compile_s" in row:
         line += f"  compile {row.get('trace_s', 0) + row['compile_s']:.1f} s"
     if "roofline" in row:
@@ -229,6 +233,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--trace", default="", help="step, infer: a folder for a profile of our first round")
     args = parser.parse_args(argv)
     if args.what not in WHAT:
+        from cnnjax.registry import nearest
+
         raise UserError(f"--what={args.what} is unknown; {nearest(args.what, WHAT)}")
     args.peer = [peer for peer in args.peer if peer != "none"]
     allowed = ALLOWED.get(args.what, ())

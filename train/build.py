@@ -16,6 +16,7 @@ from train import data, losses, mix, optim, state, step
 from train.config import HARMLESS, Config, check, flatten, to_dict
 from train.errors import UserError
 from train.kept import Kept
+from train.memory import give_back
 from train.parallel import Parallel
 
 ON_NAN = ("stop", "skip", "rollback")
@@ -152,8 +153,7 @@ class Task:
             self.abstract_state = self.spread.abstract(jax.eval_shape(self._create, self._init_key))
         except ValueError as error:  # images that the model's geometry does not allow
             raise UserError(str(error)) from None
-        one_cpu = len(devices) == 1 and devices[0].platform == "cpu"
-        self.keeps_products = keeps_products(config, self.model, one_cpu=one_cpu)
+        self.keeps_products = keeps_products(config, self.model, one_cpu=self.spread.one_cpu)
         step_of_share = partial(
             step.train_step, model=self.model, tx=self.tx, preprocess=self.preprocess,
             loss_fn=partial(losses.objective, **dataclasses.asdict(config.loss)), mix=build_mix(config, self.model.num_classes),
@@ -184,10 +184,12 @@ class Task:
         return state
 
     def ready_step(self, current: state.TrainState, batch: dict[str, Any]) -> Callable:
-        """`step`, or what an earlier start has kept of it, for the state and the batches of this run."""
+        """`step`, or what an earlier start has kept of it, compiled for the state and the batches of this run."""
         if self._ready is None:
             program = self._keep("step", self.step, (current, batch, self.key))
             self._ready = self.step if program is self.step else jax.jit(program, donate_argnums=0)
+            self._ready.lower(current, batch, self.key).compile()  # jax holds on to the program
+            give_back()  # before the step takes its own
         return self._ready
 
     def lr(self, current: state.TrainState, number: int) -> float:

@@ -4,8 +4,8 @@ Only the one whose turn it is works; the others wait for a word on their pipe.
 """
 
 import contextlib
-import ctypes
 import dataclasses
+import gc
 import multiprocessing
 import os
 import time
@@ -16,7 +16,7 @@ from typing import Any
 from train import peers
 from train.config import Config
 from train.errors import UserError
-from train.memory import keep_memory, with_large_pages
+from train.memory import give_back, keep_memory, with_large_pages
 
 Timer = Callable[[int], float]  # seconds for so many steps
 OURS, REMAT = "cnnjax", "cnnjax-remat"  # the latter computes activations anew instead of keeping them
@@ -113,7 +113,7 @@ def serve(pipe: Any, job: Job) -> None:
                 seconds = run(steps)
             job.trace = ""
             pipe.send(seconds)
-        last: dict[str, Any] = {"peak_mib": memory.peak()}
+        last: dict[str, Any] = {"peak_mib": memory.peak(), "process_mib": memory.of_process()}
         if job.who == OURS:
             from train import machine
 
@@ -153,8 +153,8 @@ class Memory:
     def restart(self) -> None:
         """Forgets the past: what compilation took, and memory that is free but not given back."""
         if not self._of_device and self._base:
-            with contextlib.suppress(OSError, AttributeError):  # glibc
-                ctypes.CDLL(None).malloc_trim(0)
+            gc.collect()
+            give_back()
             Path("/proc/self/clear_refs").write_text("5")
 
     def peak(self) -> float | None:
@@ -162,6 +162,10 @@ class Memory:
         if self._of_device:
             return self._of_device() / 2**20
         return (resident("VmHWM") - self._base) / 2**20 if self._base else None
+
+    def of_process(self) -> float | None:
+        """MiB of all that the process has, the framework with it; None on a GPU, and where the system does not tell."""
+        return resident("VmHWM") / 2**20 if self._base and not self._of_device else None
 
 
 def resident(field: str) -> int:
@@ -175,7 +179,7 @@ def theirs(job: Job) -> tuple[Timer, dict[str, Any], Memory]:
     """A peer on random images."""
     import numpy as np
 
-    peers.load(job.who)
+    peers.load(job.who, job.config.model.name)
     memory = Memory(peers.device_memory(job.who))
     random, batch = np.random.default_rng(0), job.config.data.batch_size
     images = random.integers(0, 256, (batch, *job.image)).astype(np.uint8)

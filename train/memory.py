@@ -38,6 +38,12 @@ def start_with_large_pages(module: str) -> None:
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**wanted, ASKED: "1"})
 
 
+def give_back() -> None:
+    """Hands memory that is free now to the system, as what a compiler leaves: its threads' is of no use to any other."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def keep_memory() -> None:
     """Memory that is freed stays with the process. Does nothing but under glibc.
 

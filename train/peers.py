@@ -74,13 +74,14 @@ def timm_module() -> Any:
     return timm
 
 
-def load(peer: str) -> None:
-    """Imports a peer and has it compute something, so that what comes after is the network's own memory."""
+def load(peer: str, model: str) -> None:
+    """Imports what a peer's network needs and has it compute something: what comes after is the network's own memory."""
     try:
         if peer.startswith("torch"):
             import torch
 
-            timm_module()
+            modules: dict[str, Callable] = {"torchvision": torchvision_models, "timm": timm_module}
+            modules.get(TORCH[model][0], lambda: torch)()
             torch.ones(8, 8) @ torch.ones(8, 8)
         else:
             os.environ["KERAS_BACKEND"] = "jax" if peer == "keras-jax" else "tensorflow"  # one for each process

@@ -184,3 +184,52 @@ def test_a_program_that_runs_a_command_inside_of_it_is_not_started_again(tmp_pat
     code = "import runpy; print('once'); runpy.run_module('probe', run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     assert done.stdout.startswith("once") and "hugetlb" not in done.stdout and done.stdout.count("once") == 1
+
+
+def said_by(code):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+
+
+STEP = """
+import jax
+from train import parallel
+from train.benchmark import for_model
+from train.build import Task
+parallel.tune_cpu()
+task = Task(for_model("lenet5", 4096))
+state, batch = task.fresh_state(), task.spread.shard(next(task.batches(0)))
+there = [all(x.is_ready() for x in jax.tree.leaves(batch))]
+step = task.ready_step(state, batch)
+for _ in range(2):
+    state, measured = step(state, task.spread.shard(next(task.batches(1))), task.key)
+    there.append(all(x.is_ready() for x in jax.tree.leaves((state, measured))))
+print(there)
+"""
+
+
+def test_a_step_on_one_cpu_runs_on_the_thread_that_calls_it():
+    """The C library has large blocks at hand for that thread only."""
+    assert said_by(STEP).strip() == "[True, True, True]"
+
+
+FREED = """
+import numpy as np
+from pathlib import Path
+from train.memory import give_back, keep_memory
+keep_memory()
+resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+blocks = [np.ones(12_000) for _ in range(2_000)]
+last = blocks.pop()
+del blocks
+kept = resident()
+give_back()
+print(kept - resident())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc keeps, and tells, on Linux")
+def test_what_is_free_can_be_given_back():
+    assert float(said_by(FREED)) > 100  # of 192 MB
