@@ -146,7 +146,7 @@ class Task:
         averaged = config.optim.ema > 0
         devices = self.spread.devices
         self._kept = kept
-        self._ready: Callable | None = None
+        self._ready: Any = None
         create = partial(state.create_state, self.model, self.tx, image_shape=self.image_shape, ema=averaged)
         try:
             self._create = self._keep("create", create, (self._init_key,))
