@@ -5,6 +5,7 @@ python -m train --config=configs/lenet_mnist.py --workdir=runs/lenet --config.op
 
 import argparse
 import functools
+import gc
 import sys
 
 from train import errors, memory
@@ -58,4 +59,5 @@ def main(argv: list[str] | None = None, *, alone: bool = False) -> dict:
 
 if __name__ == "__main__":
     memory.start_with_large_pages("train")
+    gc.set_threshold(100_000)  # what start-up makes stays: to look through it again and again takes a tenth of it
     sys.exit(errors.run(functools.partial(main, alone=True)))

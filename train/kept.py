@@ -8,6 +8,7 @@ is kept too, in `jax.export`'s format, under a name made of all that decides ove
 import contextlib
 import hashlib
 import json
+import os
 import pickle
 import sys
 import sysconfig
@@ -23,7 +24,7 @@ from etils import epath
 from jax import export
 
 OURS = [Path(__file__).parents[1] / package for package in ("cnnjax", "train")]
-INSTALLED = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+INSTALLED = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 class Kept:
@@ -106,9 +107,9 @@ def digest(content: bytes) -> str:
 
 def source(recipe: str) -> str:
     """A digest of the packages' files, the recipe, and all that it has imported but what is installed."""
-    loaded = [Path(getattr(module, "__file__", None) or "") for module in [*sys.modules.values()]]
-    users = [file for file in loaded if not any(file.is_relative_to(folder) for folder in INSTALLED)]
-    files = {file.resolve() for file in [Path(recipe), *users] if file.is_file()}
+    loaded = [getattr(module, "__file__", None) or "" for module in [*sys.modules.values()]]
+    users = [file for file in loaded if not file.startswith(INSTALLED)]
+    files = {file.resolve() for file in map(Path, [recipe, *users]) if file.is_file()}
     files |= {file.resolve() for folder in OURS for file in folder.rglob("*.py")}
     return digest("".join(sorted(digest(file.read_bytes()) for file in files)).encode())
 
