@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cnnjax import create_model
+from cnnjax import create_model, get_spec
 from cnnjax.registry import nearest
 from train import data, losses, mix, optim, state, step
 from train.config import HARMLESS, Config, check, flatten, to_dict
@@ -55,6 +55,11 @@ def recomputes(config: Config) -> bool:
     """Whether a step on one CPU computes for its gradient anew what it had. Known before there is data, or a device."""
     model = build_model(config, 1)
     return keeps_products(config, model, one_cpu=True) or getattr(model, "remat", False)
+
+
+def is_small(config: Config) -> bool:
+    """Whether a step works in less than 64 MiB: LeNet-5 up to 512 images. The gradients alone of most others take more."""
+    return get_spec(config.model.name).input_size[0] <= 32 and config.data.batch_size <= 512
 
 
 def build_preprocess(config: Config, channels: int) -> Callable:

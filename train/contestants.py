@@ -197,11 +197,12 @@ def ours(job: Job) -> tuple[Timer, dict[str, Any], Memory]:
     import jax.numpy as jnp
 
     from train import data, machine, parallel
-    from train.build import Task, recomputes
+    from train.build import Task, is_small, recomputes
 
     config = configure(job)
     keep_memory()  # as the trainer does
-    parallel.tune_cpu(recomputes=job.what != "infer" and recomputes(config))
+    infers = job.what == "infer"
+    parallel.tune_cpu(recomputes=not infers and recomputes(config), small=not infers and is_small(config))
     jnp.ones(8).block_until_ready()
     split = data.load(config.data.source, config.data.train_split)  # peers hold one batch, not a data set
     memory = Memory(machine.device_memory())

@@ -20,6 +20,8 @@ from train.step import AXIS
 DEAD_AFTER = 20
 LEAVE_WITHIN = 30
 
+COPIED_AT_ONCE = 100 * 1024  # bytes of an array, up to which XLA copies it to a CPU's memory before it goes on
+
 # Who started the processes -> the variables that hold their number and this one's place, as the launchers set them.
 LAUNCHERS = {
     "JAX": ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"),
@@ -137,12 +139,13 @@ def cache_programs(folder: str) -> str:
     return (folder and now["jax_enable_compilation_cache"] and now["jax_compilation_cache_dir"]) or ""
 
 
-def tune_cpu(*, recomputes: bool = False) -> None:
+def tune_cpu(*, recomputes: bool = False, small: bool = False) -> None:
     """Starts XLA as a CPU wants it; flags that are set and the environment stay as they were. Before anything else of jax.
 
     What runs on one device runs on the thread that calls it. By itself XLA hands it to threads of its own, and the C library
     serves blocks of more than 64 MiB to none but a program's first thread out of memory that it has: the workspace of each
     step was mapped and cleared anew, which took a quarter of VGG16's time, an eighth of that of AlexNet and Inception v3.
+    A step so `small` that it needs no such blocks stays with XLA's threads, behind which the host's own work hides.
 
     Parameters are updated in place: the usual analysis copies each ahead of its update, in case that comes before the last
     use, which takes a fifth of AlexNet's working memory and 5 % of its time.
@@ -151,7 +154,7 @@ def tune_cpu(*, recomputes: bool = False) -> None:
     and VGG, a third where BatchNorm's passes are kept, and inference of Inception v3 takes a tenth less time. Not so for a
     step that `recomputes`: what it computes anew would come early, and take twice the memory.
     """
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    jax.config.update("jax_cpu_enable_async_dispatch", small)
     before = os.environ.get("XLA_FLAGS")
     os.environ["XLA_FLAGS"] = cpu_flags(before or "", recomputes=recomputes)
     jax.local_devices()  # now they are read
@@ -210,6 +213,7 @@ class Parallel:
         self.devices = jax.devices()[:devices] if devices else jax.devices()
         # make_mesh would make explicit axes, whose arrays refuse to mix with ordinary ones.
         self.mesh = jax.make_mesh((len(self.devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=self.devices)
+        self._divided = NamedSharding(self.mesh, P(AXIS))
 
     @property
     def one_cpu(self) -> bool:
@@ -259,16 +263,18 @@ class Parallel:
 
     def shard(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         """Puts this process's share of a global host batch (N / processes, …) on its devices, or on its way there."""
+        placed = self._shard(batch)
         if self.one_cpu:  # a step whose batch is still being copied would be handed to another thread: see `tune_cpu`
-            return self.place(batch)
-        return self._shard(batch)
+            for name, x in placed.items():
+                if x.nbytes > COPIED_AT_ONCE:
+                    placed[name] = jax.block_until_ready(jax.device_put(x, self._divided))
+        return placed
 
     def place(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         """As `shard`, and on the devices when it returns, for a batch that is used more than once."""
-        return jax.block_until_ready(jax.device_put(self._shard(batch), NamedSharding(self.mesh, P(AXIS))))
+        return jax.block_until_ready(jax.device_put(self._shard(batch), self._divided))
 
     def _shard(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         if self.mapping == "pmap":
             return {name: x.reshape(len(self.devices), -1, *x.shape[1:]) for name, x in batch.items()}
-        sharding = NamedSharding(self.mesh, P(AXIS))
-        return {name: jax.make_array_from_process_local_data(sharding, x) for name, x in batch.items()}
+        return {name: jax.make_array_from_process_local_data(self._divided, x) for name, x in batch.items()}

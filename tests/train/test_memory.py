@@ -18,7 +18,7 @@ from cnnjax import Outputs
 from cnnjax.layers import Conv, ConvBN, global_avg_pool
 from tests.helpers import ROOT, assert_trees_close, command
 from train import config, losses, parallel, state, step
-from train.build import Task, recomputes
+from train.build import Task, is_small, recomputes
 from train.config import Config, Data, Loss, Model, Optim
 from train.errors import UserError
 
@@ -191,6 +191,13 @@ def said_by(code):
     return subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     ).stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "small"), [("lenet5", 512, True), ("lenet5", 513, False), ("vgg16", 1, False)]
+)
+def test_which_steps_are_small(name, images, small):
+    assert is_small(Config(model=Model(name=name), data=Data(batch_size=images))) is small
 
 
 STEP = """
