@@ -40,7 +40,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from cnnjax.strided import phases
+from cnnjax.strided import phases, windows
 from cnnjax.winograd import winograd
 
 
@@ -59,7 +59,7 @@ def _banded(x: jax.Array, kernel: jax.Array, precision: Any) -> jax.Array:
     band = jnp.tile(jnp.pad(kernel, ((0, 0), (0, wide + 1 - kw), (0, 0), (0, 0))), (1, block, 1, 1))
     band = band[:, : block * wide].reshape(kh, block, wide, c_in, c_out).transpose(0, 2, 3, 1, 4)
     blocks = jnp.stack([x[:, :, i : i + wide] for i in range(0, ow, block)], axis=2).reshape(n, h, -1, wide * c_in)
-    rows = jnp.concatenate([blocks[:, i : i + oh] for i in range(kh)], axis=-1)
+    rows = jnp.concatenate(windows(blocks, kh, 1, axis=1), axis=-1)
     out = jnp.dot(rows.reshape(-1, kh * wide * c_in), band.reshape(-1, block * c_out), precision=precision)
     return out.reshape(n, oh, ow, c_out)
 
