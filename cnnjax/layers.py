@@ -94,9 +94,10 @@ class ConvBN(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         pool = self.pool or (lambda x: x)
-        if self.pool and (*self.kernel, self.strides) != (1, 1, 1):
+        if self.pool and (*self.kernel, self.strides, isinstance(self.padding, str)) != (1, 1, 1, True):
             raise ValueError(
-                f"pooling commutes with a 1x1 convolution, not with {self.kernel} at stride {self.strides}"
+                f"pooling commutes with a 1x1 convolution, not with {self.kernel} at stride {self.strides} and "
+                f"padding {self.padding}"
             )
 
         def convolve_and_pool(*args, **options):  # the bias comes behind both

@@ -59,5 +59,7 @@ def main(argv: list[str] | None = None, *, alone: bool = False) -> dict:
 
 if __name__ == "__main__":
     memory.start_with_large_pages("train")
-    gc.set_threshold(100_000)  # what start-up makes stays: to look through it again and again takes a tenth of it
+    gc.set_threshold(
+        100_000
+    )  # not 700 new objects: what start-up makes stays, and looking through it took a tenth of it
     sys.exit(errors.run(functools.partial(main, alone=True)))

@@ -4,7 +4,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +21,9 @@ DEAD_AFTER = 20
 LEAVE_WITHIN = 30
 
 COPIED_AT_ONCE = 100 * 1024  # bytes of an array, up to which XLA copies it to a CPU's memory before it goes on
+
+# What is set below was tried with these versions; XLA ends a process with a flag that it does not know.
+TRIED = (0, 10) <= jax.__version_info__ < (0, 13)
 
 # Who started the processes -> the variables that hold their number and this one's place, as the launchers set them.
 LAUNCHERS = {
@@ -154,7 +157,8 @@ def tune_cpu(*, recomputes: bool = False, small: bool = False) -> None:
     and VGG, a third where BatchNorm's passes are kept, and inference of Inception v3 takes a tenth less time. Not so for a
     step that `recomputes`: what it computes anew would come early, and take twice the memory.
     """
-    jax.config.update("jax_cpu_enable_async_dispatch", small)
+    if TRIED and "JAX_CPU_ENABLE_ASYNC_DISPATCH" not in os.environ:
+        jax.config.update("jax_cpu_enable_async_dispatch", small)
     before = os.environ.get("XLA_FLAGS")
     os.environ["XLA_FLAGS"] = cpu_flags(before or "", recomputes=recomputes)
     jax.local_devices()  # now they are read
@@ -168,10 +172,14 @@ def cpu_flags(given: str, *, recomputes: bool) -> str:
     wanted = {"xla_cpu_copy_insertion_use_region_analysis": "true"}
     if not recomputes:
         wanted["xla_cpu_enable_concurrency_optimized_scheduler"] = "false"
-    # Tried with these versions; XLA ends a process with a flag that it does not know.
-    if not (0, 10) <= jax.__version_info__ < (0, 13):
+    if not TRIED:
         return given
     return " ".join([given, *(f"--{name}={value}" for name, value in wanted.items() if name not in given)]).strip()
+
+
+def are_one_cpu(devices: Sequence[jax.Device]) -> bool:
+    """Whether what these devices are to compute must find its arrays there: else it is handed to another thread of XLA's."""
+    return len(devices) == 1 and devices[0].platform == "cpu"
 
 
 def each_row(function: Callable, variables: Any, devices: int = 0) -> tuple[Callable, Any, int]:
@@ -188,7 +196,8 @@ def each_row(function: Callable, variables: Any, devices: int = 0) -> tuple[Call
     compiled = jax.jit(function, in_shardings=(same, divided), out_shardings=divided)
 
     def run(variables: Any, rows: Any) -> jax.Array:
-        return compiled(variables, jax.device_put(rows, divided))  # among several processes jit takes no host arrays
+        rows = jax.device_put(rows, divided)  # among several processes jit takes no host arrays
+        return compiled(variables, jax.block_until_ready(rows) if are_one_cpu(chosen) else rows)
 
     return run, jax.device_put(variables, same), len(chosen)
 
@@ -217,7 +226,8 @@ class Parallel:
 
     @property
     def one_cpu(self) -> bool:
-        return len(self.devices) == 1 and self.devices[0].platform == "cpu"
+        """Whether the only device is a CPU, which shares its cores and its memory with the host's work."""
+        return are_one_cpu(self.devices)
 
     @property
     def steps_ahead(self) -> int:

@@ -80,8 +80,10 @@ def load(peer: str, model: str) -> None:
         if peer.startswith("torch"):
             import torch
 
-            modules: dict[str, Callable] = {"torchvision": torchvision_models, "timm": timm_module}
-            modules.get(TORCH[model][0], lambda: torch)()
+            if TORCH[model][0] == "torchvision":
+                torchvision_models()
+            elif TORCH[model][0] == "timm":
+                timm_module()
             torch.ones(8, 8) @ torch.ones(8, 8)
         else:
             os.environ["KERAS_BACKEND"] = "jax" if peer == "keras-jax" else "tensorflow"  # one for each process

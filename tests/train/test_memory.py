@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from cnnjax import Outputs
+from cnnjax import Outputs, list_models
 from cnnjax.layers import Conv, ConvBN, global_avg_pool
 from tests.helpers import ROOT, assert_trees_close, command
 from train import config, losses, parallel, state, step
@@ -200,8 +200,16 @@ def test_which_steps_are_small(name, images, small):
     assert is_small(Config(model=Model(name=name), data=Data(batch_size=images))) is small
 
 
+def test_of_all_networks_only_lenets_are_small():
+    one = Data(batch_size=1)
+    small = [name for name in list_models() if is_small(Config(model=Model(name=name), data=one))]
+    assert sorted(small) == ["lenet5", "lenet5_1998"]
+
+
 STEP = """
 import jax
+import jax.numpy as jnp
+import numpy as np
 from train import parallel
 from train.benchmark import for_model
 from train.build import Task
@@ -213,13 +221,17 @@ step = task.ready_step(state, batch)
 for _ in range(2):
     state, measured = step(state, task.spread.shard(next(task.batches(1))), task.key)
     there.append(all(x.is_ready() for x in jax.tree.leaves((state, measured))))
+answer, variables, _ = parallel.each_row(lambda a, rows: jnp.tanh(rows @ a @ a), jnp.ones((1024, 1024)))
+rows = [np.ones(2**22 + 1, np.float32)[i:][: 2**22].reshape(4096, 1024) for i in range(2)]  # one at least has to be copied
+answer(variables, rows[0])  # compiles, and meanwhile the rows arrive
+there.append(all(answer(variables, row).is_ready() for row in rows))
 print(there)
 """
 
 
-def test_a_step_on_one_cpu_runs_on_the_thread_that_calls_it():
+def test_a_step_and_an_answer_on_one_cpu_run_on_the_thread_that_calls_it():
     """The C library has large blocks at hand for that thread only."""
-    assert said_by(STEP).strip() == "[True, True, True]"
+    assert said_by(STEP).strip() == "[True, True, True, True]"
 
 
 FREED = """

@@ -114,7 +114,7 @@ def resize_and_cut(image: Image.Image, size: int, short_side: int, kernel: Any) 
 
     Pillow goes along one axis, rounds, and goes along the other: so does this, in the same order, and each time as near
     to the centre as the pixels stay the same, but for a few, which round to the next grey level: in photographs usually
-    less than one in ten thousand.
+    less than one in ten thousand, in strips many times as long as wide up to four in a thousand.
     """
     short = min(image.size)
     new = [short_side if side == short else int(short_side * side / short) for side in image.size]
@@ -123,9 +123,8 @@ def resize_and_cut(image: Image.Image, size: int, short_side: int, kernel: Any) 
     first, second = (1, 0) if less_high > max(0, 2 * less_wide) else (0, 1)
 
     # A level off along both axes could be two, and so it could behind bicubic weights, of which some are negative.
-    long, short_axis = (0, 1) if new[0] >= new[1] else (1, 0)
     windows: dict[int, Window] = {}
-    for axis in (long, short_axis):
+    for axis in (0, 1) if new[0] >= new[1] else (1, 0):  # the long one, of which more can be left out, has the choice
         exact = any(not window.exact for window in windows.values()) or (axis == first and kernel != PILLOW["bilinear"])
         windows[axis] = _window(image.size[axis], new[axis], corner[axis], size, exact)
     across, along = windows[first], windows[second]
