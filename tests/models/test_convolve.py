@@ -29,7 +29,9 @@ CASES = {  # what it is: image, kernel, strides, padding, groups
     "overhung": ((2, 9, 11, 20), (3, 3, 20, 24), 1, "VALID", 1),
     "overhung, high": ((2, 9, 11, 20), (7, 1, 20, 24), 1, "VALID", 1),
     "overhung, wide": ((2, 9, 11, 20), (1, 7, 20, 24), 1, ((0, 0), (0, 0)), 1),
-    "overhung, groups": ((2, 9, 11, 20), (3, 3, 10, 24), 1, "VALID", 2),
+    "groups": ((2, 9, 11, 20), (3, 3, 10, 24), 1, "VALID", 2),
+    "groups, strided": ((2, 23, 21, 3), (7, 7, 1, 24), 2, "SAME", 3),
+    "groups, a channel each": ((2, 9, 11, 20), (3, 3, 1, 40), 1, "VALID", 20),
     "padded": ((2, 9, 11, 20), (3, 3, 20, 24), 1, "SAME", 1),
     "a column": ((2, 17, 17, 20), (7, 1, 20, 24), 1, "SAME", 1),
     "strided": ((2, 9, 11, 20), (3, 3, 20, 24), 2, "VALID", 1),
@@ -80,7 +82,9 @@ def test_values_and_gradients(name):
     assert_close(*everything(*operands))
 
 
-@pytest.mark.parametrize("name", ["banded", "whole", "covered", "pointwise", "tiles", "strided", "overhung", "folded"])
+@pytest.mark.parametrize(
+    "name", ["banded", "whole", "covered", "pointwise", "tiles", "strided", "overhung", "folded", "groups"]
+)
 def test_other_transformations(name):
     """Forward-mode derivatives, and batches of batches."""
     ours, plain, (x, k) = both(name)
@@ -120,7 +124,7 @@ def test_bfloat16_stays(name):
     np.testing.assert_allclose(found.astype(jnp.float32), expected.astype(jnp.float32), rtol=0.02, atol=0.1)
 
 
-@pytest.mark.parametrize("name", ["banded", "pointwise", "tiles", "strided", "overhung"])
+@pytest.mark.parametrize("name", ["banded", "pointwise", "tiles", "strided", "overhung", "groups"])
 def test_accelerators_get_the_plain_convolution(name):
     ours, plain, (x, k) = both(name)
 
