@@ -1,7 +1,7 @@
 """From a config to the things that it names: data, model, optimizer, and the compiled step over the devices."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from cnnjax.registry import nearest
 from train import data, losses, mix, optim, state, step
 from train.config import HARMLESS, Config, check, flatten, to_dict
 from train.errors import UserError
-from train.kept import Kept
+from train.kept import Kept, Program
 from train.memory import give_back
 from train.parallel import Parallel
 
@@ -151,11 +151,12 @@ class Task:
         averaged = config.optim.ema > 0
         devices = self.spread.devices
         self._kept = kept
-        self._ready: Any = None
+        self._ready: Callable | None = None
         create = partial(state.create_state, self.model, self.tx, image_shape=self.image_shape, ema=averaged)
+        hasty = HASTY if devices[0].platform == "cpu" else None
+        self._create = self._program("create", jax.jit(create), jax.local_devices()[:1], hasty)
         try:
-            self._create = self._keep("create", create, (self._init_key,))
-            self.abstract_state = self.spread.abstract(jax.eval_shape(self._create, self._init_key))
+            self.abstract_state = self.spread.abstract(self._create.results(self._init_key))
         except ValueError as error:  # images that the model's geometry does not allow
             raise UserError(str(error)) from None
         self.keeps_products = keeps_products(config, self.model, one_cpu=self.spread.one_cpu)
@@ -168,32 +169,28 @@ class Task:
         )  # fmt: skip
         self.step = self.spread.map(step_of_share, split=(False, True, False), donate=True)
         self._plateau = build_plateau(config)
+        self._step = self._program("step", self.step, devices)
+        self._step.load()
 
-    def _keep(self, name: str, function: Callable, arguments: tuple) -> Callable:
+    def _program(self, name: str, function: Any, devices: Sequence[jax.Device], options: dict | None = None) -> Program:
         """The function, from an earlier start where there was one."""
-        if self._kept is None:
-            return function
         values = flatten(to_dict(self.config))
         decided_by = {key: value for key, value in values.items() if not key.startswith(HARMLESS)} | {
             "image": self.image_shape, "classes": len(self.class_names), "steps": self.steps,
             "mapping": self.spread.mapping, "devices": len(self.spread.devices),
         }  # fmt: skip
-        return self._kept(name, function, arguments, decided_by)
+        return Program(function, devices, self._kept and self._kept.place(name, decided_by), options)
 
     def fresh_state(self) -> state.TrainState:
         """Initial parameters, on the devices."""
-        on_cpu = self.spread.devices[0].platform == "cpu"
-        create: Any = jax.jit(self._create, compiler_options=HASTY if on_cpu else None)
-        state = self.spread.replicate(create(self._init_key))
-        create.clear_cache()  # 100 MB for Inception v3, and never called again
+        state = self.spread.replicate(self._create.compiled(self._init_key)(self._init_key))
+        self._create.forget()  # 100 MB for Inception v3
         return state
 
     def ready_step(self, current: state.TrainState, batch: dict[str, Any]) -> Callable:
-        """`step`, or what an earlier start has kept of it, compiled for the state and the batches of this run."""
+        """`step`, compiled for the state and the batches of this run, or as an earlier start has compiled it."""
         if self._ready is None:
-            program = self._keep("step", self.step, (current, batch, self.key))
-            self._ready = self.step if program is self.step else jax.jit(program, donate_argnums=0)
-            self._ready.lower(current, batch, self.key).compile()  # jax holds on to the program
+            self._ready = self._step.compiled(current, batch, self.key)
             give_back()  # before the step takes its own
         return self._ready
 

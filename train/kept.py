@@ -1,8 +1,9 @@
-"""Programs that an earlier start has traced: the next one of the same command reads them.
+"""Programs that an earlier start has compiled: the next one of the same command loads them.
 
-jax keeps what XLA compiles, but finds it by the program's text; and for that text all of the model's Python runs, with its
-gradient and the optimizer: of the start of Inception v3, whose compiled code is at hand, it takes two thirds. So the text
-is kept too, in `jax.export`'s format, under a name made of all that decides over it.
+jax keeps what XLA compiles too, but finds it by the program's text; and for that text all of the model's Python runs, with
+its gradient and the optimizer: of the start of Inception v3, whose compiled code is at hand, it takes two thirds. So a
+program also has a name that is made of all that decides over its text. Under it lies which text that was; and under the
+text, what was compiled: behind a change that left the text as it was, a comment's, nothing is compiled anew.
 """
 
 import contextlib
@@ -10,25 +11,30 @@ import hashlib
 import json
 import os
 import pickle
+import platform
 import sys
 import sysconfig
 import uuid
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax
 import jax
+import jaxlib
 import optax
 from etils import epath
-from jax import export
+from jax.experimental import serialize_executable
+from jax.experimental.compilation_cache import compilation_cache
 
 OURS = [Path(__file__).parents[1] / package for package in ("cnnjax", "train")]
 INSTALLED = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 class Kept:
-    """Programs in a folder, each read from there or, the first time, traced and written.
+    """A folder of programs.
 
     For a process that runs one recipe and nothing else: what is replaced while it runs, in a notebook or by a script that
     trains several times, leaves no trace in the files that a program is known by.
@@ -36,73 +42,124 @@ class Kept:
 
     def __init__(self, folder: epath.PathLike, recipe: str):
         """`recipe` is `file.py` or `file.py:argument`."""
-        devices = [(device.platform, device.device_kind) for device in jax.devices()]
-        versions = [module.__version__ for module in (jax, flax, optax)]
         self._folder = epath.Path(folder)
-        self._facts = [recipe.partition(":")[2], source(recipe.partition(":")[0]), versions, settings(), devices]
+        self._facts = [recipe.partition(":")[2], source(recipe.partition(":")[0]), conditions()]
 
-    def __call__(self, name: str, function: Callable, arguments: tuple, decided_by: dict[str, Any]) -> Callable:
-        """The function as the program that it is for arguments like these, concrete or abstract, to be compiled with `jax.jit`.
+    def place(self, name: str, decided_by: Any) -> epath.Path:
+        """Where a program lies; `decided_by` is JSON: what else it is made from."""
+        return self._folder / f"{digest_of([*self._facts, decided_by])}-{name}"
 
-        `decided_by` is JSON: what else it was made from. What cannot be kept, as a program that calls back into Python, is
-        the function itself.
-        """
-        facts = [*self._facts, decided_by, str(jax.tree.map(jax.typeof, arguments))]
-        place = self._folder / f"{digest(json.dumps(facts, sort_keys=True).encode())[:32]}-{name}"
+
+class Text(NamedTuple):
+    """What is known of a program without its code."""
+
+    code: str  # which is named by the text's digest
+    types: str  # of the arguments
+    results: Any  # a tree of shapes
+
+
+class Program:
+    """A function, compiled for arguments of some types: by an earlier start, or when it is asked for."""
+
+    def __init__(self, function: Any, devices: Sequence[jax.Device], place: epath.Path | None = None,
+                 options: dict[str, Any] | None = None):  # fmt: skip
+        """`function` is from `jax.jit` or `jax.pmap` and runs on `devices`; `place`: where it is kept; `options`: XLA's."""
+        self._function, self._devices, self._options, self._place = function, devices, options, place
+        self._text: Text | None = None
+        self._loading: Future | None = None
+        with contextlib.suppress(Exception):  # not there, or damaged
+            self._text = read(place) if place else None
+
+    def load(self) -> None:
+        """Begins to load what is kept, beside all else that a start does."""
+        if self._text is not None:
+            self._loading = ThreadPoolExecutor(1).submit(self._load, self._text.code)
+
+    def results(self, *arguments: Any) -> Any:
+        """The shapes that the function returns for such arguments."""
+        text = self._text
+        return text.results if text and text.types == types(arguments) else jax.eval_shape(self._function, *arguments)
+
+    def compiled(self, *arguments: Any) -> Callable:
+        """The function for arguments of these types, concrete or abstract. What cannot be kept is compiled all the same."""
+        text = self._text
+        if text and text.types == types(arguments):
+            with contextlib.suppress(Exception):  # damaged
+                return self._loading.result() if self._loading else self._load(text.code)
+        lowered = self._function.lower(*arguments)
+        if self._place is None:
+            return lowered.compile(self._options)
+        where = [device.id for device in self._devices]
+        code = digest_of([lowered.as_text(), self._options, where, conditions()])
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), lowered.out_info)
         try:
-            program, results = read(place)
-        except Exception:  # not there, damaged, or of a jax that reads other formats
-            try:
-                program, results = trace(function, arguments)
-            except Exception:  # jax refuses, or the function is wrong: then it says so itself
-                return function
-            with contextlib.suppress(Exception):  # no room, or a part that cannot be pickled: nothing is kept
-                write(place, program, results)
+            program, made = self._load(code), None
+        except Exception:
+            with compiling_anew():
+                program = made = lowered.compile(self._options)
+        with contextlib.suppress(Exception):  # no room, or a program that calls back into Python
+            if made is not None:
+                write(self._code(code), serialize_executable.serialize(made))
+            write(self._place, Text(code, types(arguments), shapes))
+        return program
 
-        def run(*arguments: Any) -> Any:
-            return jax.tree.unflatten(results, program.call(*jax.tree.leaves(arguments)))
+    def forget(self) -> None:
+        """Lets go of what jax holds of a function that is not called again."""
+        self._function.clear_cache()
 
-        run.__name__ = run.__qualname__ = name  # in profiles
-        return run
+    def _code(self, name: str) -> epath.Path:
+        assert self._place is not None
+        return self._place.with_name(f"{name}-code")
 
-
-def trace(function: Callable, arguments: tuple) -> tuple[export.Exported, Any]:
-    """A function of flat arguments, and the structure of its results: the trees' own classes are not jax's to write."""
-    leaves, structure = jax.tree.flatten(arguments)
-    results = []
-
-    def flat(*leaves: Any) -> list[Any]:
-        values, tree = jax.tree.flatten(function(*jax.tree.unflatten(structure, leaves)))
-        results.append(tree)
-        return values
-
-    return export.export(jax.jit(flat))(*leaves), results[0]
+    def _load(self, name: str) -> Callable:
+        code, takes, returns = read(self._code(name))
+        return serialize_executable.deserialize_and_load(code, takes, returns, execution_devices=self._devices)
 
 
-def write(place: epath.Path, program: export.Exported, results: Any) -> None:
+@contextlib.contextmanager
+def compiling_anew() -> Iterator[None]:
+    """Without jax's own cache: XLA on a CPU writes what comes from there in such a way that it does not run again."""
+    before = jax.config.values["jax_enable_compilation_cache"]
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # it asks once
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
+
+
+def write(place: epath.Path, value: Any) -> None:
     """All of it or nothing, behind its own digest."""
-    content = pickle.dumps((bytes(program.serialize()), results))
+    content = zlib.compress(pickle.dumps(value), 1)  # a sixth
     part = place.with_name(f"{place.name}.{uuid.uuid4().hex}")
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
-        part.write_bytes(digest(content).encode() + content)
+        part.write_bytes(digest(content) + content)
         part.replace(place)
     finally:
         part.unlink(missing_ok=True)
 
 
-def read(place: epath.Path) -> tuple[export.Exported, Any]:
+def read(place: epath.Path) -> Any:
     """What `write` has written; ValueError where a byte of it is another."""
     content = place.read_bytes()
-    if digest(content[64:]).encode() != content[:64]:
+    if digest(content[32:]) != content[:32]:
         raise ValueError(f"{place} is damaged")
-    text, results = pickle.loads(content[64:])
-    return export.deserialize(bytearray(text)), results
+    return pickle.loads(zlib.decompress(content[32:]))
 
 
-def digest(content: bytes) -> str:
-    """64 hexadecimal digits."""
-    return hashlib.sha256(content).hexdigest()
+def digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
+
+
+def digest_of(facts: Any) -> str:
+    """32 hexadecimal digits for what is JSON."""
+    return digest(json.dumps(facts, sort_keys=True).encode()).hex()[:32]
+
+
+def types(arguments: tuple) -> str:
+    return str(jax.tree.map(jax.typeof, arguments))
 
 
 def source(recipe: str) -> str:
@@ -111,7 +168,15 @@ def source(recipe: str) -> str:
     users = [file for file in loaded if not file.startswith(INSTALLED)]
     files = {file.resolve() for file in map(Path, [recipe, *users]) if file.is_file()}
     files |= {file.resolve() for folder in OURS for file in folder.rglob("*.py")}
-    return digest("".join(sorted(digest(file.read_bytes()) for file in files)).encode())
+    return digest(b"".join(sorted(digest(file.read_bytes()) for file in files))).hex()
+
+
+def conditions() -> list[Any]:
+    """Under which compiled code is good: versions, settings, and the machine."""
+    versions = [module.__version__ for module in (jax, jaxlib, flax, optax)]
+    devices = [(device.id, device.platform, device.device_kind) for device in jax.devices()]
+    flags = {name: value for name, value in os.environ.items() if name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
+    return [versions, settings(), devices, jax.devices()[0].client.platform_version, flags, processor()]
 
 
 def settings() -> list[str]:
@@ -119,3 +184,11 @@ def settings() -> list[str]:
     flags = [name for name in dir(flax.config) if name.startswith(("flax_", "nnx_"))]
     values = jax.config.values | {name: getattr(flax.config, name) for name in flags}
     return sorted(f"{name}={value}" for name, value in values.items() if "cache" not in name)
+
+
+def processor() -> list[Any]:
+    """What code for a CPU is made for: its kind, what it can do, and how many cores there are."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    kinds = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
+    return [platform.machine(), platform.processor(), kinds, os.cpu_count()]

@@ -1,5 +1,6 @@
-"""A second start reads the programs that the first one traced, to the same bits; and never one that was something else."""
+"""A second start loads the programs that the first one compiled, to the same bits; and never one that was something else."""
 
+import collections
 import importlib
 import json
 import os
@@ -11,12 +12,13 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from tests.helpers import ROOT, assert_trees_close
 from train import recipe
 from train.__main__ import main
 from train.build import Task
-from train.kept import Kept, settings, source
+from train.kept import Kept, Program, processor, settings, source
 
 LENET = f"{ROOT}/configs/lenet_mnist.py"
 SMALL = ["--config.data.source=synthetic:28x28x1/10", "--config.optim.ema=0.9"]
@@ -33,17 +35,22 @@ def two_steps(folder, *options):
     return jax.device_get((state, measured))
 
 
-def refuse(*_):
-    raise AssertionError("traced again")
+def refuse(*_, **__):
+    raise AssertionError("traced or compiled again")
+
+
+def names(folder):
+    """What is behind the digests, and how often."""
+    return collections.Counter(path.name.rpartition("-")[2] for path in folder.iterdir())
 
 
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
-def test_the_second_start_traces_nothing_and_computes_the_same(tmp_path, monkeypatch, mapping, devices):
+def test_the_second_start_compiles_nothing_and_computes_the_same(tmp_path, monkeypatch, mapping, devices):
     options = [f"--config.parallel.mapping={mapping}", f"--config.parallel.devices={devices}"]
     plain, first = two_steps("", *options), two_steps(tmp_path, *options)
-    assert sorted(path.name.rpartition("-")[2] for path in tmp_path.iterdir()) == ["create", "step"]
-    monkeypatch.setattr(jax.export, "export", refuse)
+    assert names(tmp_path) == {"create": 1, "step": 1, "code": 2}
+    monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
     monkeypatch.setattr(nn.Module, "apply", refuse)
     second = two_steps(tmp_path, *options)
     assert_trees_close(first, plain, rtol=0, atol=0)
@@ -51,23 +58,63 @@ def test_the_second_start_traces_nothing_and_computes_the_same(tmp_path, monkeyp
 
 
 def keep(folder, function=lambda x: x + 1, argument=ZEROS, recipe=LENET, **decided_by):
-    return jax.jit(Kept(folder, recipe)("program", function, (argument,), decided_by))(argument)
+    program = Program(jax.jit(function), jax.devices()[:1], Kept(folder, recipe).place("program", decided_by))
+    shape = program.results(argument)
+    result = program.compiled(argument)(argument)
+    assert (shape.shape, shape.dtype) == (result.shape, result.dtype)
+    return result
 
 
 def test_what_decides_over_a_program_names_it(tmp_path):
     keep(tmp_path)
     keep(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 1
+    assert names(tmp_path) == {"program": 1, "code": 1}
     keep(tmp_path, lr=0.1)
     keep(tmp_path, lr=0.2)
-    keep(tmp_path, argument=np.zeros(4, np.float32))
-    keep(tmp_path, argument=np.zeros(3, np.int32))
     keep(tmp_path, recipe=f"{LENET}:variant")
     with jax.default_matmul_precision("float32"):
         keep(tmp_path)
     with jax.default_prng_impl("rbg"):
         keep(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 8
+    assert names(tmp_path)["program"] == 6
+
+
+@pytest.mark.parametrize("argument", [np.ones(4, np.float32), np.ones(3, np.int32)])
+def test_arguments_of_other_types_are_not_mistaken(tmp_path, argument):
+    for value in (ZEROS, argument, ZEROS, argument):
+        np.testing.assert_array_equal(keep(tmp_path, argument=value), value + 1)
+
+
+def test_behind_a_change_that_leaves_the_text_nothing_is_compiled(tmp_path, monkeypatch):
+    expected = keep(tmp_path, comment="one")
+    monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
+    assert_trees_close(keep(tmp_path, comment="another"), expected, rtol=0, atol=0)
+    assert names(tmp_path) == {"program": 2, "code": 1}
+    with pytest.raises(AssertionError, match="compiled again"):
+        keep(tmp_path, function=lambda x: x + 2, comment="a third")
+
+
+def test_what_comes_from_jaxs_own_cache_is_not_written(tmp_path):
+    """XLA on a CPU writes a program that it has loaded without its functions."""
+    wanted = {"jax_compilation_cache_dir": str(tmp_path / "jax"), "jax_persistent_cache_min_compile_time_secs": 0.0}
+    before = {name: jax.config.values[name] for name in wanted}
+    try:
+        for name, value in wanted.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        plain = two_steps("")
+        assert [path.name for path in (tmp_path / "jax").glob("jit_create_state-*")]
+        for _ in range(2):
+            assert_trees_close(two_steps(tmp_path / "kept"), plain, rtol=0, atol=0)
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+
+def test_the_machine_counts():
+    kind, _, details, cores = processor()
+    assert kind and cores and (details or not sys.platform.startswith("linux"))
 
 
 def test_flags_of_flax_count():
@@ -105,16 +152,17 @@ def test_the_packages_count_wherever_they_are_edited(tmp_path, monkeypatch):
     assert seen[0] != seen[1]
 
 
-def test_a_damaged_file_is_traced_again_and_mended(tmp_path):
+def test_a_damaged_file_is_compiled_again_and_mended(tmp_path):
     expected = keep(tmp_path)
-    (place,) = tmp_path.iterdir()
-    whole = place.read_bytes()
-    middle = len(whole) // 2
-    for content in (b"", b"no pickle", whole[:-20], whole[:middle] + bytes(64) + whole[middle + 64 :]):
-        place.write_bytes(content)
-        assert_trees_close(keep(tmp_path), expected, rtol=0, atol=0)
-        assert place.read_bytes() != content
-    assert list(tmp_path.iterdir()) == [place]
+    places = sorted(tmp_path.iterdir())
+    for place in places:
+        whole = place.read_bytes()
+        middle = len(whole) // 2
+        for content in (b"", b"no pickle", whole[:-20], whole[:middle] + bytes(64) + whole[middle + 64 :]):
+            place.write_bytes(content)
+            assert_trees_close(keep(tmp_path), expected, rtol=0, atol=0)
+            assert place.read_bytes() != content
+    assert sorted(tmp_path.iterdir()) == places
 
 
 def test_where_nothing_can_be_kept_all_goes_on(tmp_path, monkeypatch):
@@ -124,10 +172,11 @@ def test_where_nothing_can_be_kept_all_goes_on(tmp_path, monkeypatch):
     np.testing.assert_array_equal(keep(tmp_path / "unpickled"), np.ones(3))
     monkeypatch.undo()
     keep(tmp_path / "whole")
-    (place,) = (tmp_path / "whole").iterdir()
-    (tmp_path / "taken" / place.name).mkdir(parents=True)
+    places = [place.name for place in (tmp_path / "whole").iterdir()]
+    for name in places:
+        (tmp_path / "taken" / name).mkdir(parents=True)
     np.testing.assert_array_equal(keep(tmp_path / "taken"), np.ones(3))
-    assert [path.name for path in (tmp_path / "taken").iterdir()] == [place.name]
+    assert sorted(path.name for path in (tmp_path / "taken").iterdir()) == sorted(places)
 
 
 def test_a_program_that_calls_python_is_not_kept(tmp_path):

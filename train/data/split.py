@@ -48,13 +48,18 @@ class Arrays(Split):
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]):
         super().__init__()
-        self.images = images  # (N, H, W, C) uint8
+        self._images = images  # (N, H, W, C) uint8
         self._labels = labels  # (N,) int32, below len(class_names)
         self.class_names = class_names
         self.image_shape = images.shape[1:]
 
     def __len__(self) -> int:
         return len(self._labels)
+
+    @property
+    def images(self) -> np.ndarray:
+        """(N, H, W, C) uint8."""
+        return self._images
 
     @property
     def labels(self) -> np.ndarray:

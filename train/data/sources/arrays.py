@@ -119,8 +119,38 @@ def _check_arrays(path: str, images_name: str, images: np.ndarray, labels_name: 
         raise DataError(f"{path}: {labels_name} has the label {labels.min()}; labels count from 0")
 
 
+class Gratings(Arrays):
+    """Gratings in noise, whose direction tells the class. Each is drawn when it is first asked for."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, examples: int, seed: int):
+        labels = (np.arange(examples) % classes).astype(np.int32)
+        super().__init__(np.empty((examples, *shape), np.uint8), labels, tuple(f"grating{k}" for k in range(classes)))
+        random = np.random.RandomState(seed)
+        self._angle = np.pi * labels / classes + random.uniform(-0.2, 0.2, examples) / classes
+        self._phase = random.uniform(0, 2 * np.pi, examples)
+        self._seed, self._drawn = seed, np.zeros(examples, bool)
+        self._y, self._x = np.mgrid[: shape[0], : shape[1]].astype(np.float32) * (2 * np.pi * 3 / max(shape[:2]))
+
+    @property
+    def images(self) -> np.ndarray:
+        self._draw(np.arange(len(self)))
+        return super().images
+
+    def fetch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self._draw(indices)
+        return self._images[indices], self._labels[indices]
+
+    def _draw(self, indices: np.ndarray) -> None:
+        for index in np.unique(indices[~self._drawn[indices]]):
+            image, angle = self._images[index], float(self._angle[index])
+            wave = np.sin(np.cos(angle) * self._x + np.sin(angle) * self._y + float(self._phase[index]))
+            noise = np.frombuffer(np.random.default_rng([self._seed, index]).bytes(image.size), np.uint8)
+            image[...] = 96 + 64 * wave[..., None] + noise.reshape(image.shape) % 64  # 32 to 223
+            self._drawn[index] = True
+
+
 def synthetic(spec: str, split: str) -> Split:
-    """Gratings in noise, whose direction tells the class: deterministic, learnable, of any size, without TensorFlow."""
+    """`Gratings`: deterministic, learnable, of any size, without TensorFlow."""
     match = re.fullmatch(r"(\d+)x(\d+)x(\d+)/(\d+)", spec)
     if not match or min(map(int, match.groups())) < 1:
         raise DataError(f"synthetic:{spec} must read synthetic:HxWxC/K, for example synthetic:28x28x1/10")
@@ -129,15 +159,4 @@ def synthetic(spec: str, split: str) -> Split:
     # Enough to learn from, in at most 64 MiB.
     most = max(1, 2**26 // (height * width * channels))
     examples = min(most, 2048 if split == "train" else 512)
-    random = np.random.RandomState(0 if split == "train" else 1)
-    labels = (np.arange(examples) % classes).astype(np.int32)
-    angle = np.pi * labels / classes + random.uniform(-0.2, 0.2, examples) / classes
-    phase = random.uniform(0, 2 * np.pi, examples)
-    waves = 2 * np.pi * 3 / max(height, width)
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    images = np.empty((examples, height, width, channels), np.uint8)
-    for image, along, across, start in zip(images, np.cos(angle).tolist(), np.sin(angle).tolist(), phase.tolist()):
-        wave = np.sin(waves * along * x + waves * across * y + start)
-        noise = np.frombuffer(random.bytes(image.size), np.uint8).reshape(image.shape) % 64
-        image[...] = 96 + 64 * wave[..., None] + noise  # 32 to 223
-    return Arrays(images, labels, tuple(f"grating{k}" for k in range(classes)))
+    return Gratings((height, width, channels), classes, examples, seed=0 if split == "train" else 1)
