@@ -37,7 +37,7 @@ import jax.numpy as jnp
 
 from cnnjax import inception_v4
 from cnnjax.initializers import glorot_uniform
-from cnnjax.layers import AuxHead, Conv, ConvBN, Outputs, global_avg_pool, max_pool, require_size, stage
+from cnnjax.layers import AuxHead, Conv, ConvBN, Outputs, global_avg_pool, max_pool, relu_of_sum, require_size, stage
 
 BN_DECAY = 0.9  # timm and facenet-pytorch; TF-slim 0.9997, facenet 0.995, Keras 0.99
 BN_EPSILON = 1e-3  # all of them
@@ -127,7 +127,7 @@ V2 = Plan(
 V2_PAPER = V2._replace(stem=inception_v4.stem, repeats=(5, 10, 5), linear_end=False, conv7b=0)
 
 
-def merge(x, branches, *, up, scale, residual, activation=nn.relu):
+def merge(x, branches, *, up, scale, residual, activation=relu_of_sum):
     """The end of every block: branches go back to the width of `x` and are added to it."""
     y = up(x.shape[-1], (1, 1), name="up")(jnp.concatenate(branches, axis=-1))
     return activation(x + scale * y if residual else y)
