@@ -73,7 +73,9 @@ class Program:
     def load(self) -> None:
         """Begins to load what is kept, beside all else that a start does."""
         if self._text is not None:
-            self._loading = ThreadPoolExecutor(1).submit(self._load, self._text.code)
+            loader = ThreadPoolExecutor(1)
+            self._loading = loader.submit(self._load, self._text.code)
+            loader.shutdown(wait=False)  # the thread ends with what it does
 
     def results(self, *arguments: Any) -> Any:
         """The shapes that the function returns for such arguments."""
@@ -81,7 +83,10 @@ class Program:
         return text.results if text and text.types == types(arguments) else jax.eval_shape(self._function, *arguments)
 
     def compiled(self, *arguments: Any) -> Callable:
-        """The function for arguments of these types, concrete or abstract. What cannot be kept is compiled all the same."""
+        """The function for arguments of these types, concrete or abstract. What cannot be kept is compiled all the same.
+
+        Errors are those of tracing and compiling the function.
+        """
         text = self._text
         if text and text.types == types(arguments):
             with contextlib.suppress(Exception):  # damaged
@@ -150,6 +155,7 @@ def read(place: epath.Path) -> Any:
 
 
 def digest(content: bytes) -> bytes:
+    """32 bytes."""
     return hashlib.sha256(content).digest()
 
 
@@ -159,6 +165,7 @@ def digest_of(facts: Any) -> str:
 
 
 def types(arguments: tuple) -> str:
+    """The arguments' tree, with shapes and types for values."""
     return str(jax.tree.map(jax.typeof, arguments))
 
 

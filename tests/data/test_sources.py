@@ -297,13 +297,3 @@ def test_a_set_without_labels_is_refused():
 
 def test_the_writer_of_the_folder_helper(tmp_path):
     assert len(data.load(f"folder:{write_folder(tmp_path)}", "train")) == 24
-
-
-def test_a_synthetic_image_is_the_same_whenever_it_is_drawn():
-    some, all_of_them = (data.load("synthetic:9x7x3/4", "train") for _ in range(2))
-    images, labels = some.fetch(np.array([7, 2, 2, 9]))
-    np.testing.assert_array_equal(images, all_of_them.images[[7, 2, 2, 9]])
-    assert images.shape == (4, 9, 7, 3) and labels.tolist() == [3, 2, 2, 1]
-    assert len({image.tobytes() for image in all_of_them.images}) == 2048
-    held_out = data.load("synthetic:9x7x3/4", "test")
-    assert not (held_out.images[:4] == all_of_them.images[:4]).all()

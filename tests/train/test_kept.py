@@ -112,9 +112,15 @@ def test_what_comes_from_jaxs_own_cache_is_not_written(tmp_path):
         compilation_cache.reset_cache()
 
 
-def test_the_machine_counts():
+def test_the_machine_counts(tmp_path, monkeypatch):
     kind, _, details, cores = processor()
     assert kind and cores and (details or not sys.platform.startswith("linux"))
+    keep(tmp_path)
+    monkeypatch.setattr("train.kept.processor", lambda: ["another"])
+    keep(tmp_path)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    keep(tmp_path)
+    assert names(tmp_path) == {"program": 3, "code": 3}
 
 
 def test_flags_of_flax_count():

@@ -120,7 +120,10 @@ def _check_arrays(path: str, images_name: str, images: np.ndarray, labels_name: 
 
 
 class Gratings(Arrays):
-    """Gratings in noise, whose direction tells the class. Each is drawn when it is first asked for."""
+    """Gratings of three waves in noise, whose direction tells the class: (N, H, W, C) uint8, 32 to 222.
+
+    Each image is drawn when it is first asked for, from the seed and its own number alone.
+    """
 
     def __init__(self, shape: tuple[int, int, int], classes: int, examples: int, seed: int):
         labels = (np.arange(examples) % classes).astype(np.int32)
@@ -145,7 +148,7 @@ class Gratings(Arrays):
             image, angle = self._images[index], float(self._angle[index])
             wave = np.sin(np.cos(angle) * self._x + np.sin(angle) * self._y + float(self._phase[index]))
             noise = np.frombuffer(np.random.default_rng([self._seed, index]).bytes(image.size), np.uint8)
-            image[...] = 96 + 64 * wave[..., None] + noise.reshape(image.shape) % 64  # 32 to 223
+            image[...] = 96 + 64 * wave[..., None] + noise.reshape(image.shape) % 64
             self._drawn[index] = True
 
 
