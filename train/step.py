@@ -26,7 +26,7 @@ EXCHANGED = ("psum", "psum_invariant")
 
 
 def keeping(names: tuple[str, ...]) -> Callable[..., bool]:
-    """A policy of `jax.checkpoint`: which results are kept, by their operation; "name" is what several of them make together."""
+    """A policy of `jax.checkpoint`: which results are kept, by their operation; "name" is what several make together."""
     return lambda primitive, *_, **__: primitive.name in names
 
 
