@@ -138,6 +138,7 @@ def relu_of_sum(x: jax.Array) -> jax.Array:
 
     XLA on a CPU computes a sum anew wherever it is read: in a residual network that of the last block from what all blocks
     before have added, which it has to keep for that. It does not look into a condition. The gradient needs the result alone.
+    IndexError for fewer than four axes.
     """
 
     def apart(y):

@@ -13,7 +13,7 @@ from train.config import describe
 
 
 def main(argv: list[str] | None = None, *, alone: bool = False) -> dict:
-    """`alone`: the process does nothing else, and what it traces can be kept for its next start."""
+    """`alone`: the process does nothing else, and what it compiles can be kept for its next start."""
     parser = argparse.ArgumentParser(
         prog="python -m train",
         allow_abbrev=False,

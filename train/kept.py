@@ -3,7 +3,7 @@
 jax keeps what XLA compiles too, but finds it by the program's text; and for that text all of the model's Python runs, with
 its gradient and the optimizer: of the start of Inception v3, whose compiled code is at hand, it takes two thirds. So a
 program also has a name that is made of all that decides over its text. Under it lies which text that was; and under the
-text, what was compiled: behind a change that left the text as it was, a comment's, nothing is compiled anew.
+text and the trees that it takes and returns, what was compiled: behind a change that left them, nothing is compiled anew.
 """
 
 import contextlib
@@ -29,6 +29,8 @@ from etils import epath
 from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
+from train import parallel
+
 OURS = [Path(__file__).parents[1] / package for package in ("cnnjax", "train")]
 INSTALLED = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
@@ -53,7 +55,7 @@ class Kept:
 class Text(NamedTuple):
     """What is known of a program without its code."""
 
-    code: str  # which is named by the text's digest
+    code: str  # what it is kept under
     types: str  # of the arguments
     results: Any  # a tree of shapes
 
@@ -94,8 +96,11 @@ class Program:
         lowered = self._function.lower(*arguments)
         if self._place is None:
             return lowered.compile(self._options)
+        trees = [
+            str(tree) for tree in (lowered.in_tree, lowered.out_tree)
+        ]  # the code comes with them, the text without
         where = [device.id for device in self._devices]
-        code = digest_of([lowered.as_text(), self._options, where, conditions()])
+        code = digest_of([lowered.as_text(), trees, self._options, where, conditions()])
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), lowered.out_info)
         try:
             program, made = self._load(code), None
@@ -109,7 +114,7 @@ class Program:
         return program
 
     def forget(self) -> None:
-        """Lets go of what jax holds of a function that is not called again."""
+        """Lets go of what jax holds of a function, one of `jax.jit`, that is not called again."""
         self._function.clear_cache()
 
     def _code(self, name: str) -> epath.Path:
@@ -126,7 +131,7 @@ def compiling_anew() -> Iterator[None]:
     """Without jax's own cache: XLA on a CPU writes what comes from there in such a way that it does not run again."""
     before = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()  # it asks once
+    compilation_cache.reset_cache()  # jax 0.12 asks once in its life
     try:
         yield
     finally:
@@ -182,7 +187,8 @@ def conditions() -> list[Any]:
     """Under which compiled code is good: versions, settings, and the machine."""
     versions = [module.__version__ for module in (jax, jaxlib, flax, optax)]
     devices = [(device.id, device.platform, device.device_kind) for device in jax.devices()]
-    flags = {name: value for name, value in os.environ.items() if name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
+    environment = {name: os.environ.get(name) for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NPROC", "PJRT_NPROC")}
+    flags = [environment, parallel.started_with]
     return [versions, settings(), devices, jax.devices()[0].client.platform_version, flags, processor()]
 
 
@@ -194,8 +200,9 @@ def settings() -> list[str]:
 
 
 def processor() -> list[Any]:
-    """What code for a CPU is made for: its kind, what it can do, and how many cores there are."""
+    """What code for a CPU is made for: its kind, what it can do, and how many cores this process may use."""
     told = Path("/proc/cpuinfo")
     lines = told.read_text().splitlines() if told.exists() else []
     kinds = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
-    return [platform.machine(), platform.processor(), kinds, os.cpu_count()]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return [platform.machine(), platform.processor(), kinds, cores]

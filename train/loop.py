@@ -21,7 +21,7 @@ def train(config: Config, workdir: str, *, recipe: str = "") -> dict[str, Any]:
     """Runs a config to its end in `workdir`, from its newest checkpoint if it has one.
 
     `recipe` is the file, and its argument, that the config is from, where this process runs it and nothing else: what is
-    traced is then kept for the next start.
+    compiled is then kept for the next start.
 
     Returns the last evaluation, and the speed behind the first step: all but compilation and evaluation. Preempted: a signal
     asked for the end, and everything is saved.

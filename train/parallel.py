@@ -142,6 +142,9 @@ def cache_programs(folder: str) -> str:
     return (folder and now["jax_enable_compilation_cache"] and now["jax_compilation_cache_dir"]) or ""
 
 
+started_with: list[str] = []  # XLA's flags, which its compiled programs depend on; empty before `tune_cpu`
+
+
 def tune_cpu(*, recomputes: bool = False, small: bool = False) -> None:
     """Starts XLA as a CPU wants it; flags that are set and the environment stay as they were. Before anything else of jax.
 
@@ -161,6 +164,7 @@ def tune_cpu(*, recomputes: bool = False, small: bool = False) -> None:
         jax.config.update("jax_cpu_enable_async_dispatch", small)
     before = os.environ.get("XLA_FLAGS")
     os.environ["XLA_FLAGS"] = cpu_flags(before or "", recomputes=recomputes)
+    started_with[:] = [os.environ["XLA_FLAGS"]]
     jax.local_devices()  # now they are read
     del os.environ["XLA_FLAGS"]
     if before is not None:
@@ -193,7 +197,11 @@ def each_row(function: Callable, variables: Any, devices: int = 0) -> tuple[Call
     chosen = local[:devices] if devices else local
     mesh = jax.make_mesh((len(chosen),), (AXIS,), axis_types=(AxisType.Auto,), devices=chosen)
     same, divided = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
-    compiled = jax.jit(function, in_shardings=(same, divided), out_shardings=divided)
+    # A device computes its rows as if it were alone: even what looks at a single pixel then asks no other device.
+    alone = (
+        jax.shard_map(function, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS)) if len(chosen) > 1 else function
+    )
+    compiled = jax.jit(alone, in_shardings=(same, divided), out_shardings=divided)
 
     def run(variables: Any, rows: Any) -> jax.Array:
         rows = jax.device_put(rows, divided)  # among several processes jit takes no host arrays

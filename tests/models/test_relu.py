@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cnnjax.layers import relu_of_sum
+from train.parallel import each_row
 
 SHAPE = (2, 3, 4, 5)
 
@@ -57,3 +58,14 @@ def test_on_a_cpu_no_sum_is_computed_from_those_of_blocks_before():
 def test_an_accelerator_gets_plain_relu():
     text = jax.jit(relu_of_sum).trace(images()).lower(lowering_platforms=("cuda",)).as_text()
     assert "stablehlo.maximum" in text and "stablehlo.compare" not in text
+
+
+def test_devices_that_share_a_batch_do_not_ask_each_other():
+    """The condition looks at one pixel, which would be one device's."""
+    weights = [jnp.eye(5) * scale for scale in (0.5, 2.0, -0.3)]
+    rows = np.random.default_rng(0).standard_normal((4, 3, 4, 5), np.float32)
+    run, where, count = each_row(lambda weights, rows: chain(rows, weights), weights, devices=2)
+    assert count == 2
+    text = jax.jit(run).lower(where, rows).compile().as_text()
+    assert not re.search(r"all-reduce|all-gather|all-to-all|collective", text)
+    np.testing.assert_allclose(run(where, rows), chain(rows, weights), rtol=1e-6)

@@ -59,9 +59,9 @@ def test_the_second_start_compiles_nothing_and_computes_the_same(tmp_path, monke
 
 def keep(folder, function=lambda x: x + 1, argument=ZEROS, recipe=LENET, **decided_by):
     program = Program(jax.jit(function), jax.devices()[:1], Kept(folder, recipe).place("program", decided_by))
-    shape = program.results(argument)
+    shapes = program.results(argument)
     result = program.compiled(argument)(argument)
-    assert (shape.shape, shape.dtype) == (result.shape, result.dtype)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), shapes) == jax.tree.map(lambda x: (x.shape, x.dtype), result)
     return result
 
 
@@ -94,6 +94,22 @@ def test_behind_a_change_that_leaves_the_text_nothing_is_compiled(tmp_path, monk
         keep(tmp_path, function=lambda x: x + 2, comment="a third")
 
 
+def test_trees_of_one_text_are_not_mistaken(tmp_path):
+    """The leaves and what is computed are the same, and what holds them is not."""
+    for name in ("a", "b"):
+        assert keep(tmp_path, lambda tree: sum(tree.values()) + 1, {name: ZEROS}).tolist() == [1, 1, 1]
+    assert names(tmp_path) == {"program": 1, "code": 2}
+
+
+@pytest.mark.parametrize("decays", [(0.0, 5e-4), (5e-4, 0.0)])
+def test_optimizers_without_arrays_of_their_own_are_not_mistaken(tmp_path, decays):
+    for decay in decays:
+        options = [f"--config.optim.weight_decay={decay}"]
+        first, plain = (two_steps(folder, *options)[0] for folder in (tmp_path, ""))
+        assert_trees_close(first, plain, rtol=0, atol=0)
+        assert jax.tree.structure(first) == jax.tree.structure(plain)
+
+
 def test_what_comes_from_jaxs_own_cache_is_not_written(tmp_path):
     """XLA on a CPU writes a program that it has loaded without its functions."""
     wanted = {"jax_compilation_cache_dir": str(tmp_path / "jax"), "jax_persistent_cache_min_compile_time_secs": 0.0}
@@ -116,11 +132,15 @@ def test_the_machine_counts(tmp_path, monkeypatch):
     kind, _, details, cores = processor()
     assert kind and cores and (details or not sys.platform.startswith("linux"))
     keep(tmp_path)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cores + 1), raising=False)
+    keep(tmp_path)
     monkeypatch.setattr("train.kept.processor", lambda: ["another"])
     keep(tmp_path)
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
     keep(tmp_path)
-    assert names(tmp_path) == {"program": 3, "code": 3}
+    monkeypatch.setattr("train.parallel.started_with", ["--xla_cpu_enable_fast_math=true"])  # what `tune_cpu` has set
+    keep(tmp_path)
+    assert names(tmp_path) == {"program": 5, "code": 5}
 
 
 def test_flags_of_flax_count():

@@ -1,6 +1,7 @@
 """Sources that fit in memory: digits that come with a package, files of arrays, and patterns made up on the spot."""
 
 import functools
+import math
 import re
 import zipfile
 
@@ -144,9 +145,13 @@ class Gratings(Arrays):
         return self._images[indices], self._labels[indices]
 
     def _draw(self, indices: np.ndarray) -> None:
-        for index in np.unique(indices[~self._drawn[indices]]):
-            image, angle = self._images[index], float(self._angle[index])
-            wave = np.sin(np.cos(angle) * self._x + np.sin(angle) * self._y + float(self._phase[index]))
+        for index in np.unique(np.arange(len(self))[indices]):
+            if self._drawn[index]:
+                continue
+            image, angle, phase = self._images[index], self._angle[index], float(self._phase[index])
+            wave = np.sin(
+                math.cos(angle) * self._x + math.sin(angle) * self._y + phase
+            )  # in float32, unlike numpy's cosine
             noise = np.frombuffer(np.random.default_rng([self._seed, index]).bytes(image.size), np.uint8)
             image[...] = 96 + 64 * wave[..., None] + noise.reshape(image.shape) % 64
             self._drawn[index] = True
