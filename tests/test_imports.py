@@ -19,7 +19,7 @@ HEAVY = ["tensorflow", "orbax", "optax", "ml_collections", "torch", "matplotlib"
         ("train.step", ["tensorflow", "orbax", "torch", "matplotlib", "ml_collections"]),
         ("train.config", ["jax", "tensorflow"]),
         ("train.data", ["tensorflow", "orbax"]),
-        ("train.loop", ["tensorflow", "torch", "matplotlib"]),
+        ("train.loop", ["tensorflow", "orbax", "torch", "matplotlib"]),
         ("train.__main__", ["jax", "tensorflow", "orbax"]),
         ("train.benchmark", ["jax", *HEAVY]),  # each peer's process imports it, and tells its memory
     ],

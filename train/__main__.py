@@ -9,18 +9,25 @@ import gc
 import sys
 
 from train import errors, memory
-from train.config import describe
+
+
+class Parser(argparse.ArgumentParser):
+    """Its help lists the recipe's options, which are read off the source only when somebody asks."""
+
+    def format_help(self) -> str:
+        from train.config import describe
+
+        options = (f"  {flag}={default}\n      {comment}" for flag, default, comment in describe())
+        return "\n".join([super().format_help(), "options of a recipe:", *options, ""])
 
 
 def main(argv: list[str] | None = None, *, alone: bool = False) -> dict:
     """`alone`: the process does nothing else, and what it compiles can be kept for its next start."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m train",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=__doc__,
-        epilog="options of a recipe:\n"
-        + "\n".join(f"  {flag}={default}\n      {comment}" for flag, default, comment in describe()),
     )
     parser.add_argument(
         "--config", required=True, help="a recipe: a Python file with get_config(), optionally file.py:argument"

@@ -147,14 +147,15 @@ class Task:
         self.image_shape = data.image_shape(self.train_split, config.data)
         self.preprocess = build_preprocess(config, self.image_shape[-1])
 
-        self._init_key, self.key = jax.random.split(jax.random.key(config.seed))
         averaged = config.optim.ema > 0
-        devices = self.spread.devices
+        devices, here = self.spread.devices, jax.local_devices()[:1]
         self._kept = kept
         self._ready: Callable | None = None
+        keys = self._program("keys", jax.jit(partial(state.create_keys, config.seed)), here)
+        self._init_key, self.key = keys.compiled()()
         create = partial(state.create_state, self.model, self.tx, image_shape=self.image_shape, ema=averaged)
         hasty = HASTY if devices[0].platform == "cpu" else None
-        self._create = self._program("create", jax.jit(create), jax.local_devices()[:1], hasty)
+        self._create = self._program("create", jax.jit(create), here, hasty)
         try:
             self.abstract_state = self.spread.abstract(self._create.results(self._init_key))
         except ValueError as error:  # images that the model's geometry does not allow

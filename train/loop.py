@@ -120,6 +120,7 @@ class Training:
             placed = spread.shard(batch)
             if number == start + 1:
                 step = task.ready_step(self.state, placed)
+                self.checkpoints.prepare()
             self.state, measured = step(self.state, placed, task.key)
             window.add(number, measured)
             window.wait(spread.steps_ahead)

@@ -24,6 +24,12 @@ class TrainState(flax.struct.PyTreeNode):
         return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
 
+def create_keys(seed: int) -> tuple[jax.Array, jax.Array]:
+    """Of all that is random in a run: the first for its initial parameters, the other for its steps."""
+    for_parameters, for_steps = jax.random.split(jax.random.key(seed))
+    return for_parameters, for_steps
+
+
 def create_variables(model: nn.Module, key: jax.Array, image_shape: tuple[int, ...]) -> dict[str, Any]:
     """{"params", "batch_stats"}, initialised on one black image of (H, W, C), auxiliary heads included."""
     params_key, dropout_key = jax.random.split(key)

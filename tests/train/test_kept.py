@@ -49,7 +49,7 @@ def names(folder):
 def test_the_second_start_compiles_nothing_and_computes_the_same(tmp_path, monkeypatch, mapping, devices):
     options = [f"--config.parallel.mapping={mapping}", f"--config.parallel.devices={devices}"]
     plain, first = two_steps("", *options), two_steps(tmp_path, *options)
-    assert names(tmp_path) == {"create": 1, "step": 1, "code": 2}
+    assert names(tmp_path) == {"keys": 1, "create": 1, "step": 1, "code": 3}
     monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
     monkeypatch.setattr(nn.Module, "apply", refuse)
     second = two_steps(tmp_path, *options)
