@@ -170,8 +170,8 @@ class Task:
         )  # fmt: skip
         self.step = self.spread.map(step_of_share, split=(False, True, False), donate=True)
         self._plateau = build_plateau(config)
-        self._step = self._program("step", self.step, devices)
-        self._step.load()
+        self.program = self._program("step", self.step, devices)
+        self.program.load()
 
     def _program(self, name: str, function: Any, devices: Sequence[jax.Device], options: dict | None = None) -> Program:
         """The function, from an earlier start where there was one."""
@@ -191,7 +191,7 @@ class Task:
     def ready_step(self, current: state.TrainState, batch: dict[str, Any]) -> Callable:
         """`step`, compiled for the state and the batches of this run, or as an earlier start has compiled it."""
         if self._ready is None:
-            self._ready = self._step.compiled(current, batch, self.key)
+            self._ready = self.program.compiled(current, batch, self.key)
             give_back()  # before the step takes its own
         return self._ready
 

@@ -8,6 +8,7 @@ import dataclasses
 import gc
 import multiprocessing
 import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -41,13 +42,25 @@ class Job:
     heads: bool | None = None  # auxiliary heads in training; None: as the config has them
     environment: dict[str, str] = dataclasses.field(default_factory=dict)  # set before jax is there
     trace: str = ""  # ours: a folder for a profile of the first round
+    kept: str = ""  # ours: a folder of compiled programs
 
 
 class Contestant:
     """A process that does a job and waits: `run(steps)` takes seconds, `about` holds what it said when it was ready."""
 
     def __init__(self, job: Job):
-        self.who = job.who
+        self.who, earlier = job.who, dict[str, Any]()
+        with tempfile.TemporaryDirectory() as folder:
+            if job.who in (OURS, REMAT) and job.what == "step":
+                # As a run from its second start on: the memory is that of steps, not what compiling leaves behind.
+                job = dataclasses.replace(job, kept=folder)
+                self._start(dataclasses.replace(job, what="compile"))
+                earlier = self._answer()
+                self.kill()
+            self._start(job)
+            self.about = self._answer() | earlier
+
+    def _start(self, job: Job) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
         self._process = context.Process(target=serve, args=(other, job), daemon=True)
@@ -56,7 +69,6 @@ class Contestant:
         with tunables_of(environment):
             self._process.start()
         other.close()
-        self.about: dict[str, Any] = self._answer()
 
     def run(self, steps: int) -> float:
         """Seconds for so many steps."""
@@ -198,6 +210,7 @@ def ours(job: Job) -> tuple[Timer, dict[str, Any], Memory]:
 
     from train import data, machine, parallel
     from train.build import Task, is_small, recomputes
+    from train.kept import Kept, Program
 
     config = configure(job)
     keep_memory()  # as the trainer does
@@ -206,36 +219,37 @@ def ours(job: Job) -> tuple[Timer, dict[str, Any], Memory]:
     jnp.ones(8).block_until_ready()
     split = data.load(config.data.source, config.data.train_split)  # peers hold one batch, not a data set
     memory = Memory(machine.device_memory())
-    task = Task(config, split)
+    task = Task(config, split, kept=Kept(job.kept, "") if job.kept else None)
     batch = task.spread.place(next(task.batches(0)))
-    if job.what == "infer":
+    about: dict[str, Any] = {"device": task.spread.devices[0].device_kind}
+    if infers:
         function: Any = jax.jit(
             lambda variables, images: task.model.apply(variables, task.preprocess(images), train=False).logits
         )
         images = batch["image"].reshape(-1, *batch["image"].shape[-3:])
         arguments: tuple = (task.abstract_state.variables, images)
+        program = Program(function, task.spread.devices)
     else:
-        function = task.step
-        arguments = (task.abstract_state, batch, task.key)
-    began = time.perf_counter()
-    lowered = function.lower(*arguments)
-    traced = time.perf_counter()
-    planned = lowered.compile().memory_analysis()  # jax keeps the program: calling the function compiles no more
-    about: dict[str, Any] = {
-        "device": task.spread.devices[0].device_kind, "trace_s": traced - began, "compile_s": time.perf_counter() - traced,
-        "planned_mib": (planned.argument_size_in_bytes + planned.temp_size_in_bytes) / 2**20 if planned else None,
-    }  # fmt: skip
+        function, arguments, program = task.step, (task.abstract_state, batch, task.key), task.program
+    ready = program.compiled(*arguments)
+    if program.trace_s:
+        planned = ready.memory_analysis()
+        about |= {
+            "trace_s": program.trace_s, "compile_s": program.compile_s, "work": machine.count(function, *arguments),
+            "planned_mib": (planned.argument_size_in_bytes + planned.temp_size_in_bytes) / 2**20 if planned else None,
+        }  # fmt: skip
     if job.what == "compile":
+        if job.kept:
+            task.fresh_state()  # makes its program
         return (lambda steps: 0.0), about, memory
-    about["work"] = machine.count(function, *arguments)
     state = task.fresh_state()
-    if job.what == "infer":
-        variables = state.variables
+    if infers:
+        variables = state.variables  # jax keeps the program: calling the function compiles no more
         return repeat(lambda: function(variables, images), task.spread.steps_ahead), about, memory
 
     def step() -> Any:
         nonlocal state
-        state, values = function(state, batch, task.key)
+        state, values = ready(state, batch, task.key)
         return values
 
     return repeat(step, task.spread.steps_ahead), about, memory

@@ -14,9 +14,10 @@ import pickle
 import platform
 import sys
 import sysconfig
+import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ import optax
 from etils import epath
 from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
+from jax.stages import Compiled
 
 from train import parallel
 
@@ -69,6 +71,7 @@ class Program:
         self._function, self._devices, self._options, self._place = function, devices, options, place
         self._text: Text | None = None
         self._loading: Future | None = None
+        self.trace_s = self.compile_s = 0.0  # what it took, where nothing was kept
         with contextlib.suppress(Exception):  # not there, or damaged
             self._text = read(place) if place else None
 
@@ -84,7 +87,7 @@ class Program:
         text = self._text
         return text.results if text and text.types == types(arguments) else jax.eval_shape(self._function, *arguments)
 
-    def compiled(self, *arguments: Any) -> Callable:
+    def compiled(self, *arguments: Any) -> Compiled:
         """The function for arguments of these types, concrete or abstract. What cannot be kept is compiled all the same.
 
         Errors are those of tracing and compiling the function.
@@ -93,7 +96,16 @@ class Program:
         if text and text.types == types(arguments):
             with contextlib.suppress(Exception):  # damaged
                 return self._loading.result() if self._loading else self._load(text.code)
+        began = time.perf_counter()
         lowered = self._function.lower(*arguments)
+        self.trace_s = time.perf_counter() - began
+        try:
+            return self._compile(lowered, types(arguments))
+        finally:
+            self.compile_s = time.perf_counter() - began - self.trace_s
+
+    def _compile(self, lowered: Any, takes: str) -> Compiled:
+        """As an earlier start has compiled the same text, or anew, for the next one to find."""
         if self._place is None:
             return lowered.compile(self._options)
         trees = [
@@ -110,7 +122,7 @@ class Program:
         with contextlib.suppress(Exception):  # no room, or a program that calls back into Python
             if made is not None:
                 write(self._code(code), serialize_executable.serialize(made))
-            write(self._place, Text(code, types(arguments), shapes))
+            write(self._place, Text(code, takes, shapes))
         return program
 
     def forget(self) -> None:
@@ -121,7 +133,7 @@ class Program:
         assert self._place is not None
         return self._place.with_name(f"{name}-code")
 
-    def _load(self, name: str) -> Callable:
+    def _load(self, name: str) -> Compiled:
         code, takes, returns = read(self._code(name))
         return serialize_executable.deserialize_and_load(code, takes, returns, execution_devices=self._devices)
 
