@@ -222,15 +222,16 @@ def ours(job: Job) -> tuple[Timer, dict[str, Any], Memory]:
     task = Task(config, split, kept=Kept(job.kept, "") if job.kept else None)
     batch = task.spread.place(next(task.batches(0)))
     about: dict[str, Any] = {"device": task.spread.devices[0].device_kind}
+    state = task.abstract_state if job.what == "compile" else task.fresh_state()
     if infers:
         function: Any = jax.jit(
             lambda variables, images: task.model.apply(variables, task.preprocess(images), train=False).logits
         )
-        images = batch["image"].reshape(-1, *batch["image"].shape[-3:])
-        arguments: tuple = (task.abstract_state.variables, images)
+        images, variables = batch["image"].reshape(-1, *batch["image"].shape[-3:]), state.variables
+        arguments: tuple = (variables, images)
         program = Program(function, task.spread.devices)
     else:
-        function, arguments, program = task.step, (task.abstract_state, batch, task.key), task.program
+        function, arguments, program = task.step, (state, batch, task.key), task.program
     ready = program.compiled(*arguments)
     if program.trace_s:
         planned = ready.memory_analysis()
@@ -242,9 +243,7 @@ def ours(job: Job) -> tuple[Timer, dict[str, Any], Memory]:
         if job.kept:
             task.fresh_state()  # makes its program
         return (lambda steps: 0.0), about, memory
-    state = task.fresh_state()
-    if infers:
-        variables = state.variables  # jax keeps the program: calling the function compiles no more
+    if infers:  # jax keeps the program: calling the function compiles no more
         return repeat(lambda: function(variables, images), task.spread.steps_ahead), about, memory
 
     def step() -> Any:
