@@ -10,9 +10,10 @@ python -m train.benchmark --what=startup
 python -m train.benchmark --what=growth|scaling|soak                             # growth draws .readme/growth.png
 
 Absolute times say little on a shared machine: what is compared runs in turn, round by round, each in a process of its own, and
-the ratios count. Peers have the networks that train/peers.py lists; heads are trained where all have them. The peak of
-the memory is what steps hold beyond the loaded framework. The roofline is the least time for the multiply-adds and the
-traffic of the step at this machine's own rates.
+the ratios count. Peers have the networks that train/peers.py lists; heads are trained where all have them. Our step is
+compiled in a process of its own and then loaded, as a run has it from its second start on. The peak of the memory is
+what steps hold beyond the loaded framework. The roofline is the least time for the multiply-adds and the traffic of the
+step at this machine's own rates.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """The benchmark as a command: what it prints, what it counts, and what it refuses."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from cnnjax import create_model, get_spec
 from cnnjax.analysis import abstract_variables, count_parameters
 from tests.helpers import ROOT
-from train import benchmark, growth, machine, peers
+from train import benchmark, contestants, growth, machine, peers
 from train.errors import UserError
 
 BLOCK = """
@@ -68,6 +69,15 @@ def test_loop_against_bare_step(capsys):
     assert (run["model"], run["batch"], result["rounds"]) == ("lenet5", 16, 2)
     assert run["contestants"]["loop"]["step_is_faster"] > 0 and 0 <= run["contestants"]["loop"]["data_wait"] < 1
     assert "waits for data" in capsys.readouterr().err
+
+
+def test_a_step_is_loaded_where_it_was_compiled_before(tmp_path):
+    config = benchmark.for_model("lenet5", 4)
+    compiles = contestants.Job(contestants.OURS, "compile", config, kept=str(tmp_path))
+    _, about, _ = contestants.ours(compiles)
+    assert min(about["trace_s"], about["compile_s"], about["planned_mib"]) > 0
+    run, about, _ = contestants.ours(dataclasses.replace(compiles, what="step"))
+    assert "trace_s" not in about and run(2) > 0
 
 
 def test_compilation():
