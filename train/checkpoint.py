@@ -127,7 +127,8 @@ class Checkpoints:
               "are as they were", file=sys.stderr, flush=True)  # fmt: skip
         self._failed.add(step)
         self._sweep()
-        self._manager.reload()  # it had already taken those off its list that this one was to replace
+        if self._opened:
+            self._manager.reload()  # it had already taken those off its list that this one was to replace
 
     def _sweep(self) -> None:
         """Removes what there is of failed saves: it would take the space that the next one needs.

@@ -31,6 +31,18 @@ def test_what_a_failed_save_writes_behind_its_failure_is_removed_too(tmp_path, c
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]
 
 
+def test_a_folder_that_cannot_be_made_is_a_failed_save(tmp_path, capsys):
+    (tmp_path / "run").write_text("in its place")
+    with Checkpoints(tmp_path / "run/checkpoints") as checkpoints:
+        checkpoints.save(1, {"x": np.zeros(3)}, {}, None)
+        assert "checkpoint 1 could not be written" in capsys.readouterr().err
+        assert checkpoints.steps() == []
+        (tmp_path / "run").unlink()
+        checkpoints.save(2, {"x": np.zeros(3)}, {}, None)
+        checkpoints.wait()
+        assert checkpoints.steps() == [2]
+
+
 def test_rows_that_cannot_be_written_are_kept_and_not_torn(tmp_path, capsys):
     rows = logs.Metrics(tmp_path)
     rows.write(1, "train", {"loss": 0.5})
