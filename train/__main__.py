@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None, *, alone: bool = False) -> dict:
 
     config = recipe.load(args.config, overrides)
 
-    from train import loop, parallel  # jax and orbax take a second, which --help and a mistyped flag need not wait for
+    from train import loop, parallel  # jax takes half a second, which --help and a mistyped flag need not wait for
 
     parallel.connect(args.coordinator, args.num_processes, args.process_id)
     try:

@@ -11,9 +11,9 @@ python -m train.benchmark --what=growth|scaling|soak                            
 
 Absolute times say little on a shared machine: what is compared runs in turn, round by round, each in a process of its own, and
 the ratios count. Peers have the networks that train/peers.py lists; heads are trained where all have them. Our step is
-compiled in a process of its own and then loaded, as a run has it from its second start on. The peak of the memory is
-what steps hold beyond the loaded framework. The roofline is the least time for the multiply-adds and the traffic of the
-step at this machine's own rates.
+compiled in a process of its own and then loaded, as a run has it from its second start on; peers that compile do so in
+place. The peak of the memory is what steps hold beyond the loaded framework. The roofline is the least time for the
+multiply-adds and the traffic of the step at this machine's own rates.
 """
 
 import argparse

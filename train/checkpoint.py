@@ -5,14 +5,13 @@ The only file that knows orbax, which comes with the functions that need it: imp
 
 import contextlib
 import copy
-import importlib
 import logging
 import sys
-import threading
 from functools import cached_property
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+import absl.logging
 import jax
 import numpy as np
 from etils import epath
@@ -22,8 +21,9 @@ from train.errors import CheckpointError
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
 
-for name in ("absl", "asyncio"):  # orbax reports each file that it touches, and once more each error that it raises
-    logging.getLogger(name).setLevel(logging.CRITICAL)
+# orbax reports each file that it touches, and once more each error that it raises
+for logger in (absl.logging.get_absl_logger(), logging.getLogger("asyncio")):
+    logger.setLevel(logging.CRITICAL)
 
 PARTS = ("params", "batch_stats")  # what a network is made of, in a state and in its moving averages
 
@@ -42,7 +42,7 @@ class Checkpoints:
 
     @cached_property
     def _manager(self) -> "ocp.CheckpointManager":
-        """Among several processes all must ask for it for the first time at the same place."""
+        """Made when it is first needed. Several processes meet there, and make it with their first look at the folder."""
         import orbax.checkpoint as ocp
 
         policies = ocp.checkpoint_managers
@@ -65,8 +65,8 @@ class Checkpoints:
         return "_manager" in vars(self)
 
     def prepare(self) -> None:
-        """Imports orbax beside what this thread does, a first step say, for which the first save need not wait then."""
-        threading.Thread(target=importlib.import_module, args=("orbax.checkpoint",)).start()
+        """Imports orbax: behind a run's first step, which then comes sooner, and ahead of what is timed."""
+        import orbax.checkpoint  # noqa: F401
 
     def __enter__(self):
         self._hook, sys.unraisablehook = sys.unraisablehook, self._complain
@@ -85,8 +85,12 @@ class Checkpoints:
             self._hook(unraisable)
 
     def steps(self) -> list[int]:
-        """The steps at hand, oldest first."""
-        return sorted(self._manager.all_steps()) if self._opened or self.folder.exists() else []
+        """The steps at hand, oldest first. CheckpointError: the folder cannot be opened."""
+        try:
+            known = self._opened or jax.process_count() > 1 or self.folder.exists()
+            return sorted(self._manager.all_steps()) if known else []
+        except OSError as error:
+            raise CheckpointError(f"{self.folder} cannot be opened: {error.strerror or error}") from error
 
     def best(self) -> int | None:
         """The step with the highest top-1 accuracy among those at hand."""
@@ -100,14 +104,13 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self.wait()
-        if step in self.steps():
-            return
         self._started = step
         meta = copy.deepcopy(meta)  # orbax writes it in the background, when the caller's may have changed
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         try:
-            self._manager.save(step, args=args, metrics=metrics)
-        except (OSError, ValueError, RuntimeError) as error:
+            if step not in self.steps():
+                self._manager.save(step, args=args, metrics=metrics)
+        except (OSError, ValueError, RuntimeError, CheckpointError) as error:
             self._give_up(error)
 
     def wait(self) -> None:

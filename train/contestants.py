@@ -8,6 +8,7 @@ import dataclasses
 import gc
 import multiprocessing
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -58,7 +59,11 @@ class Contestant:
                 earlier = self._answer()
                 self.kill()
             self._start(job)
-            self.about = self._answer() | earlier
+            self.about = self._answer()
+        if earlier and "trace_s" in self.about:
+            print(f"warning: {self.who} was compiled twice, what was kept of it could not be loaded; its memory is with "
+                  "what compiling leaves", file=sys.stderr, flush=True)  # fmt: skip
+        self.about |= earlier
 
     def _start(self, job: Job) -> None:
         context = multiprocessing.get_context("spawn")

@@ -71,7 +71,7 @@ class Program:
         self._function, self._devices, self._options, self._place = function, devices, options, place
         self._text: Text | None = None
         self._loading: Future | None = None
-        self.trace_s = self.compile_s = 0.0  # what it took, where nothing was kept
+        self.trace_s = self.compile_s = 0.0  # seconds, of what had to be done here
         with contextlib.suppress(Exception):  # not there, or damaged
             self._text = read(place) if place else None
 
@@ -99,15 +99,12 @@ class Program:
         began = time.perf_counter()
         lowered = self._function.lower(*arguments)
         self.trace_s = time.perf_counter() - began
-        try:
-            return self._compile(lowered, types(arguments))
-        finally:
-            self.compile_s = time.perf_counter() - began - self.trace_s
+        return self._of_text(lowered, types(arguments))
 
-    def _compile(self, lowered: Any, takes: str) -> Compiled:
+    def _of_text(self, lowered: Any, takes: str) -> Compiled:
         """As an earlier start has compiled the same text, or anew, for the next one to find."""
         if self._place is None:
-            return lowered.compile(self._options)
+            return self._anew(lowered)
         trees = [
             str(tree) for tree in (lowered.in_tree, lowered.out_tree)
         ]  # the code comes with them, the text without
@@ -118,12 +115,18 @@ class Program:
             program, made = self._load(code), None
         except Exception:
             with compiling_anew():
-                program = made = lowered.compile(self._options)
+                program = made = self._anew(lowered)
         with contextlib.suppress(Exception):  # no room, or a program that calls back into Python
             if made is not None:
                 write(self._code(code), serialize_executable.serialize(made))
             write(self._place, Text(code, takes, shapes))
         return program
+
+    def _anew(self, lowered: Any) -> Compiled:
+        began = time.perf_counter()
+        compiled = lowered.compile(self._options)
+        self.compile_s = time.perf_counter() - began
+        return compiled
 
     def forget(self) -> None:
         """Lets go of what jax holds of a function, one of `jax.jit`, that is not called again."""

@@ -120,7 +120,6 @@ class Training:
             placed = spread.shard(batch)
             if number == start + 1:
                 step = task.ready_step(self.state, placed)
-                self.checkpoints.prepare()
             self.state, measured = step(self.state, placed, task.key)
             window.add(number, measured)
             window.wait(spread.steps_ahead)
@@ -130,6 +129,7 @@ class Training:
             if number == start + 1:  # it compiled: time starts behind it
                 window.wait(0)
                 progress.say(f"compiled, first step done, in {time.perf_counter() - began:.1f} s")
+                self.checkpoints.prepare()
                 pace.restart()
                 whole.restart()
                 progress.restart()

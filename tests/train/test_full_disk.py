@@ -1,11 +1,14 @@
 """Where nothing more can be written, what is there stays whole, and what failed leaves nothing behind."""
 
+import os
 import resource
 
 import numpy as np
+import pytest
 
 from train import logs
 from train.checkpoint import Checkpoints
+from train.errors import CheckpointError
 
 
 def limit_files(size):
@@ -41,6 +44,16 @@ def test_a_folder_that_cannot_be_made_is_a_failed_save(tmp_path, capsys):
         checkpoints.save(2, {"x": np.zeros(3)}, {}, None)
         checkpoints.wait()
         assert checkpoints.steps() == [2]
+
+
+def test_a_folder_that_cannot_be_opened_is_a_failed_save(tmp_path, capsys, monkeypatch):
+    (tmp_path / "checkpoints").mkdir()
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints, monkeypatch.context() as patch:
+        patch.setattr("orbax.checkpoint.CheckpointManager", lambda *_, **__: os.listdir("/proc/self/mem"))  # an OSError
+        checkpoints.save(1, {"x": np.zeros(3)}, {}, None)
+        assert "checkpoint 1 could not be written" in capsys.readouterr().err
+        with pytest.raises(CheckpointError, match="checkpoints cannot be opened: Not a directory"):
+            checkpoints.steps()
 
 
 def test_rows_that_cannot_be_written_are_kept_and_not_torn(tmp_path, capsys):
