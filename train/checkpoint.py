@@ -5,6 +5,7 @@ The only file that knows orbax, which comes with the functions that need it: imp
 
 import contextlib
 import copy
+import importlib
 import logging
 import sys
 from functools import cached_property
@@ -66,7 +67,7 @@ class Checkpoints:
 
     def prepare(self) -> None:
         """Imports orbax: behind a run's first step, which then comes sooner, and ahead of what is timed."""
-        import orbax.checkpoint  # noqa: F401
+        importlib.import_module("orbax.checkpoint")
 
     def __enter__(self):
         self._hook, sys.unraisablehook = sys.unraisablehook, self._complain

@@ -105,9 +105,7 @@ class Program:
         """As an earlier start has compiled the same text, or anew, for the next one to find."""
         if self._place is None:
             return self._anew(lowered)
-        trees = [
-            str(tree) for tree in (lowered.in_tree, lowered.out_tree)
-        ]  # the code comes with them, the text without
+        trees = [str(lowered.in_tree), str(lowered.out_tree)]  # the code comes with them, the text without
         where = [device.id for device in self._devices]
         code = digest_of([lowered.as_text(), trees, self._options, where, conditions()])
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), lowered.out_info)

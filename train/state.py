@@ -25,7 +25,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def create_keys(seed: int) -> tuple[jax.Array, jax.Array]:
-    """Of all that is random in a run: the first for its initial parameters, the other for its steps."""
+    """Two keys, (), of all that is random in a run: for its initial parameters, and for its steps."""
     for_parameters, for_steps = jax.random.split(jax.random.key(seed))
     return for_parameters, for_steps
 

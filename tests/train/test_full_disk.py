@@ -1,7 +1,7 @@
 """Where nothing more can be written, what is there stays whole, and what failed leaves nothing behind."""
 
-import os
 import resource
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -49,10 +49,10 @@ def test_a_folder_that_cannot_be_made_is_a_failed_save(tmp_path, capsys):
 def test_a_folder_that_cannot_be_opened_is_a_failed_save(tmp_path, capsys, monkeypatch):
     (tmp_path / "checkpoints").mkdir()
     with Checkpoints(tmp_path / "checkpoints") as checkpoints, monkeypatch.context() as patch:
-        patch.setattr("orbax.checkpoint.CheckpointManager", lambda *_, **__: os.listdir("/proc/self/mem"))  # an OSError
+        patch.setattr("orbax.checkpoint.CheckpointManager", Mock(side_effect=OSError(5, "Input/output error")))
         checkpoints.save(1, {"x": np.zeros(3)}, {}, None)
         assert "checkpoint 1 could not be written" in capsys.readouterr().err
-        with pytest.raises(CheckpointError, match="checkpoints cannot be opened: Not a directory"):
+        with pytest.raises(CheckpointError, match="checkpoints cannot be opened: Input/output error"):
             checkpoints.steps()
 
 

@@ -149,9 +149,8 @@ class Gratings(Arrays):
             if self._drawn[index]:
                 continue
             image, angle, phase = self._images[index], self._angle[index], float(self._phase[index])
-            wave = np.sin(
-                math.cos(angle) * self._x + math.sin(angle) * self._y + phase
-            )  # in float32, unlike numpy's cosine
+            # Python's numbers leave it in float32, numpy's would not.
+            wave = np.sin(math.cos(angle) * self._x + math.sin(angle) * self._y + phase)
             noise = np.frombuffer(np.random.default_rng([self._seed, index]).bytes(image.size), np.uint8)
             image[...] = 96 + 64 * wave[..., None] + noise.reshape(image.shape) % 64
             self._drawn[index] = True
