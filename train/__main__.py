@@ -66,5 +66,5 @@ def main(argv: list[str] | None = None, *, alone: bool = False) -> dict:
 
 if __name__ == "__main__":
     memory.start_with_large_pages("train")
-    gc.set_threshold(100_000)  # not 700 objects: what a start makes stays, and looking through it took a tenth of it
+    gc.set_threshold(1_000_000)  # not 700 objects: what a start makes stays, and looking through it took a tenth of it
     sys.exit(errors.run(functools.partial(main, alone=True)))

@@ -7,9 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-from ml_collections import config_flags
-
 from cnnjax.registry import nearest
 from train.config import Config, describe
 from train.errors import UserError
@@ -37,6 +34,11 @@ def load(path: str, overrides: list[str] | None = None) -> Config:
 def override(config: Config, arguments: list[str]) -> Config:
     """A new config with `--config.<path>=<value>` applied; UserError names the key and what would fit."""
     config = copy.deepcopy(config)
+    if not arguments:
+        return config
+    from absl import flags
+    from ml_collections import config_flags  # a start without overrides need not wait for it
+
     for argument in arguments:
         _check_key(config, argument)
     values = flags.FlagValues()
