@@ -7,12 +7,18 @@ the kernel / gradient of the image. A large matrix product reaches 200, in the l
     5x5, 1 or 6 channels (LeNet)         5                  banded       30 times the rate, at twice the work
     1x1, 256 -> 64 on 35x35               83 /  29 /  94    pointwise    186 /  90 / 189
     1x1, 2048 -> 320 on 8x8              144 /  67 / 176    pointwise    176 / 140 / 191
-    3x3, 32 -> 32 on 149x149              43 /  34 / 179    overhung     172 /  83 / 178
-    3x3, 80 -> 192 on 73x73               68 /  33 / 178    overhung     161 / 135 / 157
-    3x3, 128 -> 128 on 112x112, "SAME"   204 /  50 / 202    overhung     190 / 152 / 188
-    7x1, 192 -> 192 on 17x17, "SAME"     132 /  64 / 132    overhung     188 / 180 / 150
     3x3, 512 -> 512 on 2x2, "SAME"         1 /  95 /   1    covered      151 /  43 /  62
     5x5, 96 -> 256 on 27x27, two groups  138 /   8 /  81    by_groups    166 / 119 / 125
+
+Of what is left XLA hands most to a library, YNNPACK, which is slower than XLA's own code (Eigen), for the gradient of the
+kernel three times and more. Flags forbid it (`YNNPACK`, below); where nobody gave them, a result larger than the image does:
+
+                                         plain, handed      forbidden              overhung
+    3x3, 32 -> 32 on 149x149              46 /  28 / 169    177 /  88 / 169        157 /  79 / 159
+    3x3, 80 -> 192 on 73x73               63 /  29 / 170    209 / 199 / 174        191 / 194 / 172
+    3x3, 128 -> 128 on 112x112, "SAME"   222 /  41 / 223    194 / 197 / 193        182 / 155 / 182
+    7x1, 192 -> 192 on 17x17, "SAME"     155 /  45 / 149    234 / 221 / 225        219 / 189 / 172
+    5x5, 64 -> 192 on 27x27, "SAME"      171 / 164 / 114    240 / 212 / 209        202 / 193 / 161
 
 On two cores with AVX2, where a large matrix product reaches 65, and PyTorch's convolution 55 / 40 / 50:
 
@@ -33,6 +39,7 @@ layers, nine times the memory), a sum of products of shifted images, a convoluti
 
 import functools
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -43,6 +50,11 @@ from jax.ad_checkpoint import checkpoint_name
 
 from cnnjax.strided import phases, windows
 from cnnjax.winograd import winograd
+
+# XLA's flag, and what it says: all but single convolutions. XLA tells nobody which flags it was started with; who gives it
+# this one in another way than by XLA_FLAGS, as `train.parallel.tune_cpu` does, says so here.
+YNNPACK, SPARED = "xla_cpu_experimental_ynn_fusion_type", "-individual_convolution"
+handed_over = SPARED not in os.environ.get("XLA_FLAGS", "")
 
 
 def _banded(x: jax.Array, kernel: jax.Array, precision: Any) -> jax.Array:
@@ -173,15 +185,15 @@ def convolve(x, kernel, window_strides, padding, *, lhs_dilation=(1, 1), rhs_dil
         return _phases(pad(x), kernel, window_strides, lambda x, k: convolve(x, k, (1, 1), "VALID", **options))
 
     def hung_over(x, kernel):
-        """With results beyond the edge of the image, only to be cut off.
+        """Where XLA would hand it over: with results beyond the edge of the image, only to be cut off.
 
-        XLA hands a convolution to a library (YNNPACK) that is two to four times slower than its own code (Eigen) on large
-        maps, unless the result is larger than the image. The gradient of the kernel, a convolution as well, is spared likewise:
-        if the image comes padded. Padding within the convolution made that gradient fifty times slower, and a column
-        (7x1) that hangs over in its own direction twelve times.
+        The gradient of the kernel, a convolution as well, is spared likewise: if the image comes padded. Padding within the
+        convolution made that gradient fifty times slower, and a column (7x1) that hangs over in its own direction twelve times.
         """
         kh, kw, _, _ = kernel.shape
         beyond = ((0, kh), (0, 0)) if kw > 1 else ((0, 0), (0, 1))
+        if not handed_over:
+            beyond = (0, 0), (0, 0)
         result = lax.conv_general_dilated(x, kernel, (1, 1), beyond, feature_group_count=groups, **options)
         return result[:, : x.shape[1] - kh + 1, : x.shape[2] - kw + 1]
 
@@ -207,7 +219,7 @@ def convolve(x, kernel, window_strides, padding, *, lhs_dilation=(1, 1), rhs_dil
     elif dense and single and kh == kw == 3 and c_in * c_out >= 80 * (c_in + c_out) and pixels >= 512:
         way = by_tiles
     else:
-        way = overhung if single and (x.shape[1] > 8 or not padded) else plain
+        way = overhung if handed_over and single and (x.shape[1] > 8 or not padded) else plain
     if way is plain:
         return plain(x, kernel)
     # Some ways have several products; named is what they make together, for a gradient that keeps products alone.

@@ -67,8 +67,12 @@ def assert_close(ours, plain):
         np.testing.assert_allclose(a, b, rtol=0, atol=3e-6 * float(jnp.abs(b).max()))
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_values_and_gradients(name):
+@pytest.mark.parametrize(
+    ("name", "handed_over"),
+    [(name, True) for name in CASES] + [(name, False) for name in CASES if name.startswith(("overhung", "folded"))],
+)
+def test_values_and_gradients(name, handed_over, monkeypatch):
+    monkeypatch.setattr("cnnjax.convolve.handed_over", handed_over)
     ours, plain, operands = both(name)
 
     @jax.jit

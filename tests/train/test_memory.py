@@ -90,7 +90,8 @@ def test_auto_keeps_products_where_it_was_measured_to_cost_nothing():
 
 
 def test_parameters_are_updated_in_place():
-    name, value = parallel.cpu_flags("", recomputes=True).removeprefix("--").split("=")
+    first, *_ = parallel.cpu_flags("", recomputes=True, small=False).split()
+    name, value = first.removeprefix("--").split("=")
     made = task("alexnet_owt")
 
     def copied(wanted):
@@ -103,9 +104,10 @@ def test_parameters_are_updated_in_place():
 
 
 def test_flags_that_are_set_stay(monkeypatch):
-    given = "--xla_force_host_platform_device_count=2 --xla_cpu_enable_concurrency_optimized_scheduler=true"
+    given = "--xla_cpu_experimental_ynn_fusion_type= --xla_cpu_enable_concurrency_optimized_scheduler=true"
     added = f"{given} --xla_cpu_copy_insertion_use_region_analysis=true"
-    assert parallel.cpu_flags(given, recomputes=False) == parallel.cpu_flags(added, recomputes=False) == added
+    for flags in (given, added):
+        assert parallel.cpu_flags(flags, recomputes=False, small=True) == added
     monkeypatch.setenv("XLA_FLAGS", given)
     parallel.tune_cpu()
     assert os.environ["XLA_FLAGS"] == given  # which programs that this one starts read too
@@ -186,10 +188,10 @@ def test_a_program_that_runs_a_command_inside_of_it_is_not_started_again(tmp_pat
     assert done.stdout.startswith("once") and "hugetlb" not in done.stdout and done.stdout.count("once") == 1
 
 
-def said_by(code):
+def said_by(code, *arguments):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     return subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=True
     ).stdout
 
 
@@ -232,6 +234,39 @@ print(there)
 def test_a_step_and_an_answer_on_one_cpu_run_on_the_thread_that_calls_it():
     """The C library has large blocks at hand for that thread only."""
     assert said_by(STEP).strip() == "[True, True, True, True]"
+
+
+HANDED_OVER = """
+import sys
+import jax
+import jax.numpy as jnp
+from cnnjax import convolve
+from train import parallel
+if "late" in sys.argv:
+    jax.devices()
+parallel.tune_cpu(small="small" in sys.argv)
+image, kernel, matrix = jnp.ones((8, 35, 35, 64)), jnp.ones((3, 3, 64, 96)), jnp.ones((512, 512))
+plain = jax.jit(lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")))
+handed = [
+    "ynn_fusion" in function.lower(*of).compile().as_text()
+    for function, of in ((plain, (image, kernel)), (jax.jit(jnp.dot), (matrix, matrix)))
+]
+ours = jax.jit(lambda x, k: convolve.convolve(x, k, (1, 1), "SAME")).lower(image, kernel).as_text("stablehlo")
+print(convolve.handed_over, "stablehlo.slice" in ours, *handed)
+"""
+
+
+@pytest.mark.skipif(not parallel.TRIED, reason="no flags are given to this XLA")
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("", "False False False"),
+        ("small", "False False False False"),  # matrix products neither
+        ("late", "True True"),  # XLA reads no flags any more: ours hangs over the image
+    ],
+)
+def test_convolutions_are_not_handed_to_a_slower_library(how, said):
+    assert said_by(HANDED_OVER, how).startswith(said)
 
 
 FREED = """
