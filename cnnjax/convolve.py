@@ -52,7 +52,7 @@ from cnnjax.strided import phases, windows
 from cnnjax.winograd import winograd
 
 # XLA's flag, and what it says: all but single convolutions. XLA tells nobody which flags it was started with; who gives it
-# this one in another way than by XLA_FLAGS, as `train.parallel.tune_cpu` does, says so here.
+# this one in another way than by XLA_FLAGS, as `train.cpu.tune` does, says so here.
 YNNPACK, SPARED = "xla_cpu_experimental_ynn_fusion_type", "-individual_convolution"
 handed_over = SPARED not in os.environ.get("XLA_FLAGS", "")
 

@@ -213,14 +213,14 @@ def ours(job: Job) -> tuple[Timer, dict[str, Any], Memory]:
     import jax
     import jax.numpy as jnp
 
-    from train import data, machine, parallel
+    from train import cpu, data, machine
     from train.build import Task, is_small, recomputes
     from train.kept import Kept, Program
 
     config = configure(job)
     keep_memory()  # as the trainer does
     infers = job.what == "infer"
-    parallel.tune_cpu(recomputes=not infers and recomputes(config), small=not infers and is_small(config))
+    cpu.tune(recomputes=not infers and recomputes(config), small=not infers and is_small(config))
     jnp.ones(8).block_until_ready()
     split = data.load(config.data.source, config.data.train_split)  # peers hold one batch, not a data set
     memory = Memory(machine.device_memory())

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax import analysis
-from train import data, parallel
+from train import cpu, data, parallel
 from train.build import Task, is_small, recomputes
 from train.config import Config
 from train.data import affine
@@ -54,7 +54,7 @@ def build(config: Config) -> Task:
 def dry_run(config: Config) -> dict[str, Any]:
     """Compiles the step, and tells parameters, multiply-adds, memory, devices and the schedule."""
     parallel.cache_programs(config.parallel.compile_cache)
-    parallel.tune_cpu(recomputes=recomputes(config), small=is_small(config))
+    cpu.tune(recomputes=recomputes(config), small=is_small(config))
     task = build(config)
     height, width, channels = data.image_shape(task.train_split, config.data)
     share = config.data.batch_size // jax.process_count()

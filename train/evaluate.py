@@ -23,11 +23,11 @@ import jax
 import numpy as np
 from etils import epath
 
-from train import data, errors, inference, metrics, protocols, statistics, step, subject
+from train import cpu, data, errors, inference, metrics, protocols, statistics, step, subject
 from train.config import Data
 from train.data.pipeline import ahead
 from train.errors import CheckpointError, DataError, UserError
-from train.parallel import Parallel, tune_cpu
+from train.parallel import Parallel
 from train.run import Run
 
 SHORT = ("reliability", "classes", "confusion", "mistakes")  # what the JSON line leaves to the file
@@ -273,7 +273,7 @@ def main(argv: list[str] | None = None) -> dict:
     subject.one_of(args, "workdir", "weights", "compare")
     if args.compare:
         return compare(*args.compare)
-    tune_cpu()
+    cpu.tune()
     options: dict[str, Any] = dict(
         protocol=args.protocol, scales=numbers(args.scales), average=args.average, subset=args.subset,
         batch=args.batch_size, devices=args.devices, predictions=args.predictions,

@@ -31,7 +31,7 @@ from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 from jax.stages import Compiled
 
-from train import parallel
+from train import cpu
 
 OURS = [Path(__file__).parents[1] / package for package in ("cnnjax", "train")]
 INSTALLED = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
@@ -200,7 +200,7 @@ def conditions() -> list[Any]:
     versions = [module.__version__ for module in (jax, jaxlib, flax, optax)]
     devices = [(device.id, device.platform, device.device_kind) for device in jax.devices()]
     environment = {name: os.environ.get(name) for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NPROC", "PJRT_NPROC")}
-    flags = [environment, parallel.started_with]
+    flags = [environment, cpu.started_with]
     return [versions, settings(), devices, jax.devices()[0].client.platform_version, flags, processor()]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from train import checkpoint, config, logs, parallel, pretrained
+from train import checkpoint, config, cpu, logs, parallel, pretrained
 from train.build import Task, is_small, recomputes
 from train.config import Config
 from train.errors import CheckpointError, DivergedError, OutOfMemoryError, Preempted, UserError
@@ -27,7 +27,7 @@ def train(config: Config, workdir: str, *, recipe: str = "") -> dict[str, Any]:
     asked for the end, and everything is saved.
     """
     folder = parallel.cache_programs(config.parallel.compile_cache)
-    parallel.tune_cpu(recomputes=recomputes(config), small=is_small(config))
+    cpu.tune(recomputes=recomputes(config), small=is_small(config))
     keep_memory()
     with Interrupt() as interrupt:
         task = Task(config, kept=Kept(folder, recipe) if folder and recipe and jax.process_count() == 1 else None)

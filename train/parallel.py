@@ -13,7 +13,6 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cnnjax import convolve
 from train.errors import LostError, UserError
 from train.step import AXIS
 
@@ -22,9 +21,6 @@ DEAD_AFTER = 20
 LEAVE_WITHIN = 30
 
 COPIED_AT_ONCE = 100 * 1024  # bytes of an array, up to which XLA copies it to a CPU's memory before it goes on
-
-# What is set below was tried with these versions; XLA ends a process with a flag that it does not know.
-TRIED = (0, 10) <= jax.__version_info__ < (0, 13)
 
 # Who started the processes -> the variables that hold their number and this one's place, as the launchers set them.
 LAUNCHERS = {
@@ -141,63 +137,6 @@ def cache_programs(folder: str) -> str:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
     now = jax.config.values
     return (folder and now["jax_enable_compilation_cache"] and now["jax_compilation_cache_dir"]) or ""
-
-
-started_with: list[str] = []  # XLA's flags, which its compiled programs depend on; empty before `tune_cpu`
-
-
-def tune_cpu(*, recomputes: bool = False, small: bool = False) -> None:
-    """Starts XLA as a CPU wants it; flags that are set and the environment stay as they were. Before anything else of jax.
-
-    What runs on one device runs on the thread that calls it. By itself XLA hands it to threads of its own, and the C library
-    serves blocks of more than 64 MiB to none but a program's first thread out of memory that it has: the workspace of each
-    step was mapped and cleared anew, which took a quarter of VGG16's time, an eighth of that of AlexNet and Inception v3.
-    A step so `small` that it needs no such blocks stays with XLA's threads, behind which the host's own work hides.
-
-    Parameters are updated in place: the usual analysis copies each ahead of its update, in case that comes before the last
-    use, which takes a fifth of AlexNet's working memory and 5 % of its time.
-
-    Operations are ordered for little memory, not for many at once: that saves a tenth of the memory of a step of AlexNet
-    and VGG, a third where BatchNorm's passes are kept, and inference of Inception v3 takes a tenth less time. Not so for a
-    step that `recomputes`: what it computes anew would come early, and take twice the memory.
-
-    Convolutions are not handed to YNNPACK (`cnnjax/convolve.py` has their rates): steps of AlexNet and Inception v3 take 7 to
-    9 % less time. Of a `small` step neither are matrix products, which takes LeNet-5 a tenth less.
-    """
-    late = started()
-    if TRIED and "JAX_CPU_ENABLE_ASYNC_DISPATCH" not in os.environ:
-        jax.config.update("jax_cpu_enable_async_dispatch", small)
-    before = os.environ.get("XLA_FLAGS")
-    os.environ["XLA_FLAGS"] = cpu_flags(before or "", recomputes=recomputes, small=small)
-    started_with[:] = [os.environ["XLA_FLAGS"]]
-    jax.local_devices()  # now they are read
-    if not late and convolve.SPARED in os.environ["XLA_FLAGS"]:
-        convolve.handed_over = False
-    del os.environ["XLA_FLAGS"]
-    if before is not None:
-        os.environ["XLA_FLAGS"] = before
-
-
-def started() -> bool:
-    """Whether jax has its devices: XLA then reads no more flags."""
-    before = jax.config.values["jax_num_cpu_devices"]
-    try:
-        jax.config.update("jax_num_cpu_devices", 2 if before == 1 else 1)  # another number is refused then
-    except RuntimeError:
-        return True
-    jax.config.update("jax_num_cpu_devices", before)
-    return False
-
-
-def cpu_flags(given: str, *, recomputes: bool, small: bool) -> str:
-    """The flags with ours behind them."""
-    spared = [convolve.SPARED, *(["-individual_dot"] if small else [])]
-    wanted = {"xla_cpu_copy_insertion_use_region_analysis": "true", convolve.YNNPACK: ",".join(spared)}
-    if not recomputes:
-        wanted["xla_cpu_enable_concurrency_optimized_scheduler"] = "false"
-    if not TRIED:
-        return given
-    return " ".join([given, *(f"--{name}={value}" for name, value in wanted.items() if name not in given)]).strip()
 
 
 def are_one_cpu(devices: Sequence[jax.Device]) -> bool:

@@ -23,14 +23,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from train import errors
+from train import cpu, errors
 from train.config import Data
 from train.data.decode import BadImage
 from train.data.pipeline import ahead, threads
 from train.data.sources.folder import is_image
 from train.data.transforms import make_transform
 from train.errors import DataError, UserError
-from train.parallel import tune_cpu
 from train.run import Run
 from train.subject import Subject, add_weights, from_run, one_of, published
 
@@ -170,7 +169,7 @@ def main(argv: list[str] | None = None) -> dict:
     if not names:
         raise UserError("which images? Files, folders, patterns, or - for standard input")
     images = find_images(names)
-    tune_cpu()
+    cpu.tune()
     if args.workdir:
         seen = from_run(Run(args.workdir[0]), args.step, raw=args.raw, dtype=args.dtype, source="-")
     else:

@@ -138,7 +138,7 @@ def test_the_machine_counts(tmp_path, monkeypatch):
     keep(tmp_path)
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
     keep(tmp_path)
-    monkeypatch.setattr("train.parallel.started_with", ["--xla_cpu_enable_fast_math=true"])  # what `tune_cpu` has set
+    monkeypatch.setattr("train.cpu.started_with", ["--xla_cpu_enable_fast_math=true"])  # what `cpu.tune` has set
     keep(tmp_path)
     assert names(tmp_path) == {"program": 5, "code": 5}
 

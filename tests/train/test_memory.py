@@ -17,7 +17,7 @@ import pytest
 from cnnjax import Outputs, list_models
 from cnnjax.layers import Conv, ConvBN, global_avg_pool
 from tests.helpers import ROOT, assert_trees_close, command
-from train import config, losses, parallel, state, step
+from train import config, cpu, losses, parallel, state, step
 from train.build import Task, is_small, recomputes
 from train.config import Config, Data, Loss, Model, Optim
 from train.errors import UserError
@@ -90,7 +90,7 @@ def test_auto_keeps_products_where_it_was_measured_to_cost_nothing():
 
 
 def test_parameters_are_updated_in_place():
-    first, *_ = parallel.cpu_flags("", recomputes=True, small=False).split()
+    first, *_ = cpu.flags("", recomputes=True, small=False).split()
     name, value = first.removeprefix("--").split("=")
     made = task("alexnet_owt")
 
@@ -107,9 +107,9 @@ def test_flags_that_are_set_stay(monkeypatch):
     given = "--xla_cpu_experimental_ynn_fusion_type= --xla_cpu_enable_concurrency_optimized_scheduler=true"
     added = f"{given} --xla_cpu_copy_insertion_use_region_analysis=true"
     for flags in (given, added):
-        assert parallel.cpu_flags(flags, recomputes=False, small=True) == added
+        assert cpu.flags(flags, recomputes=False, small=True) == added
     monkeypatch.setenv("XLA_FLAGS", given)
-    parallel.tune_cpu()
+    cpu.tune()
     assert os.environ["XLA_FLAGS"] == given  # which programs that this one starts read too
 
 
@@ -212,10 +212,10 @@ STEP = """
 import jax
 import jax.numpy as jnp
 import numpy as np
-from train import parallel
+from train import cpu, parallel
 from train.benchmark import for_model
 from train.build import Task
-parallel.tune_cpu()
+cpu.tune()
 task = Task(for_model("lenet5", 4096))
 state, batch = task.fresh_state(), task.spread.shard(next(task.batches(0)))
 there = [all(x.is_ready() for x in batch.values() if x.nbytes > parallel.COPIED_AT_ONCE)]
@@ -241,10 +241,10 @@ import sys
 import jax
 import jax.numpy as jnp
 from cnnjax import convolve
-from train import parallel
+from train import cpu
 if "late" in sys.argv:
     jax.devices()
-parallel.tune_cpu(small="small" in sys.argv)
+cpu.tune(small="small" in sys.argv)
 image, kernel, matrix = jnp.ones((8, 35, 35, 64)), jnp.ones((3, 3, 64, 96)), jnp.ones((512, 512))
 plain = jax.jit(lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")))
 handed = [
@@ -256,7 +256,7 @@ print(convolve.handed_over, "stablehlo.slice" in ours, *handed)
 """
 
 
-@pytest.mark.skipif(not parallel.TRIED, reason="no flags are given to this XLA")
+@pytest.mark.skipif(not cpu.TRIED, reason="no flags are given to this XLA")
 @pytest.mark.parametrize(
     ("how", "said"),
     [
