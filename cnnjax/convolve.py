@@ -51,8 +51,8 @@ from jax.ad_checkpoint import checkpoint_name
 from cnnjax.strided import phases, windows
 from cnnjax.winograd import winograd
 
-# XLA's flag, and what it says: all but single convolutions. XLA tells nobody which flags it was started with; who gives it
-# this one in another way than by XLA_FLAGS, as `train.cpu.tune` does, says so here.
+# XLA's flag, and what it says: all but single convolutions. XLA tells nobody which flags it was started with: this
+# one is believed to come from XLA_FLAGS, set before jax starts; who gives it otherwise, as `train.cpu.tune` does, says so here.
 YNNPACK, SPARED = "xla_cpu_experimental_ynn_fusion_type", "-individual_convolution"
 handed_over = SPARED not in os.environ.get("XLA_FLAGS", "")
 

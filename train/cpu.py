@@ -45,7 +45,7 @@ def tune(*, recomputes: bool = False, small: bool = False) -> None:
 
 
 def started() -> bool:
-    """Whether jax has its devices: XLA then reads no more flags."""
+    """Whether jax has its devices, for which XLA has read its flags."""
     before = jax.config.values["jax_num_cpu_devices"]
     try:
         jax.config.update("jax_num_cpu_devices", 2 if before == 1 else 1)  # another number is refused then
@@ -56,8 +56,8 @@ def started() -> bool:
 
 
 def flags(given: str, *, recomputes: bool, small: bool) -> str:
-    """The flags with ours behind them."""
-    if not TRIED:
+    """The flags with ours behind them; alone if they are a file's name, which XLA reads."""
+    if not TRIED or (given and not given.lstrip().startswith("--")):
         return given
     spared = [convolve.SPARED, *(["-individual_dot"] if small else [])]
     wanted = {"xla_cpu_copy_insertion_use_region_analysis": "true", convolve.YNNPACK: ",".join(spared)}

@@ -190,9 +190,10 @@ def types(arguments: tuple) -> str:
 def source(recipe: str) -> str:
     """A digest of the packages' files, the recipe, and all that it has imported but what is installed."""
     loaded = [getattr(module, "__file__", None) or "" for module in [*sys.modules.values()]]
-    users = [Path(file) for file in [recipe, *loaded] if not file.startswith(INSTALLED)]
-    files = [file for folder in OURS for file in folder.rglob("*.py")] + [file for file in users if file.is_file()]
-    return digest(b"".join(sorted({digest(file.read_bytes()) for file in files}))).hex()
+    users = [file for file in loaded if not file.startswith(INSTALLED)]
+    files = {file.resolve() for file in map(Path, [recipe, *users]) if file.is_file()}
+    files |= {file.resolve() for folder in OURS for file in folder.rglob("*.py")}
+    return digest(b"".join(sorted(digest(file.read_bytes()) for file in files))).hex()
 
 
 def conditions() -> list[Any]:

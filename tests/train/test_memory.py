@@ -104,6 +104,7 @@ def test_parameters_are_updated_in_place():
 
 
 def test_flags_that_are_set_stay(monkeypatch):
+    assert cpu.flags("flags.txt", recomputes=False, small=True) == "flags.txt"  # XLA reads that file
     given = "--xla_cpu_experimental_ynn_fusion_type= --xla_cpu_enable_concurrency_optimized_scheduler=true"
     added = f"{given} --xla_cpu_copy_insertion_use_region_analysis=true"
     for flags in (given, added):
@@ -262,7 +263,7 @@ print(convolve.handed_over, "stablehlo.slice" in ours, *handed)
     [
         ("", "False False False"),
         ("small", "False False False False"),  # matrix products neither
-        ("late", "True True"),  # XLA reads no flags any more: ours hangs over the image
+        ("late", "True True True True"),  # XLA reads no flags any more: ours hangs over the image
     ],
 )
 def test_convolutions_are_not_handed_to_a_slower_library(how, said):
