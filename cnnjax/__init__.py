@@ -1,29 +1,52 @@
-"""The lineage of convolutional image classifiers, LeNet-5 to Inception-ResNet-v2, as pure Flax modules.
+"""The lineage of convolutional image classifiers, LeNet-5 to Inception-ResNet-v2, in Flax.
 
 >>> model = cnnjax.create_model("lenet5", num_classes=10)
 >>> variables = model.init(jax.random.key(0), images, train=False)
 >>> logits, aux, features = model.apply(variables, images, train=False)
 
-The names load on first use: `import cnnjax` costs nothing, and brings neither Flax nor the absl that Flax imports.
+The names load on first use, so `import cnnjax` costs nothing.
 """
 
 import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cnnjax.layers import Outputs
+    from cnnjax import analysis, ops, weights
+    from cnnjax.models.layers import Outputs
     from cnnjax.registry import Spec, create_model, get_spec, list_models
+    from cnnjax.stages import apply_with_stages
 
-__all__ = ["Outputs", "Spec", "create_model", "get_spec", "list_models"]
+# Name -> the module that defines it.
+_PLACES = {
+    "Outputs": "cnnjax.models.layers",
+    "Spec": "cnnjax.registry",
+    "create_model": "cnnjax.registry",
+    "get_spec": "cnnjax.registry",
+    "list_models": "cnnjax.registry",
+    "apply_with_stages": "cnnjax.stages",
+}
+_MODULES = ("analysis", "ops", "weights")
+
+__all__ = [
+    "Outputs",
+    "Spec",
+    "analysis",
+    "apply_with_stages",
+    "create_model",
+    "get_spec",
+    "list_models",
+    "ops",
+    "weights",
+]
 
 
 def __getattr__(name: str):
-    if name in __all__:
-        return getattr(importlib.import_module("cnnjax.layers" if name == "Outputs" else "cnnjax.registry"), name)
-    if name in ("analysis", "weights"):
+    if name in _PLACES:
+        return getattr(importlib.import_module(_PLACES[name]), name)
+    if name in _MODULES:
         return importlib.import_module(f"cnnjax.{name}")
     raise AttributeError(f"module 'cnnjax' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "analysis", "weights"]
+    return __all__

@@ -24,7 +24,9 @@ def table(rows: Sequence[tuple[str, ...]], numeric: tuple[int, ...]) -> str:
     """Columns as wide as their widest cell; the numeric ones end on the same column."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     align = [str.rjust if i in numeric else str.ljust for i in range(len(widths))]
-    return "\n".join("  ".join(a(cell, w) for a, cell, w in zip(align, row, widths)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(a(cell, w) for a, cell, w in zip(align, row, widths)).rstrip() for row in rows
+    )
 
 
 def shape(size: tuple[int, ...]) -> str:
@@ -37,11 +39,15 @@ def square(size: tuple[int, ...]) -> str:
 
 
 def models() -> str:
-    rows: list[tuple[str, ...]] = [("model", "paper", "input", "parameters", "multiply-adds", "receptive field")]
+    rows: list[tuple[str, ...]] = [
+        ("model", "paper", "input", "parameters", "multiply-adds", "receptive field")
+    ]
     kept = counts.load()
     for name, spec in MODELS.items():
         numbers = (kept[name][key] for key in ("parameters", "multiply_adds", "receptive_field"))
-        rows.append((name, spec.paper, shape(spec.input_size), *(f"{number:,}" for number in numbers)))
+        rows.append(
+            (name, spec.paper, shape(spec.input_size), *(f"{number:,}" for number in numbers))
+        )
     return table(rows, numeric=(3, 4, 5))
 
 
@@ -85,7 +91,9 @@ def published(model: str | None) -> str:
 
     if model is not None:
         get_spec(model)
-    rows = [("source", "model", "file", "top-1", "top-5", "input", "hash", "licence", "where", "note")]
+    rows = [
+        ("source", "model", "file", "top-1", "top-5", "input", "hash", "licence", "where", "note")
+    ]
     for r in RECORDS:
         if model in (None, r.model):
             name = f"{r.model}.{r.tag}" if r.tag else r.model
@@ -104,8 +112,14 @@ def import_weights(arguments: list[str]) -> int:
         prog="python -m cnnjax import", description=import_weights.__doc__, allow_abbrev=False
     )
     parser.add_argument("--source", required=True, help=", ".join(weights.SOURCES))
-    parser.add_argument("--model", required=True, help="a model of the table; of timm also MODEL.TAG")
-    parser.add_argument("--class-names", metavar="TXT", help="a file with the name of each class on a line of its own")
+    parser.add_argument(
+        "--model", required=True, help="a model of the table; of timm also MODEL.TAG"
+    )
+    parser.add_argument(
+        "--class-names",
+        metavar="TXT",
+        help="a file with the name of each class on a line of its own",
+    )
     parser.add_argument("file")
     parser.add_argument("out", help="….safetensors")
     args = parser.parse_args(arguments)
@@ -117,11 +131,17 @@ def import_weights(arguments: list[str]) -> int:
             print(f"warning: {note.message}", file=sys.stderr)
         if args.class_names:
             with open(args.class_names, encoding="utf-8") as lines:
-                pretrained = dataclasses.replace(pretrained, class_names=tuple(lines.read().splitlines()))
+                pretrained = dataclasses.replace(
+                    pretrained, class_names=tuple(lines.read().splitlines())
+                )
         weights.save(args.out, pretrained)
         written = dict(weights.leaves(weights.load(args.out).variables))
-        if not all(np.array_equal(written[path], x) for path, x in weights.leaves(pretrained.variables)):
-            raise weights.WeightsError(f"{args.out} does not hold what was written: is the disk full or damaged?")
+        if not all(
+            np.array_equal(written[path], x) for path, x in weights.leaves(pretrained.variables)
+        ):
+            raise weights.WeightsError(
+                f"{args.out} does not hold what was written: is the disk full or damaged?"
+            )
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if type(error) is ValueError else 4
@@ -132,7 +152,11 @@ def import_weights(arguments: list[str]) -> int:
         **pretrained.origin,
     }
     print(f"preprocessing: {pretrained.preprocessing}")
-    print(json.dumps(result | {"parameters": analysis.count_parameters(pretrained.variables["params"])}))
+    print(
+        json.dumps(
+            result | {"parameters": analysis.count_parameters(pretrained.variables["params"])}
+        )
+    )
     return 0
 
 
@@ -142,7 +166,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m cnnjax", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("model", nargs="?", help="a model of the table, or `weights`")
-    parser.add_argument("of", nargs="?", metavar="MODEL", help="behind `weights`: only those of this model")
+    parser.add_argument(
+        "of", nargs="?", metavar="MODEL", help="behind `weights`: only those of this model"
+    )
     args = parser.parse_args()
     if args.of is not None and args.model != "weights":
         parser.error(f"one model at a time, got {args.model} and {args.of}")
@@ -159,5 +185,7 @@ def main() -> int:
 
 if __name__ == "__main__":
     if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `python -m cnnjax weights | head` ends quietly
+        signal.signal(
+            signal.SIGPIPE, signal.SIG_DFL
+        )  # `python -m cnnjax weights | head` ends quietly
     sys.exit(main())

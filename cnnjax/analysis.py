@@ -24,14 +24,19 @@ class Field(NamedTuple):
         """What a cell sees that is computed from a window of `kernel` cells."""
         if self == WHOLE:
             return WHOLE
-        size = tuple(s + (k - 1) * d * step for s, k, d, step in zip(self.size, kernel, dilation, self.stride))
+        size = tuple(
+            s + (k - 1) * d * step
+            for s, k, d, step in zip(self.size, kernel, dilation, self.stride)
+        )
         return Field(size, tuple(step * s for step, s in zip(self.stride, strides)))
 
     def union(self, other: "Field") -> "Field":
         """What a cell sees that is computed from one cell of each of two maps."""
         if WHOLE in (self, other):
             return WHOLE
-        return Field(tuple(map(max, self.size, other.size)), tuple(map(max, self.stride, other.stride)))
+        return Field(
+            tuple(map(max, self.size, other.size)), tuple(map(max, self.stride, other.stride))
+        )
 
 
 WHOLE = Field((-1, -1), (0, 0))  # every pixel, behind a dense layer or a global mean
@@ -60,7 +65,9 @@ class Summary(NamedTuple):
     activation_bytes: int
 
 
-def abstract_variables(model: nn.Module, input_size: tuple[int, int, int], *, train: bool = False) -> Any:
+def abstract_variables(
+    model: nn.Module, input_size: tuple[int, int, int], *, train: bool = False
+) -> Any:
     """The variables' shapes, without computing any: `train=True` includes auxiliary heads."""
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
     image = jax.ShapeDtypeStruct((1, *input_size), jnp.float32)
@@ -102,7 +109,9 @@ def _assign(params: dict[str, int], layers: list[Layer]) -> None:
         scope = path
         while scope:
             scope = scope.rpartition("/")[0]
-            rows = [layer for layer in layers if not scope or f"{layer.name}/".startswith(f"{scope}/")]
+            rows = [
+                layer for layer in layers if not scope or f"{layer.name}/".startswith(f"{scope}/")
+            ]
             if rows:
                 rows[-1].parameters += size
                 break
@@ -114,7 +123,9 @@ def _inner(eqn) -> Any:
         platforms = eqn.params.get("branches_platforms")
         index = platforms.index(None) if platforms else -1
         return eqn.params["branches"][index]
-    return next((eqn.params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in eqn.params), None)
+    return next(
+        (eqn.params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in eqn.params), None
+    )
 
 
 def _walk(jaxpr, fields: dict, layers: list[Layer], prefix: str) -> None:
@@ -132,7 +143,11 @@ def _walk(jaxpr, fields: dict, layers: list[Layer], prefix: str) -> None:
         if inner is not None:
             closed = inner.jaxpr if hasattr(inner, "jaxpr") else inner
             arguments = eqn.invars[len(eqn.invars) - len(closed.invars) :]
-            local = {var: f for var, arg in zip(closed.invars, arguments) if (f := field_of(arg)) is not None}
+            local = {
+                var: f
+                for var, arg in zip(closed.invars, arguments)
+                if (f := field_of(arg)) is not None
+            }
             _walk(closed, local, layers, scope)
             for var, out in zip(closed.outvars, eqn.outvars):
                 if not hasattr(var, "val") and var in local:
@@ -151,7 +166,9 @@ def _walk(jaxpr, fields: dict, layers: list[Layer], prefix: str) -> None:
         if row is not None:
             name = scope.partition("/")[2] or kind.split()[0]
             size = math.prod(out.shape)
-            layers.append(Layer(name, kind, out.shape[1:], 0, multiply_adds, sees, size * out.dtype.itemsize))
+            layers.append(
+                Layer(name, kind, out.shape[1:], 0, multiply_adds, sees, size * out.dtype.itemsize)
+            )
 
 
 def _is_global(eqn) -> bool:
@@ -174,12 +191,20 @@ def _event(eqn) -> tuple[str, int, tuple] | None:
         return kind, multiply_adds, (window, strides, eqn.params["rhs_dilation"])
     if name == "dot_general":
         (contracted, _), _ = eqn.params["dimension_numbers"]
-        return "dense", math.prod(out.shape) * math.prod(eqn.invars[0].aval.shape[i] for i in contracted), none
+        return (
+            "dense",
+            math.prod(out.shape) * math.prod(eqn.invars[0].aval.shape[i] for i in contracted),
+            none,
+        )
     if name.startswith("reduce_window"):
         _, *window, channels = eqn.params["window_dimensions"]
         strides = eqn.params["window_strides"][1:3]
         pool = "max pool" if "max" in name else "average pool"
-        kind = f"norm over {channels} channels" if channels > 1 else f"{pool} {window[0]}x{window[1]} /{strides[0]}"
+        kind = (
+            f"norm over {channels} channels"
+            if channels > 1
+            else f"{pool} {window[0]}x{window[1]} /{strides[0]}"
+        )
         return kind, 0, (window, strides, (1, 1))
     if _is_global(eqn) and max(eqn.invars[0].aval.shape[1:3]) > 1:
         return "global average", 0, none

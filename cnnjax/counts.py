@@ -14,7 +14,9 @@ def compute() -> dict[str, dict[str, int]]:
     from cnnjax.registry import MODELS
 
     fields = ("parameters", "multiply_adds", "receptive_field")
-    return {name: {field: getattr(spec, field) for field in fields} for name, spec in MODELS.items()}
+    return {
+        name: {field: getattr(spec, field) for field in fields} for name, spec in MODELS.items()
+    }
 
 
 def load() -> dict[str, dict[str, int]]:
@@ -24,5 +26,7 @@ def load() -> dict[str, dict[str, int]]:
 
 if __name__ == "__main__":
     FILE.write_text(
-        "{\n" + ",\n".join(f" {json.dumps(name)}: {json.dumps(row)}" for name, row in compute().items()) + "\n}\n"
+        "{\n"
+        + ",\n".join(f" {json.dumps(name)}: {json.dumps(row)}" for name, row in compute().items())
+        + "\n}\n"
     )

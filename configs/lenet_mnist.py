@@ -24,7 +24,9 @@ def get_config() -> Config:
             batch_size=128,
             augment=Augment(rotate=15, scale=0.15, shear=0.2, shift=2.5),
         ),
-        optim=Optim(name="sgd", lr=0.05, momentum=0.9, weight_decay=5e-4, schedule="cosine", warmup=1),
+        optim=Optim(
+            name="sgd", lr=0.05, momentum=0.9, weight_decay=5e-4, schedule="cosine", warmup=1
+        ),
         loss=Loss(label_smoothing=0.1),
         log=Log(every=100, eval_every=500),
         checkpoint=Checkpoint(every=1000),

@@ -25,7 +25,9 @@ class Row(NamedTuple):
 # Without BatchNorm the rate has to be lower; auxiliary heads of v3 and later need larger images than these.
 ROWS = {
     "lenet5": Row(28, epochs=30),
-    "alexnet": Row(67, lr=2e-4, std=1 / 255),  # its small initial values are made for pixels up to 255
+    "alexnet": Row(
+        67, lr=2e-4, std=1 / 255
+    ),  # its small initial values are made for pixels up to 255
     "alexnet_owt": Row(63, lr=2e-4),
     "vgg11": Row(32, lr=2e-4),
     "vgg11_bn": Row(32, lr=2e-4),

@@ -19,7 +19,9 @@ from train.config import Augment, Checkpoint, Config, Data, Log, Loss, Model, Op
 def get_config(name: str = "inception_v3") -> Config:
     model = create_model(name)
     if getattr(model, "batch_norm", hasattr(model, "bn_momentum")):
-        optim = Optim(name="sgd", lr=0.1, lr_per=256, momentum=0.9, nesterov=True, weight_decay=5e-5)
+        optim = Optim(
+            name="sgd", lr=0.1, lr_per=256, momentum=0.9, nesterov=True, weight_decay=5e-5
+        )
     else:
         optim = Optim(name="adamw", lr=2.5e-4, lr_per=256, weight_decay=0.05, clip=1.0)
     optim.schedule, optim.warmup, optim.ema = "cosine", 5, 0.9999

@@ -13,7 +13,10 @@ HEAVY = ["tensorflow", "orbax", "optax", "ml_collections", "torch", "matplotlib"
 @pytest.mark.parametrize(
     ("module", "forbidden"),
     [
-        ("cnnjax", [*HEAVY, "absl"]),  # flax.linen itself imports absl.logging, so this holds until a name is used
+        (
+            "cnnjax",
+            [*HEAVY, "absl"],
+        ),  # flax.linen itself imports absl.logging, so this holds until a name is used
         ("cnnjax.analysis", HEAVY),
         ("cnnjax.weights", HEAVY),
         ("train.step", ["tensorflow", "orbax", "torch", "matplotlib", "ml_collections"]),
@@ -21,7 +24,10 @@ HEAVY = ["tensorflow", "orbax", "optax", "ml_collections", "torch", "matplotlib"
         ("train.data", ["tensorflow", "orbax"]),
         ("train.loop", ["tensorflow", "orbax", "torch", "matplotlib"]),
         ("train.__main__", ["jax", "tensorflow", "orbax"]),
-        ("train.benchmark", ["jax", *HEAVY]),  # each peer's process imports it, and tells its memory
+        (
+            "train.benchmark",
+            ["jax", *HEAVY],
+        ),  # each peer's process imports it, and tells its memory
     ],
 )
 def test_import_stays_light(module, forbidden):

@@ -3,68 +3,78 @@
 python -m train --config=configs/lenet_mnist.py --workdir=runs/lenet --config.optim.lr=0.1
 """
 
-import argparse
 import functools
 import gc
 import sys
 
-from train import errors, memory
+from train import cli, errors
+from train.runtime import malloc
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(cli.Parser):
     """Its help lists the recipe's options, which are read off the source only when somebody asks."""
 
     def format_help(self) -> str:
         from train.config import describe
 
-        options = (f"  {flag}={default}\n      {comment}" for flag, default, comment in describe())
-        return "\n".join([super().format_help(), "options of a recipe:", *options, ""])
+        rows = (f"  {flag}={default}\n      {comment}" for flag, default, comment in describe())
+        return "\n".join([super().format_help(), "options of a recipe:", *rows, ""])
 
 
-def main(argv: list[str] | None = None, *, alone: bool = False) -> dict:
-    """`alone`: the process does nothing else, and what it compiles can be kept for its next start."""
-    parser = Parser(
-        prog="python -m train",
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=__doc__,
+def parse(argv: list[str] | None) -> tuple:
+    """(the command's own options, overrides of the recipe)."""
+    parser = Parser("python -m train", __doc__)
+    add = parser.add_argument
+    add(
+        "--config",
+        required=True,
+        help="a recipe: a Python file with get_config(), optionally file.py:argument",
     )
-    parser.add_argument(
-        "--config", required=True, help="a recipe: a Python file with get_config(), optionally file.py:argument"
+    add(
+        "--workdir",
+        required=True,
+        help="the run folder: made if it is missing, resumed if it holds this run",
     )
-    parser.add_argument(
-        "--workdir", required=True, help="the run folder: made if it is missing, resumed if it holds this run"
-    )
-    parser.add_argument(
+    add(
         "--dry_run",
         action="store_true",
         help="compile one step and tell what it takes, without reading images or writing",
     )
-    cluster = parser.add_argument_group("several processes (found by themselves under SLURM, Open MPI and on TPU pods)")
-    cluster.add_argument("--coordinator", default="", help="HOST:PORT of process 0, the same for all")
+    cluster = parser.add_argument_group(
+        "several processes (SLURM, Open MPI and TPU pods are recognised)"
+    )
+    cluster.add_argument("--coordinator", default="", help="HOST:PORT of process 0")
     cluster.add_argument("--num-processes", type=int, default=0, help="how many there are")
-    cluster.add_argument("--process-id", type=int, default=-1, help="which of them this is, from 0")
-    args, overrides = parser.parse_known_args(argv)
+    cluster.add_argument("--process-id", type=int, default=-1, help="which this is, from 0")
+    return parser.parse_known_args(argv)
+
+
+def main(argv: list[str] | None = None, *, own_process: bool = False) -> dict:
+    """The command. `own_process`: the process does nothing else, so its program may be cached."""
+    args, overrides = parse(argv)
 
     from train import recipe
 
     config = recipe.load(args.config, overrides)
 
-    from train import loop, parallel  # jax takes half a second, which --help and a mistyped flag need not wait for
+    # jax takes half a second, which --help and a mistyped flag need not wait for.
+    from train import loop
+    from train.runtime import cluster
 
-    parallel.connect(args.coordinator, args.num_processes, args.process_id)
+    connection = cluster.connect(args.coordinator, args.num_processes, args.process_id)
     try:
         if args.dry_run:
             from train import dry_run
 
             return dry_run.dry_run(config)
-        return loop.train(config, args.workdir, recipe=args.config if alone else "")
+        return loop.train(config, args.workdir, recipe=args.config if own_process else "")
     except errors.UserError as error:
-        parallel.leaving.append(error.exit_code)
+        if connection:
+            connection.exit_code = error.exit_code
         raise
 
 
 if __name__ == "__main__":
-    memory.start_with_large_pages("train")
-    gc.set_threshold(1_000_000)  # not 700 objects: what a start makes stays, and looking through it took a tenth of it
-    sys.exit(errors.run(functools.partial(main, alone=True)))
+    malloc.start_with_large_pages("train")
+    gc.set_threshold(1_000_000)  # what a start makes stays, and collecting it takes a tenth of it
+    sys.exit(errors.run(functools.partial(main, own_process=True)))

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 for logger in (absl.logging.get_absl_logger(), logging.getLogger("asyncio")):
     logger.setLevel(logging.CRITICAL)
 
-PARTS = ("params", "batch_stats")  # what a network is made of, in a state and in its moving averages
+PARTS = (
+    "params",
+    "batch_stats",
+)  # what a network is made of, in a state and in its moving averages
 
 
 class Foreign(CheckpointError):
@@ -54,7 +57,9 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 best_fn=accuracy,
                 # max_to_keep would delete the newest step when it is not among the best, and resume would go back in time.
-                preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(self._keep), best]),
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [policies.LatestN(self._keep), best]
+                ),
                 read_only=self._read_only,
                 create=not self._read_only,
             ),
@@ -76,7 +81,9 @@ class Checkpoints:
     def __exit__(self, *_):
         self.wait()
         if self._opened:
-            with contextlib.suppress(OSError, ValueError, RuntimeError):  # what failed has been told
+            with contextlib.suppress(
+                OSError, ValueError, RuntimeError
+            ):  # what failed has been told
                 self._manager.close()
         sys.unraisablehook = self._hook
 
@@ -91,7 +98,9 @@ class Checkpoints:
             known = self._opened or jax.process_count() > 1 or self.folder.exists()
             return sorted(self._manager.all_steps()) if known else []
         except OSError as error:
-            raise CheckpointError(f"{self.folder} cannot be opened: {error.strerror or error}") from error
+            raise CheckpointError(
+                f"{self.folder} cannot be opened: {error.strerror or error}"
+            ) from error
 
     def best(self) -> int | None:
         """The step with the highest top-1 accuracy among those at hand."""
@@ -106,7 +115,9 @@ class Checkpoints:
 
         self.wait()
         self._started = step
-        meta = copy.deepcopy(meta)  # orbax writes it in the background, when the caller's may have changed
+        meta = copy.deepcopy(
+            meta
+        )  # orbax writes it in the background, when the caller's may have changed
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         try:
             if step not in self.steps():
@@ -120,13 +131,21 @@ class Checkpoints:
             return
         try:
             self._manager.wait_until_finished()
-        except (OSError, ValueError, RuntimeError) as error:  # tensorstore raises a ValueError for a full disk
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+        ) as error:  # tensorstore raises a ValueError for a full disk
             self._give_up(error)
         self._sweep()
 
     def _give_up(self, error: Exception) -> None:
         step, self._started = self._started, None
-        reason = "no space is left" if "No space left" in str(error) else " ".join(str(error).split())[:200]
+        reason = (
+            "no space is left"
+            if "No space left" in str(error)
+            else " ".join(str(error).split())[:200]
+        )
         print(f"warning: checkpoint {step} could not be written, {reason}; training goes on, and the checkpoints before "
               "are as they were", file=sys.stderr, flush=True)  # fmt: skip
         self._failed.add(step)
@@ -140,7 +159,9 @@ class Checkpoints:
         Only where no save is under way. Threads of one that failed may write on for a while, so this is done each time.
         """
         if jax.process_index() == 0:
-            for left in [left for step in self._failed for left in self.folder.glob(f"{step}.*tmp*")]:
+            for left in [
+                left for step in self._failed for left in self.folder.glob(f"{step}.*tmp*")
+            ]:
                 with contextlib.suppress(OSError):
                     left.rmtree()
 
@@ -157,7 +178,10 @@ class Checkpoints:
                 saved = reader.metadata((place / "state").resolve()).item_metadata.tree
             compare(saved, {part: getattr(like, part, None) for part in PARTS}, place)
             out = self._manager.restore(
-                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore())
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore()
+                ),
             )
         except Foreign:
             raise
@@ -166,7 +190,9 @@ class Checkpoints:
             raise CheckpointError(f"{place} cannot be restored: {reason}") from error
         return out["state"], out["meta"]
 
-    def restore_variables(self, step: int, like: dict[str, Any], *, raw: bool = False) -> dict[str, Any]:
+    def restore_variables(
+        self, step: int, like: dict[str, Any], *, raw: bool = False
+    ) -> dict[str, Any]:
         """{"params", "batch_stats"} of one step and nothing else of it; `like` and errors as in `restore`.
 
         Moving averages where there are any, the parameters themselves with `raw`.
@@ -182,7 +208,10 @@ class Checkpoints:
                 compare(saved["ema"] if averaged else saved, like, place)
                 wanted = {"ema": like} if averaged else like
                 how = ocp.checkpoint_utils.construct_restore_args(wanted)
-                out = reader.restore(state, ocp.args.PyTreeRestore(item=wanted, restore_args=how, partial_restore=True))
+                out = reader.restore(
+                    state,
+                    ocp.args.PyTreeRestore(item=wanted, restore_args=how, partial_restore=True),
+                )
         except Foreign:
             raise
         except Exception as error:  # orbax has no error class for a damaged file
@@ -201,7 +230,11 @@ class Checkpoints:
             except CheckpointError as error:
                 if step == steps[0]:
                     raise
-                print(f"warning: {error}; going back to the checkpoint before", file=sys.stderr, flush=True)
+                print(
+                    f"warning: {error}; going back to the checkpoint before",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 if jax.process_index() == 0:
                     aside = self.folder.with_name("damaged") / str(step)
                     if aside.exists():
@@ -228,10 +261,15 @@ def compare(saved: dict[str, Any], like: dict[str, Any], place: epath.Path) -> N
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree.leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in leaves
+    }
 
 
 def on_one_device(like: Any) -> Any:
     """Abstract arrays with a place to be: a target for `restore` on whatever device is here."""
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding), like)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding), like
+    )

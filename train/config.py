@@ -19,13 +19,18 @@ class Model:
     num_classes: int = 0  # 0: as many as the data has
     dtype: str = "float32"  # compute type: float32 or bfloat16; parameters and logits stay float32
     keep: str = "auto"  # for the gradient: all | products (the rest anew) | auto: products on one CPU with BatchNorm
-    options: dict[str, Any] = field(default_factory=dict)  # further fields of the model's class, for example dropout
+    options: dict[str, Any] = field(
+        default_factory=dict
+    )  # further fields of the model's class, for example dropout
 
 
 @dataclass
 class Augment:
     crop: str = "center"  # center | scale (AlexNet, VGG: of the scaled image) | area (Inception: any area and aspect)
-    short_side: tuple[int, ...] = (256, 256)  # scale: the short side is scaled to a random length from here
+    short_side: tuple[int, ...] = (
+        256,
+        256,
+    )  # scale: the short side is scaled to a random length from here
     area: tuple[float, ...] = (0.08, 1.0)  # area: the share of the image, from here
     aspect: tuple[float, ...] = (0.75, 1.3333333)  # area: width over height, from here
     interpolation: str = "bilinear"  # of the crop: bilinear | bicubic | area | nearest | random
@@ -50,7 +55,9 @@ class Augment:
 
 @dataclass
 class Transform:
-    style: str = "torchvision"  # torchvision | timm | slim | slim_vgg | keras: whose evaluation transform
+    style: str = (
+        "torchvision"  # torchvision | timm | slim | slim_vgg | keras: whose evaluation transform
+    )
     resize: int = 0  # length of the short side before the centre is cut out; 0: size / 0.875, as the style rounds it
     fraction: float = 0.0  # slim: the central part of both sides; 0: 0.875
     interpolation: str = ""  # bilinear | bicubic; empty: as the style has it
@@ -59,18 +66,28 @@ class Transform:
 @dataclass
 class Data:
     source: str = "mnist5k"  # mnist5k | npz:FILE | folder:DIR | tfds:NAME | synthetic:HxWxC/K
-    train_split: str = "train"  # the examples to learn from, for example train, or of a TFDS set train[:90%]
-    eval_split: str = "test"  # val, validation and test stand for each other where there is only one of them
+    train_split: str = (
+        "train"  # the examples to learn from, for example train, or of a TFDS set train[:90%]
+    )
+    eval_split: str = (
+        "test"  # val, validation and test stand for each other where there is only one of them
+    )
     size: int = 0  # side of the square images that the model reads; 0: as they are in the source
     channels: int = 0  # 3, or 1 for grey; 0: as the source has them
     batch_size: int = 128  # examples a step, over all devices
     eval_batch_size: int = 500  # likewise
-    mean: tuple[float, ...] = (0.0,)  # subtracted on the device from images in [0, 1]; one value, or one a channel
+    mean: tuple[float, ...] = (
+        0.0,
+    )  # subtracted on the device from images in [0, 1]; one value, or one a channel
     std: tuple[float, ...] = (1.0,)  # then divided by
-    transform: Transform = field(default_factory=Transform)  # of evaluation, and of training without a random crop
+    transform: Transform = field(
+        default_factory=Transform
+    )  # of evaluation, and of training without a random crop
     augment: Augment = field(default_factory=Augment)
     exif: bool = False  # turn photographs the way their EXIF tag says; others ignore it, and slower
-    on_bad_image: str = "error"  # error | skip: the next readable example takes the place of an unreadable one
+    on_bad_image: str = (
+        "error"  # error | skip: the next readable example takes the place of an unreadable one
+    )
     max_pixels: int = 80_000_000  # larger images count as bad
     workers: int = 0  # threads that decode; 0: as many as there are cores
 
@@ -80,18 +97,28 @@ class Optim:
     name: str = "sgd"  # sgd | rmsprop (TensorFlow's) | adamw | lars | lamb
     lr: float = 0.1  # the peak learning rate
     lr_per: int = 0  # lr is for a batch of so many images and grows with the batch; 0: lr is for the whole batch
-    momentum: float = 0.9  # share of the velocity that the next step keeps; adamw, lamb: of the mean gradient
+    momentum: float = (
+        0.9  # share of the velocity that the next step keeps; adamw, lamb: of the mean gradient
+    )
     nesterov: bool = False  # look ahead along the velocity
     lr_inside: bool = False  # sgd: the rate goes into the velocity, as in the older papers and Caffe; rmsprop: always
     decay: float = 0.9  # rmsprop: share of the mean square that the next step keeps
     beta2: float = 0.999  # adamw, lamb: likewise
     epsilon: float = 1e-8  # rmsprop: added inside the root; adamw, lamb: outside
-    weight_decay: float = 0.0  # sgd, rmsprop, lars: L2, added to the gradient; adamw, lamb: decoupled
+    weight_decay: float = (
+        0.0  # sgd, rmsprop, lars: L2, added to the gradient; adamw, lamb: decoupled
+    )
     decayed: str = "kernels"  # what weight decay touches: kernels | biases (of kernels, too) | all (BatchNorm, too)
     clip: float = 0.0  # largest global norm of the gradient, before weight decay; 0: any
-    lr_scale: tuple[str, ...] = ()  # factors of the rate, first match counts: ('bias$=2', '^conv1/=0'); 0 freezes
-    freeze_batchnorm: bool = False  # BatchNorm normalises by its moving averages and leaves them as they are
-    schedule: str = "cosine"  # cosine | step | exponential | polynomial | piecewise | plateau | constant
+    lr_scale: tuple[
+        str, ...
+    ] = ()  # factors of the rate, first match counts: ('bias$=2', '^conv1/=0'); 0 freezes
+    freeze_batchnorm: bool = (
+        False  # BatchNorm normalises by its moving averages and leaves them as they are
+    )
+    schedule: str = (
+        "cosine"  # cosine | step | exponential | polynomial | piecewise | plateau | constant
+    )
     warmup: float = 0.0  # epochs of linear warm-up from zero
     decay_every: float = 30.0  # step, exponential: epochs between two decays
     decay_rate: float = 0.1  # step, exponential: the factor of each; plateau: of a reduction
@@ -100,7 +127,9 @@ class Optim:
     factors: tuple[float, ...] = ()  # …the rate is so many times lr
     patience: int = 5  # plateau: evaluations in a row without a better top-1 that reduce the rate
     floor: float = 0.0  # share of lr below which no schedule falls
-    ema: float = 0.0  # decay of the moving average of parameters and statistics that is evaluated; 0: none
+    ema: float = (
+        0.0  # decay of the moving average of parameters and statistics that is evaluated; 0: none
+    )
     ema_warmup: bool = False  # in step t the decay is at most (1 + t) / (10 + t), as TensorFlow's
 
 
@@ -108,7 +137,9 @@ class Optim:
 class Loss:
     label_smoothing: float = 0.0  # share of the target spread evenly over all classes
     main_weight: float = 1.0  # of the classifier's cross-entropy
-    aux_weight: float = 0.3  # of the mean cross-entropy of the auxiliary heads, where the model has any
+    aux_weight: float = (
+        0.3  # of the mean cross-entropy of the auxiliary heads, where the model has any
+    )
 
 
 @dataclass
@@ -117,7 +148,9 @@ class Parallel:
     devices: int = 0  # how many of the local devices; 0: all
     sync_batchnorm: bool = True  # statistics over the whole batch; False: over each device's share
     accumulate: int = 1  # parts that each device's share is worked through in, for one update: less memory, same time
-    compile_cache: str = "~/.cache/cnnjax"  # where compiled programs are kept for the next run; empty: nowhere
+    compile_cache: str = (
+        "~/.cache/cnnjax"  # where compiled programs are kept for the next run; empty: nowhere
+    )
 
 
 @dataclass
@@ -186,18 +219,23 @@ def check(config: Config) -> None:
         if not (low <= values[key] <= high and math.isfinite(values[key])):
             bounds = f"at least {low}" if high == math.inf else f"from {low} to {high}"
             raise UserError(
-                f"{key}={values[key]} must be {bounds}" + ("" if math.isfinite(values[key]) else ", and finite")
+                f"{key}={values[key]} must be {bounds}"
+                + ("" if math.isfinite(values[key]) else ", and finite")
             )
     steps = config.log.profile
     if steps and not (len(steps) == 2 and 1 <= steps[0] <= steps[1]):
-        raise UserError(f"log.profile={steps} must be two steps (a, b), counted from 1, of which a is not behind b")
+        raise UserError(
+            f"log.profile={steps} must be two steps (a, b), counted from 1, of which a is not behind b"
+        )
     if not all(std > 0 for std in config.data.std):
         raise UserError(f"data.std={config.data.std} must be positive: images are divided by it")
 
 
 def to_dict(config: Config) -> dict:
     """Plain values, as in `config.json`: tuples become lists."""
-    return dataclasses.asdict(config, dict_factory=lambda items: {key: _plain(value) for key, value in items})
+    return dataclasses.asdict(
+        config, dict_factory=lambda items: {key: _plain(value) for key, value in items}
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -216,6 +254,12 @@ def _value(kind: Any, value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def decided_by(config: Config) -> dict[str, Any]:
+    """The options that a run's numbers depend on, flat."""
+    values = flatten(to_dict(config))
+    return {key: value for key, value in values.items() if not key.startswith(HARMLESS)}
+
+
 def flatten(values: dict, prefix: str = "") -> dict[str, Any]:
     """{"optim": {"lr": 0.1}} -> {"optim.lr": 0.1}"""
     flat: dict[str, Any] = {}
@@ -230,7 +274,9 @@ def flatten(values: dict, prefix: str = "") -> dict[str, Any]:
 def difference(old: dict, new: dict) -> list[str]:
     """One line for each option that differs between two `to_dict`s and matters: 'optim.lr: 0.1 -> 0.2'."""
     a, b = flatten(old), flatten(new)
-    changed = [key for key in sorted({*a, *b}) if a.get(key) != b.get(key) and not key.startswith(HARMLESS)]
+    changed = [
+        key for key in sorted({*a, *b}) if a.get(key) != b.get(key) and not key.startswith(HARMLESS)
+    ]
     return [f"{key}: {_shown(a.get(key), b.get(key))}" for key in changed]
 
 
@@ -244,12 +290,16 @@ def _shown(old: Any, new: Any) -> str:
 
 def describe(cls: type = Config, prefix: str = "--config.") -> list[tuple[str, str, str]]:
     """(flag, default, comment) of every option, read off this file, which is the only place that says them."""
-    comments = dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(cls), flags=re.MULTILINE))
+    comments = dict(
+        re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(cls), flags=re.MULTILINE)
+    )
     rows = []
     for f in dataclasses.fields(cls):
         if isinstance(f.type, type) and dataclasses.is_dataclass(f.type):
             rows += describe(f.type, f"{prefix}{f.name}.")
         else:
-            default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+            default = (
+                f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+            )
             rows.append((prefix + f.name, str(default), comments.get(f.name, "")))
     return rows

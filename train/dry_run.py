@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax import analysis
-from train import cpu, data, parallel
-from train.build import Task, is_small, recomputes
+from train import data
+from train.build import Task
 from train.config import Config
 from train.data import affine
 from train.errors import DataError
+from train.start import start
 
 BARS = " ▁▂▃▄▅▆▇█"
 
@@ -23,7 +24,9 @@ BARS = " ▁▂▃▄▅▆▇█"
 class Known(data.Split):
     """A split that is not here: what is known of it, and no image."""
 
-    def __init__(self, examples: int, classes: int, image_shape: tuple[int | None, int | None, int]):
+    def __init__(
+        self, examples: int, classes: int, image_shape: tuple[int | None, int | None, int]
+    ):
         super().__init__()
         self._examples, self.image_shape = examples, image_shape
         self.class_names = tuple(map(str, range(classes)))
@@ -47,14 +50,17 @@ def build(config: Config) -> Task:
         if not known:
             raise
         if jax.process_index() == 0:
-            print(f"{error}; its {len(known):,} examples are only counted on here", file=sys.stderr, flush=True)
+            print(
+                f"{error}; its {len(known):,} examples are only counted on here",
+                file=sys.stderr,
+                flush=True,
+            )
         return Task(config, known)
 
 
 def dry_run(config: Config) -> dict[str, Any]:
     """Compiles the step, and tells parameters, multiply-adds, memory, devices and the schedule."""
-    parallel.cache_programs(config.parallel.compile_cache)
-    cpu.tune(recomputes=recomputes(config), small=is_small(config))
+    start(config)
     task = build(config)
     height, width, channels = data.image_shape(task.train_split, config.data)
     share = config.data.batch_size // jax.process_count()

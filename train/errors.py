@@ -1,6 +1,7 @@
-"""Mistakes that a user can make or mend, each one sentence and an exit code; anything else keeps its stack trace."""
+"""Mistakes that a user can make or mend: one sentence and an exit code each, without a stack trace."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 
@@ -18,7 +19,7 @@ class DataError(UserError):
 
 
 class CheckpointError(UserError):
-    """A checkpoint or weights file that is missing, damaged or of something else."""
+    """A checkpoint or weights file that is missing, damaged or of another network."""
 
     exit_code = 4
 
@@ -38,27 +39,34 @@ class LostError(UserError):
 
     exit_code = 6
     sentence = (
-        "another process of this run died or cannot be reached; the same command goes on from the last checkpoint"
+        "another process of this run died or cannot be reached. Run the same command to resume "
+        "from the last checkpoint."
     )
 
 
 class Preempted(UserError):
-    """The run was asked to end, and is saved: no mistake, but not done either."""
+    """The run was asked to end, and is saved: not a mistake, but not done either."""
 
-    exit_code = 75  # EX_TEMPFAIL, by which schedulers know that the job wants to be run again
+    exit_code = 75  # EX_TEMPFAIL, which tells schedulers to run the job again
 
 
 def run(command: Callable[[], dict]) -> int:
-    """Runs a command: its result as one JSON line on standard output, or one sentence on standard error."""
+    """Runs a command: its result is one JSON line on standard output, a mistake one on standard error.
+
+    Returns:
+        The exit code. A process that has lost another one ends at once: an orderly end would wait
+        for the other for minutes.
+    """
     try:
         print(json.dumps(command()), flush=True)
         return 0
-    except Preempted as error:
-        print(error, file=sys.stderr, flush=True)
-        return error.exit_code
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        prefix = "" if isinstance(error, Preempted) else "error: "
+        print(f"{prefix}{error}", file=sys.stderr, flush=True)
+        if isinstance(error, LostError):
+            os._exit(error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr, flush=True)
+        sentence = "interrupted. Run the same command to resume from the last checkpoint."
+        print(sentence, file=sys.stderr, flush=True)
         return 130

@@ -25,7 +25,14 @@ those of the training steps on this machine at their median speed, without compi
 
 def train_one(config: str, workdir: Path, seed: int) -> bool:
     """One run in a process of its own; whether it came to its end."""
-    command = [sys.executable, "-m", "train", f"--config={config}", f"--workdir={workdir}", f"--config.seed={seed}"]
+    command = [
+        sys.executable,
+        "-m",
+        "train",
+        f"--config={config}",
+        f"--workdir={workdir}",
+        f"--config.seed={seed}",
+    ]
     return subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0
 
 
@@ -38,8 +45,15 @@ def summarize(workdir: Path) -> dict[str, Any] | None:
         return None
     # The median, for a run that was interrupted, or had to share the machine for a while.
     speeds = [row["images_per_second"] for row in trained if "images_per_second" in row]
-    seconds = trained[-1]["step"] * config["data"]["batch_size"] / np.median(speeds) if speeds else np.nan
-    return {"top1": finals[-1]["top1"], "examples": finals[-1]["examples"], "seconds": seconds, "config": config}
+    seconds = (
+        trained[-1]["step"] * config["data"]["batch_size"] / np.median(speeds) if speeds else np.nan
+    )
+    return {
+        "top1": finals[-1]["top1"],
+        "examples": finals[-1]["examples"],
+        "seconds": seconds,
+        "config": config,
+    }
 
 
 def table(runs: dict[str, list[dict[str, Any]]]) -> str:
@@ -77,7 +91,9 @@ def main(argv: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(
         prog="python -m train.lineage", description=__doc__.splitlines()[0], allow_abbrev=False
     )
-    parser.add_argument("--config", required=True, help="a recipe that takes a model's name, as file.py:MODEL")
+    parser.add_argument(
+        "--config", required=True, help="a recipe that takes a model's name, as file.py:MODEL"
+    )
     parser.add_argument("--workdir", required=True, help="a folder of run folders")
     parser.add_argument("--out", required=True, help="where the table goes")
     parser.add_argument("--seeds", type=int, default=1, help="how many runs of each model")
@@ -88,13 +104,17 @@ def main(argv: list[str] | None = None) -> dict:
     for name in known:
         for seed in range(args.seeds):
             workdir = Path(args.workdir) / f"{name}-{seed}"
-            if name in (args.models or known) and not train_one(f"{args.config}:{name}", workdir, seed):
+            if name in (args.models or known) and not train_one(
+                f"{args.config}:{name}", workdir, seed
+            ):
                 print(f"warning: {workdir} did not come to its end", file=sys.stderr, flush=True)
             if (workdir / "config.json").exists() and (result := summarize(workdir)):
                 runs.setdefault(name, []).append(result)
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     text = table(runs)
-    Path(args.out).write_text(f"# The lineage on small digits\n\n{ABOUT.format(config=args.config)}\n\n{text}\n")
+    Path(args.out).write_text(
+        f"# The lineage on small digits\n\n{ABOUT.format(config=args.config)}\n\n{text}\n"
+    )
     print(text, file=sys.stderr)
     return {name: [run["top1"] for run in results] for name, results in runs.items()}
 

@@ -1,6 +1,5 @@
 """What a run tells: `metrics.jsonl`, the source of truth for every plot, and progress for a person."""
 
-import contextlib
 import json
 import math
 import sys
@@ -10,10 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 
-from train.errors import CheckpointError, DivergedError, UserError
+from train.errors import CheckpointError, UserError
 
 
 class Metrics:
@@ -35,7 +33,9 @@ class Metrics:
         self._trackers: list[Callable[[int, str, dict], None]] = []
         self._closers: list[Callable[[], Any]] = []
         if workdir and self._path:
-            self._text = "".join(json.dumps(row) + "\n" for row in read(workdir) if row["step"] <= resume_at)
+            self._text = "".join(
+                json.dumps(row) + "\n" for row in read(workdir) if row["step"] <= resume_at
+            )
             self._torn = True
             self.flush()
             if tensorboard:
@@ -83,7 +83,9 @@ class Metrics:
         try:
             from tensorboardX import SummaryWriter
         except ImportError:
-            raise UserError("log.tensorboard needs the package tensorboardX: pip install tensorboardX") from None
+            raise UserError(
+                "log.tensorboard needs the package tensorboardX: pip install tensorboardX"
+            ) from None
 
         writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_at + 1)
 
@@ -103,9 +105,13 @@ class Metrics:
         # One run folder, one run over there, whoever resumes it; folders of one name in two places are two.
         name, place = workdir.name, str(workdir if "://" in str(workdir) else workdir.resolve())
         number = f"{name}-{zlib.crc32(place.encode()):08x}"
-        run = wandb.init(project=project, name=name, id=number, resume="allow", config=config, dir=str(workdir))
+        run = wandb.init(
+            project=project, name=name, id=number, resume="allow", config=config, dir=str(workdir)
+        )
         self._trackers.append(
-            lambda step, split, values: run.log({f"{split}/{k}": v for k, v in values.items()}, step=step)
+            lambda step, split, values: run.log(
+                {f"{split}/{k}": v for k, v in values.items()}, step=step
+            )
         )
         self._closers.append(run.finish)
 
@@ -121,7 +127,9 @@ def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:
-                raise CheckpointError(f"line {number} of {path} is not JSON; take it out, or the file away") from None
+                raise CheckpointError(
+                    f"line {number} of {path} is not JSON; take it out, or the file away"
+                ) from None
     return rows
 
 
@@ -135,10 +143,19 @@ class Progress:
         self._began = time.perf_counter()
         self._bar = None
         if sys.stderr.isatty() and not quiet:
-            self._bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, leave=False, mininterval=0.5)
+            self._bar = tqdm(
+                total=steps,
+                initial=start,
+                unit="step",
+                dynamic_ncols=True,
+                leave=False,
+                mininterval=0.5,
+            )
 
     def say(self, text: str) -> None:
-        """One line, above the bar where there is one."""
+        """One line, above the bar where there is one; nothing for no text."""
+        if not text:
+            return
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
         elif not self._quiet:
@@ -158,7 +175,8 @@ class Progress:
         elapsed = time.perf_counter() - self._began
         left = elapsed / max(1, step - self._start) * (self._steps - step)
         self.say(
-            f"step {step}/{self._steps}  {split:<5}  {shown}" + (f"  left {duration(left)}" if split == "train" else "")
+            f"step {step}/{self._steps}  {split:<5}  {shown}"
+            + (f"  left {duration(left)}" if split == "train" else "")
         )
         if self._bar is not None:
             rate = (step - self._start) * self._batch_size / max(elapsed, 1e-9)
@@ -183,82 +201,6 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-class Window:
-    """Training metrics since the last row: values still on the devices, and the sums of those that were fetched."""
-
-    def __init__(self, sums: dict[str, float], *, skip_bad: bool = False):
-        self.sums = dict(sums)
-        self._skip_bad = skip_bad
-        self._pending: list[tuple[int, dict[str, jax.Array]]] = []
-
-    def add(self, number: int, values: dict[str, jax.Array]) -> None:
-        self._pending.append((number, values))
-
-    def idle(self) -> bool:
-        """Whether the devices have done all that they were given."""
-        return not self._pending or self._pending[-1][1]["loss"].is_ready()  # type: ignore[attr-defined]
-
-    def wait(self, ahead: int) -> None:
-        """Until at most `ahead` steps are under way: the host must not run far ahead of the devices."""
-        if len(self._pending) > ahead:
-            jax.block_until_ready(self._pending[-1 - ahead][1])
-
-    def fetch(self) -> None:
-        """Adds up what is pending. A step whose loss or gradient is not finite counts as skipped, or is a DivergedError."""
-        numbers, values = [number for number, _ in self._pending], jax.device_get([v for _, v in self._pending])
-        self._pending.clear()
-        for number, of_step in zip(numbers, values):
-            bad = next((name for name in ("loss", "grad_norm") if not np.isfinite(of_step[name])), None)
-            if bad and not self._skip_bad:
-                what = "loss" if bad == "loss" else "gradient's norm"
-                raise DivergedError(
-                    f"the {what} of step {number} is {of_step[bad]}; lower optim.lr, or raise optim.warmup"
-                )
-            for name, value in ({"skipped": 1} if bad else of_step | {"steps": 1}).items():
-                self.sums[name] = self.sums.get(name, 0.0) + float(value)
-
-    def close(self) -> dict[str, float]:
-        """The means since the last row, and how many steps were skipped, if any; a new window begins."""
-        sums, self.sums = self.sums, {}
-        steps, skipped = sums.pop("steps", 0), sums.pop("skipped", 0)
-        if not steps:
-            raise DivergedError(f"all of the last {skipped:.0f} updates were skipped: no loss and gradient was finite")
-        return {name: value / steps for name, value in sums.items()} | ({"skipped": skipped} if skipped else {})
-
-
-class Pace:
-    """How fast training goes, and what share of the time idle devices wait for data, since the last row."""
-
-    def __init__(self, batch_size: int):
-        self._batch_size = batch_size
-        self.restart()
-
-    def restart(self) -> None:
-        self._began, self._waiting, self._steps = time.perf_counter(), 0.0, 0
-
-    def step(self) -> None:
-        self._steps += 1
-
-    def waited(self, seconds: float) -> None:
-        self._waiting += seconds
-
-    @contextlib.contextmanager
-    def paused(self):
-        """What happens here does not count."""
-        began = time.perf_counter()
-        yield
-        self._began += time.perf_counter() - began
-
-    def close(self) -> dict[str, float]:
-        """images_per_second and data_wait (0 to 1); nothing where no step was timed."""
-        if not self._steps:
-            return {}
-        taken = max(time.perf_counter() - self._began, 1e-9)
-        result = {"images_per_second": self._steps * self._batch_size / taken, "data_wait": self._waiting / taken}
-        self.restart()
-        return result
 
 
 class Trace:

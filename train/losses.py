@@ -17,7 +17,14 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
     return optax.softmax_cross_entropy(logits, targets).mean()
 
 
-def objective(outputs: Outputs, labels: jax.Array, *, label_smoothing: float, main_weight: float, aux_weight: float):
+def objective(
+    outputs: Outputs,
+    labels: jax.Array,
+    *,
+    label_smoothing: float,
+    main_weight: float,
+    aux_weight: float,
+):
     """(loss, parts): main_weight * xent(logits) + aux_weight * mean of xent(aux); with heads, both parts unweighted.
 
     GoogLeNet (2014, section 5) adds 0.3 of each of its two heads to 1.0 of the classifier: weights 1.0 and 0.6.
@@ -25,5 +32,7 @@ def objective(outputs: Outputs, labels: jax.Array, *, label_smoothing: float, ma
     main = cross_entropy(outputs.logits, labels, label_smoothing)
     if not outputs.aux:
         return main_weight * main, {}
-    aux = jnp.mean(jnp.stack([cross_entropy(head, labels, label_smoothing) for head in outputs.aux]))
+    aux = jnp.mean(
+        jnp.stack([cross_entropy(head, labels, label_smoothing) for head in outputs.aux])
+    )
     return main_weight * main + aux_weight * aux, {"main_loss": main, "aux_loss": aux}

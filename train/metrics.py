@@ -22,7 +22,10 @@ def sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> dict[str, jax
     """Sums over the examples that `mask` keeps; finish with `finalize`."""
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     values = {"loss": loss, "top1": correct(logits, labels), "top5": correct(logits, labels, 5)}
-    kept = {name: jnp.sum(jnp.where(mask, value, 0), dtype=jnp.float32) for name, value in values.items()}
+    kept = {
+        name: jnp.sum(jnp.where(mask, value, 0), dtype=jnp.float32)
+        for name, value in values.items()
+    }
     return kept | {"examples": jnp.sum(mask, dtype=jnp.int32)}
 
 
@@ -33,5 +36,9 @@ def finalize(batches: Iterable[dict], num_classes: int) -> dict[str, float]:
         for name, value in batch.items():
             total[name] = total.get(name, 0) + value.item()
     examples = total.pop("examples")
-    result = {name: value / examples for name, value in total.items() if name != "top5" or num_classes > 10}
+    result = {
+        name: value / examples
+        for name, value in total.items()
+        if name != "top5" or num_classes > 10
+    }
     return result | {"examples": int(examples)}

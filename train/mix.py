@@ -21,14 +21,21 @@ def warp(images: jax.Array, transforms: jax.Array) -> jax.Array:
 
     def one(image: jax.Array, transform: jax.Array) -> jax.Array:
         a, b, x0, c, d, y0 = transform
-        read = partial(map_coordinates, coordinates=[c * x + d * y + y0, a * x + b * y + x0], order=1)
+        read = partial(
+            map_coordinates, coordinates=[c * x + d * y + y0, a * x + b * y + x0], order=1
+        )
         return jax.vmap(read, in_axes=-1, out_axes=-1)(image)
 
     return jax.vmap(one)(images.astype(jnp.float32), transforms)
 
 
 def make_mix(
-    num_classes: int, *, noise: float = 0.0, std: tuple[float, ...] = (1.0,), mixup: float = 0.0, cutmix: float = 0.0
+    num_classes: int,
+    *,
+    noise: float = 0.0,
+    std: tuple[float, ...] = (1.0,),
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
 ) -> Callable | None:
     """(images, labels (n,), key) -> (images, labels (n,) or (n, K)); None where nothing is asked for.
 
@@ -52,7 +59,11 @@ def make_mix(
                 lambda: mix_up(images, soft, mix_key, mixup),
                 lambda: cut_mix(images, soft, mix_key, cutmix),
             )
-        return mix_up(images, soft, mix_key, mixup) if mixup else cut_mix(images, soft, mix_key, cutmix)
+        return (
+            mix_up(images, soft, mix_key, mixup)
+            if mixup
+            else cut_mix(images, soft, mix_key, cutmix)
+        )
 
     return mix
 
@@ -65,7 +76,9 @@ def add_noise(images: jax.Array, key: jax.Array, deviation: jax.Array | float) -
     return images + deviation * jax.random.normal(key, images.shape, images.dtype)
 
 
-def mix_up(images: jax.Array, soft: jax.Array, key: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
+def mix_up(
+    images: jax.Array, soft: jax.Array, key: jax.Array, alpha: float
+) -> tuple[jax.Array, jax.Array]:
     """lam * x + (1 - lam) * partner, images and labels alike, lam from Beta(alpha, alpha) for each pair.
 
     Zhang, Cisse, Dauphin, Lopez-Paz: mixup: Beyond empirical risk minimization, 2017, section 2.
@@ -77,7 +90,9 @@ def mix_up(images: jax.Array, soft: jax.Array, key: jax.Array, alpha: float) -> 
     return wide * images + (1 - wide) * images[partner], _blend(soft, partner, share)
 
 
-def cut_mix(images: jax.Array, soft: jax.Array, key: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
+def cut_mix(
+    images: jax.Array, soft: jax.Array, key: jax.Array, alpha: float
+) -> tuple[jax.Array, jax.Array]:
     """A rectangle of each image is its partner's; labels mix by area.
 
     Yun et al.: CutMix, 2019, section 3.1: the rectangle has a share 1 - lam of the area, lam from Beta(alpha, alpha), and

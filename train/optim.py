@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import ReduceLROnPlateauState
 
-from cnnjax.registry import nearest
+from cnnjax.spelling import nearest
 from train.errors import UserError
 
 SCHEDULES = ("cosine", "step", "exponential", "polynomial", "piecewise", "plateau", "constant")
@@ -54,11 +54,15 @@ def make_schedule(
 
     elif name in ("step", "exponential"):
         # Above one decay for each step `exponential_decay` cannot see the difference between steps and fractions of them.
-        from_start = optax.exponential_decay(lr, max(1, decay_every), decay_rate, staircase=name == "step")
+        from_start = optax.exponential_decay(
+            lr, max(1, decay_every), decay_rate, staircase=name == "step"
+        )
     elif name == "piecewise":
         boundaries, factors = tuple(boundaries), tuple(factors)
         if len(boundaries) != len(factors) or list(boundaries) != sorted(boundaries):
-            raise UserError("piecewise needs as many optim.factors as optim.boundaries, which must rise")
+            raise UserError(
+                "piecewise needs as many optim.factors as optim.boundaries, which must rise"
+            )
         values = jnp.array([1.0, *factors], jnp.float32) * lr
 
         def from_start(t):
@@ -88,8 +92,12 @@ def decayed(params: Any, what: str = "kernels") -> Any:
         raise UserError(f"optim.decayed={what!r} is unknown; {nearest(what, DECAYED)}")
     if what == "kernels":
         return jax.tree.map(lambda p: p.ndim > 1, params)
-    owners = {path[:-1] for path, _ in jax.tree.leaves_with_path(params) if _name(path[-1:]) == "kernel"}
-    return jax.tree.map_with_path(lambda path, p: what == "all" or p.ndim > 1 or path[:-1] in owners, params)
+    owners = {
+        path[:-1] for path, _ in jax.tree.leaves_with_path(params) if _name(path[-1:]) == "kernel"
+    }
+    return jax.tree.map_with_path(
+        lambda path, p: what == "all" or p.ndim > 1 or path[:-1] in owners, params
+    )
 
 
 def _name(path: tuple) -> str:
@@ -121,7 +129,9 @@ def rate_factors(params: Any, rules: Iterable[str]) -> Any:
     if len(used) < len(table):
         pattern = table[min(set(range(len(table))) - used)][0].pattern
         names = [_name(path) for path, _ in jax.tree.leaves_with_path(params)]
-        raise UserError(f"no parameter is left for optim.lr_scale={pattern!r}; there are {', '.join(names[:4])}, …")
+        raise UserError(
+            f"no parameter is left for optim.lr_scale={pattern!r}; there are {', '.join(names[:4])}, …"
+        )
     return factors
 
 
@@ -166,7 +176,12 @@ def make_optimizer(
         "sgd": (weights, rate, velocity) if lr_inside else (weights, velocity, rate),
         "rmsprop": (weights, optax.scale_by_rms(decay, epsilon, initial_scale=1.0), rate, velocity),
         "adamw": (adam, weights, rate),
-        "lars": (weights, optax.masked(optax.scale_by_trust_ratio(trust_coefficient=0.001), decayed), rate, velocity),
+        "lars": (
+            weights,
+            optax.masked(optax.scale_by_trust_ratio(trust_coefficient=0.001), decayed),
+            rate,
+            velocity,
+        ),
         "lamb": (adam, weights, optax.scale_by_trust_ratio(), rate),
     }[name]
     rules = tuple(lr_scale)
@@ -175,10 +190,14 @@ def make_optimizer(
         def frozen(params):
             return jax.tree.map(lambda factor: factor == 0, rate_factors(params, rules))
 
-        scaled = optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, rate_factors(updates, rules)))
+        scaled = optax.stateless(
+            lambda updates, _: jax.tree.map(jnp.multiply, updates, rate_factors(updates, rules))
+        )
         parts = (*parts, scaled)
     bounded = optax.clip_by_global_norm(clip) if clip else optax.identity()
-    return optax.chain(optax.masked(optax.set_to_zero(), frozen) if rules else optax.identity(), bounded, *parts)
+    return optax.chain(
+        optax.masked(optax.set_to_zero(), frozen) if rules else optax.identity(), bounded, *parts
+    )
 
 
 # ---------------------------------------------------------------------------------------------- plateau
@@ -192,7 +211,9 @@ class Plateau:
     """
 
     def __init__(self, factor: float, patience: int, floor: float):
-        self._rule = optax.contrib.reduce_on_plateau(factor, patience, rtol=0.0, atol=1e-6, min_scale=floor)
+        self._rule = optax.contrib.reduce_on_plateau(
+            factor, patience, rtol=0.0, atol=1e-6, min_scale=floor
+        )
 
         def scale(updates, state, params=None):
             return jax.tree.map(lambda u: state.scale * u, updates), state
@@ -203,7 +224,11 @@ class Plateau:
         """The state behind an evaluation; `place` puts the few values that may change where the others are."""
 
         def advance(x):
-            return place(self._rule.update({}, jax.device_get(x), value=1 - top1)[1]) if _is_plateau(x) else x
+            return (
+                place(self._rule.update({}, jax.device_get(x), value=1 - top1)[1])
+                if _is_plateau(x)
+                else x
+            )
 
         return jax.tree.map(advance, opt_state, is_leaf=_is_plateau)
 

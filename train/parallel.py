@@ -1,142 +1,19 @@
-"""The only file that knows how a step is spread over devices: pmap, shard_map, the mesh, where arrays live."""
+"""The only file that knows how a step is spread over devices: pmap, shard_map, mesh, placement."""
 
-import ctypes
-import os
-import signal
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from train.errors import LostError, UserError
+from train.errors import UserError
 from train.step import AXIS
 
-# Seconds until a process that gives no sign of life counts as dead, and that one may wait for the others at the end.
-DEAD_AFTER = 20
-LEAVE_WITHIN = 30
-
-COPIED_AT_ONCE = 100 * 1024  # bytes of an array, up to which XLA copies it to a CPU's memory before it goes on
-
-# Who started the processes -> the variables that hold their number and this one's place, as the launchers set them.
-LAUNCHERS = {
-    "JAX": ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"),
-    "SLURM": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
-    "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
-    "MPI": ("PMI_SIZE", "PMI_RANK"),
-}
-
-
-def launcher() -> tuple[str, int, int]:
-    """(name, number of processes, this one's place) as the environment tells; ("", 1, 0) for a single process.
-
-    SLURM counts the tasks of this very step, so that a batch script, or a shell on one of the nodes, is a single process.
-    """
-    for name, variables in LAUNCHERS.items():
-        size, rank = (os.environ.get(variable, "") for variable in variables)
-        if size.isdigit() and rank.isdigit() and int(size) > 1:
-            return name, int(size), int(rank)
-    hosts = os.environ.get("TPU_WORKER_HOSTNAMES") or os.environ.get("TPU_PROCESS_ADDRESSES") or ""
-    if "," in hosts:
-        return (
-            "TPU",
-            hosts.count(",") + 1,
-            int(os.environ.get("TPU_WORKER_ID") or os.environ.get("CLOUD_TPU_TASK_ID") or 0),
-        )
-    return "", 1, 0
-
-
-def connect(coordinator: str = "", num_processes: int = 0, process_id: int = -1, timeout: int = 300) -> None:
-    """Joins this process to the others of its run; nothing happens in a single process. Before anything else of jax.
-
-    What is not given comes from the launcher: SLURM, Open MPI, a TPU pod, or the variables JAX_COORDINATOR_ADDRESS,
-    JAX_NUM_PROCESSES, JAX_PROCESS_ID. UserError says what is missing, or that the others did not come in time.
-    """
-    name, size, rank = launcher()
-    coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS", "")
-    size, rank = num_processes or size, process_id if process_id >= 0 else rank
-    if not coordinator and not num_processes and size == 1:
-        return
-    if not coordinator and name not in ("SLURM", "Open MPI", "TPU"):
-        raise UserError(f"{size} processes need --coordinator=HOST:PORT of the first of them, the same for all")
-    if coordinator and (size < 1 or not 0 <= rank < size):
-        raise UserError(f"--num-processes={size} and --process-id={rank} do not fit: ids count from 0")
-    given: dict[str, Any] = {}
-    if coordinator:
-        given = dict(coordinator_address=coordinator, num_processes=size, process_id=rank)
-    if rank == 0:
-        print(f"waiting for {size} processes ({name or coordinator})…", file=sys.stderr, flush=True)
-    try:
-        jax.distributed.initialize(
-            **given,
-            initialization_timeout=timeout,
-            heartbeat_timeout_seconds=DEAD_AFTER,
-            shutdown_timeout_seconds=LEAVE_WITHIN,
-        )
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise UserError(f"process {rank} of {size} found no others at {coordinator or name}: {reason}") from None
-    _speak_before_abort()
-
-
-def _speak_before_abort() -> None:
-    """When a process dies, jax aborts the others from a thread of its own; give that a sentence and an exit code."""
-
-    @ctypes.CFUNCTYPE(None, ctypes.c_int)
-    def last_words(_):
-        lost()
-
-    connect.handler = last_words  # type: ignore[attr-defined]  # C keeps only the address
-    ctypes.CDLL(None).signal(signal.SIGABRT, last_words)
-
-
-leaving: list[int] = []  # the exit code of a process that ends by a mistake of its own, while others may not know
-
-
-def lost() -> None:
-    """Ends this process, because the run has lost another one: waiting for it in an orderly exit would take minutes."""
-    if leaving:
-        os._exit(leaving[0])
-    print(f"error: {LostError.sentence}", file=sys.stderr, flush=True)
-    os._exit(LostError.exit_code)
-
-
-def is_lost_peer(error: Exception) -> bool:
-    """Whether an error of a collective, or of the service that keeps the processes together, means that one is gone."""
-    signs = (
-        "Gloo",
-        "NCCL",
-        "coordination",
-        "Connection reset",
-        "Connection closed",
-        "heartbeat",
-        "UNAVAILABLE",
-        "DEADLINE_EXCEEDED",
-    )
-    return any(sign in str(error) for sign in signs)
-
-
-def first_process_says(value: bool = True) -> bool:
-    """What the first process says, on all of them: for what only that one knows. None goes on before it is there."""
-    return bool(multihost_utils.broadcast_one_to_all(np.array(value))) if jax.process_count() > 1 else value
-
-
-def cache_programs(folder: str) -> str:
-    """Keeps compiled programs in a folder for the next run, unless JAX_COMPILATION_CACHE_DIR names another.
-
-    Returns the folder for what else is kept; "" for none.
-    """
-    if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
-        # By default those below a second are not kept: of a small network all of them, of a large one its many small ones.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    if folder and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
-    now = jax.config.values
-    return (folder and now["jax_enable_compilation_cache"] and now["jax_compilation_cache_dir"]) or ""
+COPIED_AT_ONCE = (
+    100 * 1024
+)  # bytes of an array, up to which XLA copies it to a CPU's memory before it goes on
 
 
 def are_one_cpu(devices: Sequence[jax.Device]) -> bool:
@@ -157,7 +34,9 @@ def each_row(function: Callable, variables: Any, devices: int = 0) -> tuple[Call
     same, divided = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
     # A device computes its rows as if it were alone: even what looks at a single pixel then asks no other device.
     alone = (
-        jax.shard_map(function, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS)) if len(chosen) > 1 else function
+        jax.shard_map(function, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS))
+        if len(chosen) > 1
+        else function
     )
     compiled = jax.jit(alone, in_shardings=(same, divided), out_shardings=divided)
 
@@ -181,13 +60,21 @@ class Parallel:
         if not 0 <= devices <= local:
             raise UserError(f"parallel.devices={devices}, but this process has {local} device(s)")
         if jax.process_count() > 1 and devices:
-            raise UserError("parallel.devices picks among one process's devices; with several processes all are used")
+            raise UserError(
+                "parallel.devices picks among one process's devices; with several processes all are used"
+            )
         if jax.process_count() > 1 and mapping == "pmap":
-            raise UserError("parallel.mapping=pmap is for one process; with several take auto or shard_map")
-        self.mapping = ("pmap" if jax.process_count() == 1 else "shard_map") if mapping == "auto" else mapping
+            raise UserError(
+                "parallel.mapping=pmap is for one process; with several take auto or shard_map"
+            )
+        self.mapping = (
+            ("pmap" if jax.process_count() == 1 else "shard_map") if mapping == "auto" else mapping
+        )
         self.devices = jax.devices()[:devices] if devices else jax.devices()
         # make_mesh would make explicit axes, whose arrays refuse to mix with ordinary ones.
-        self.mesh = jax.make_mesh((len(self.devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=self.devices)
+        self.mesh = jax.make_mesh(
+            (len(self.devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=self.devices
+        )
         self._divided = NamedSharding(self.mesh, P(AXIS))
 
     @property
@@ -207,7 +94,11 @@ class Parallel:
     def check(self, name: str, batch_size: int) -> None:
         """Raises UserError when a global batch does not divide over the devices."""
         if batch_size <= 0 or batch_size % len(self.devices):
-            hint = "; parallel.devices takes fewer of them" if 0 < batch_size < len(self.devices) else ""
+            hint = (
+                "; parallel.devices takes fewer of them"
+                if 0 < batch_size < len(self.devices)
+                else ""
+            )
             raise UserError(
                 f"{name}={batch_size} must be a positive multiple of the {len(self.devices)} device(s){hint}"
             )
@@ -222,8 +113,17 @@ class Parallel:
         donated = (0,) if donate else ()
         if self.mapping == "pmap":
             axes = tuple(0 if divided else None for divided in split)
-            return jax.pmap(step, AXIS, in_axes=axes, out_axes=None, donate_argnums=donated, devices=self.devices)
-        several = len(self.devices) > 1  # one device has all of the batch, which is then the same on all
+            return jax.pmap(
+                step,
+                AXIS,
+                in_axes=axes,
+                out_axes=None,
+                donate_argnums=donated,
+                devices=self.devices,
+            )
+        several = (
+            len(self.devices) > 1
+        )  # one device has all of the batch, which is then the same on all
         specs = tuple(P(AXIS) if divided and several else P() for divided in split)
         mapped = jax.shard_map(step, mesh=self.mesh, in_specs=specs, out_specs=P())
         return jax.jit(mapped, donate_argnums=donated)
@@ -235,7 +135,9 @@ class Parallel:
     def abstract(self, shapes: Any) -> Any:
         """Shapes of a tree that will be replicated: what a checkpoint is restored to."""
         where = NamedSharding(self.mesh, P())
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes
+        )
 
     def shard(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         """Puts this process's share of a global host batch (N / processes, …) on its devices, or on its way there."""
@@ -252,5 +154,10 @@ class Parallel:
 
     def _shard(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         if self.mapping == "pmap":
-            return {name: x.reshape(len(self.devices), -1, *x.shape[1:]) for name, x in batch.items()}
-        return {name: jax.make_array_from_process_local_data(self._divided, x) for name, x in batch.items()}
+            return {
+                name: x.reshape(len(self.devices), -1, *x.shape[1:]) for name, x in batch.items()
+            }
+        return {
+            name: jax.make_array_from_process_local_data(self._divided, x)
+            for name, x in batch.items()
+        }

@@ -9,7 +9,6 @@ python -m train.predict --workdir=runs/lenet photos/ --features=features.npz
 An image that cannot be read is named, and the others go on.
 """
 
-import argparse
 import glob
 import itertools
 import json
@@ -23,15 +22,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from train import cpu, errors
+from train import cli, errors
+from train.classifier import Classifier, add_weights, from_run, one_of, published
 from train.config import Data
 from train.data.decode import BadImage
-from train.data.pipeline import ahead, threads
 from train.data.sources.folder import is_image
+from train.data.threads import ahead, threads
 from train.data.transforms import make_transform
 from train.errors import DataError, UserError
 from train.run import Run
-from train.subject import Subject, add_weights, from_run, one_of, published
+from train.start import start
 
 BATCH = 32
 
@@ -43,12 +43,18 @@ def find_images(arguments: Sequence[str]) -> list[str]:
         if argument == "-" or Path(argument).is_file():
             found.append(argument)
         elif Path(argument).is_dir():
-            inside = sorted(str(path) for path in Path(argument).rglob("*") if path.is_file() and is_image(path.name))
+            inside = sorted(
+                str(path)
+                for path in Path(argument).rglob("*")
+                if path.is_file() and is_image(path.name)
+            )
             if not inside:
                 raise DataError(f"{argument} holds no images")
             found += inside
         else:
-            matched = sorted(path for path in glob.glob(argument, recursive=True) if Path(path).is_file())
+            matched = sorted(
+                path for path in glob.glob(argument, recursive=True) if Path(path).is_file()
+            )
             if not matched and not glob.has_magic(argument):
                 matched = [argument]  # named as an image that cannot be read, when its turn comes
             if not matched:
@@ -72,12 +78,14 @@ def read(names: Sequence[str], config: Data) -> Iterator[tuple[str, np.ndarray |
             return str(error)
 
     with ThreadPoolExecutor(threads(config), thread_name_prefix="decode") as pool:
-        for name, image in ahead(lambda name: (name, pool.submit(one, name)), iter(names), 4 * threads(config)):
+        for name, image in ahead(
+            lambda name: (name, pool.submit(one, name)), iter(names), 4 * threads(config)
+        ):
             yield "standard input" if name == "-" else name, image.result()
 
 
 def answers(
-    seen: Subject, names: Sequence[str], *, batch: int = BATCH, features: bool = False
+    seen: Classifier, names: Sequence[str], *, batch: int = BATCH, features: bool = False
 ) -> Iterator[tuple[str, np.ndarray | str]]:
     """(name, probabilities (K,) or features (D,)) of each image in order, or (name, why it cannot be read)."""
 
@@ -95,7 +103,9 @@ def answers(
             stacked = np.stack(readable)
             padded = np.pad(stacked, ((0, batch - len(stacked)), *[(0, 0)] * 3))
             found = iter(np.asarray(apply(variables, padded)))
-        yield from ((name, image if isinstance(image, str) else next(found)) for name, image in rows)
+        yield from (
+            (name, image if isinstance(image, str) else next(found)) for name, image in rows
+        )
 
 
 def best(probabilities: np.ndarray, names: Sequence[str], k: int) -> list[tuple[str, float]]:
@@ -121,7 +131,9 @@ def bar(share: float, room: int) -> str:
     return "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8]
 
 
-def write_features(path: str, seen: Subject, names: Sequence[str], batch: int = BATCH) -> dict[str, Any]:
+def write_features(
+    path: str, seen: Classifier, names: Sequence[str], batch: int = BATCH
+) -> dict[str, Any]:
     """What the classifier reads of every readable image, as npz (files, features) or Parquet."""
     if not path.endswith((".npz", ".parquet")):
         raise UserError(f"--features={path} must end in .npz or .parquet")
@@ -144,32 +156,42 @@ def write_features(path: str, seen: Subject, names: Sequence[str], batch: int = 
         except ModuleNotFoundError:
             raise UserError("Parquet needs the package pyarrow: pip install pyarrow") from None
         parquet.write_table(pyarrow.table({"file": files, "features": list(features)}), path)
-    return {"features": path, "images": len(files), "unreadable": unreadable, "width": features.shape[1]}
+    return {
+        "features": path,
+        "images": len(files),
+        "unreadable": unreadable,
+        "width": features.shape[1],
+    }
 
 
 def main(argv: list[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(
-        prog="python -m train.predict",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = cli.Parser("python -m train.predict", __doc__)
+    parser.add_argument(
+        "images", nargs="*", help="image files, folders, patterns; - for standard input"
     )
-    parser.add_argument("images", nargs="*", help="image files, folders, patterns; - for standard input")
     add_weights(parser)
     parser.add_argument("--top", type=int, default=5, help="how many classes of each image")
-    parser.add_argument("--json", action="store_true", help="a line of JSON for each image, without bars")
-    parser.add_argument("--list", action="store_true", help="standard input holds the names of images, one a line")
-    parser.add_argument("--features", default="", help="an .npz or .parquet file to write features to, instead")
+    parser.add_argument(
+        "--json", action="store_true", help="a line of JSON for each image, without bars"
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="standard input holds the names of images, one a line"
+    )
+    parser.add_argument(
+        "--features", default="", help="an .npz or .parquet file to write features to, instead"
+    )
     parser.add_argument("--batch-size", type=int, default=BATCH, help="images at once")
     args = parser.parse_intermixed_args(argv)
     one_of(args, "workdir", "weights")
     if len(args.workdir) + len(args.weights) != 1:
         raise UserError("predictions are of one network")
-    names = args.images + ([line.rstrip("\n") for line in sys.stdin if line.strip()] if args.list else [])
+    names = args.images + (
+        [line.rstrip("\n") for line in sys.stdin if line.strip()] if args.list else []
+    )
     if not names:
         raise UserError("which images? Files, folders, patterns, or - for standard input")
     images = find_images(names)
-    cpu.tune()
+    start()
     if args.workdir:
         seen = from_run(Run(args.workdir[0]), args.step, raw=args.raw, dtype=args.dtype, source="-")
     else:
@@ -188,10 +210,19 @@ def main(argv: list[str] | None = None) -> dict:
             continue
         rows = best(answer, classes, args.top)
         if args.json:
-            print(json.dumps({"file": name, "top": [{"class": c, "probability": p} for c, p in rows]}), flush=True)
+            print(
+                json.dumps(
+                    {"file": name, "top": [{"class": c, "probability": p} for c, p in rows]}
+                ),
+                flush=True,
+            )
         else:
             print(f"{name}\n{bars(rows, width)}", flush=True)
-    return {"images": len(images) - unreadable, "unreadable": unreadable, "network": f"{seen.name} {seen.label}"}
+    return {
+        "images": len(images) - unreadable,
+        "unreadable": unreadable,
+        "network": f"{seen.name} {seen.label}",
+    }
 
 
 if __name__ == "__main__":

@@ -12,13 +12,19 @@ from train.errors import CheckpointError, UserError
 from train.state import TrainState
 
 
-def start_from(config: Config, task: Any, state: TrainState, say: Callable[[str], None]) -> TrainState:
+def start_from(
+    config: Config, task: Any, state: TrainState, say: Callable[[str], None]
+) -> TrainState:
     """The state with the values of `init.weights` wherever they fit; the sentence says which parts stay fresh.
 
     Only a classifier may differ: a layer whose last axis, the classes, has another length. CheckpointError for anything else.
     """
     source = config.init.weights
-    given = from_run(source) if (Path(source) / "config.json").exists() else from_file(config, task, say)
+    given = (
+        from_run(source)
+        if (Path(source) / "config.json").exists()
+        else from_file(config, task, say)
+    )
     fresh: list[str] = []
     wrong: list[str] = []
 
@@ -38,12 +44,20 @@ def start_from(config: Config, task: Any, state: TrainState, say: Callable[[str]
     found = flatten(given)
     new = jax.tree.map_with_path(pick, mine)
     heads = {
-        layer for layer in fresh if layer.removeprefix("params/") in classifiers(mine["params"], task.model.num_classes)
+        layer
+        for layer in fresh
+        if layer.removeprefix("params/") in classifiers(mine["params"], task.model.num_classes)
     }
-    wrong += [f"it has no {layer}" for layer in dict.fromkeys(fresh) if layer not in heads and "/aux" not in layer]
+    wrong += [
+        f"it has no {layer}"
+        for layer in dict.fromkeys(fresh)
+        if layer not in heads and "/aux" not in layer
+    ]
     if wrong:
         more = f"; {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise CheckpointError(f"{source} does not fit {config.model.name}: {'; '.join(wrong[:3])}{more}")
+        raise CheckpointError(
+            f"{source} does not fit {config.model.name}: {'; '.join(wrong[:3])}{more}"
+        )
     say(
         f"starting from {source}"
         + (f"; fresh: {', '.join(dict.fromkeys(fresh)).replace('params/', '')}" if fresh else "")
@@ -63,7 +77,10 @@ def classifiers(params: dict, num_classes: int) -> set[str]:
 
 
 def flatten(tree: Any) -> dict[str, Any]:
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in jax.tree.leaves_with_path(tree)}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): x
+        for path, x in jax.tree.leaves_with_path(tree)
+    }
 
 
 def from_run(folder: str) -> dict[str, Any]:
@@ -83,7 +100,10 @@ def from_file(config: Config, task: Any, say: Callable[[str], None]) -> dict[str
 
     try:
         loaded = weights.load(
-            config.init.weights, config.model.name, config.init.source, num_classes=task.model.num_classes
+            config.init.weights,
+            config.model.name,
+            config.init.source,
+            num_classes=task.model.num_classes,
         )
     except (weights.WeightsError, ValueError, OSError) as error:
         raise CheckpointError(f"init.weights={config.init.weights}: {error}") from None
@@ -95,10 +115,13 @@ def from_file(config: Config, task: Any, say: Callable[[str], None]) -> dict[str
     needed = [
         name
         for name in fields
-        if not name.startswith("_") and getattr(loaded.model, name) != getattr(task.model, name, None)
+        if not name.startswith("_")
+        and getattr(loaded.model, name) != getattr(task.model, name, None)
     ]
     if needed:
-        options = ", ".join(f"model.options.{name}={getattr(loaded.model, name)!r}" for name in needed)
+        options = ", ".join(
+            f"model.options.{name}={getattr(loaded.model, name)!r}" for name in needed
+        )
         raise UserError(f"the weights of {config.init.source} need {options}")
     if loaded.preprocessing.channels == "BGR":
         say("warning: these weights were trained on BGR images; here they get RGB")
@@ -107,4 +130,7 @@ def from_file(config: Config, task: Any, say: Callable[[str], None]) -> dict[str
         ours = getattr(config.data, name)
         if np.abs(np.subtract(theirs, ours)).max() > 1e-3:
             say(f"warning: these weights were trained with data.{name}={theirs}; here it is {ours}")
-    return {"params": loaded.variables["params"], "batch_stats": loaded.variables.get("batch_stats", {})}
+    return {
+        "params": loaded.variables["params"],
+        "batch_stats": loaded.variables.get("batch_stats", {}),
+    }

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cnnjax.registry import nearest
+from cnnjax.spelling import nearest
 from train.config import Config, describe
 from train.errors import UserError
 
@@ -16,8 +16,14 @@ def load(path: str, overrides: list[str] | None = None) -> Config:
     """The config of `file.py` or `file.py:argument`, changed by `--config.<path>=<value>` flags."""
     file, _, argument = path.partition(":")
     if not Path(file).is_file():
-        siblings = [str(p) for p in sorted(Path(file).parent.glob("*.py"))] if Path(file).parent.is_dir() else []
-        raise UserError(f"--config={file} does not exist" + (f"; {nearest(file, siblings)}" if siblings else ""))
+        siblings = (
+            [str(p) for p in sorted(Path(file).parent.glob("*.py"))]
+            if Path(file).parent.is_dir()
+            else []
+        )
+        raise UserError(
+            f"--config={file} does not exist" + (f"; {nearest(file, siblings)}" if siblings else "")
+        )
     spec = importlib.util.spec_from_file_location("recipe", file)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -27,7 +33,9 @@ def load(path: str, overrides: list[str] | None = None) -> Config:
     except Exception as error:
         raise UserError(f"{file} failed: {type(error).__name__}: {error}") from error
     if not isinstance(config, Config):
-        raise UserError(f"{file}: get_config() must return a train.config.Config, got {type(config).__name__}")
+        raise UserError(
+            f"{file}: get_config() must return a train.config.Config, got {type(config).__name__}"
+        )
     return override(config, overrides or [])
 
 
@@ -62,18 +70,28 @@ def _check_key(config: Config, argument: str) -> None:
         raise UserError(f"{argument} needs a value: {argument}=…")
     keys, holder = name.removeprefix("--config.").split("."), config
     for i, key in enumerate(keys):
-        known = list(holder) if isinstance(holder, dict) else [f.name for f in dataclasses.fields(holder)]
+        known = (
+            list(holder)
+            if isinstance(holder, dict)
+            else [f.name for f in dataclasses.fields(holder)]
+        )
         if isinstance(holder, dict) and key not in holder:
             holder[key] = _option_default(config, key)
         elif key not in known:
             options = [flag.removeprefix("--config.") for flag, _, _ in describe()]
-            raise UserError(f"the config has no key {'.'.join(keys)!r}; {nearest('.'.join(keys), options)}")
+            raise UserError(
+                f"the config has no key {'.'.join(keys)!r}; {nearest('.'.join(keys), options)}"
+            )
         value = holder[key] if isinstance(holder, dict) else getattr(holder, key)
         nested = dataclasses.is_dataclass(value) or isinstance(value, dict)
         if nested and i == len(keys) - 1:
-            raise UserError(f"{name} is a group of keys: set one of them, as in {name}.{_first_key(value)}=…")
+            raise UserError(
+                f"{name} is a group of keys: set one of them, as in {name}.{_first_key(value)}=…"
+            )
         if not nested and i < len(keys) - 1:
-            raise UserError(f"the config has no key {'.'.join(keys)!r}: {'.'.join(keys[: i + 1])} is a value")
+            raise UserError(
+                f"the config has no key {'.'.join(keys)!r}: {'.'.join(keys[: i + 1])} is a value"
+            )
         holder = value
 
 
@@ -90,7 +108,9 @@ def _option_default(config: Config, option: str) -> Any:
 
 
 def _first_key(value: Any) -> str:
-    return next(iter(value), "KEY") if isinstance(value, dict) else dataclasses.fields(value)[0].name
+    return (
+        next(iter(value), "KEY") if isinstance(value, dict) else dataclasses.fields(value)[0].name
+    )
 
 
 def _one_sentence(error: Exception, config: Config, arguments: list[str]) -> str:

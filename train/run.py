@@ -15,7 +15,11 @@ from train.errors import CheckpointError, DataError, UserError
 
 
 def open_workdir(
-    workdir: str, config: configs.Config, class_names: tuple[str, ...], image_shape: tuple[int, ...], steps: int
+    workdir: str,
+    config: configs.Config,
+    class_names: tuple[str, ...],
+    image_shape: tuple[int, ...],
+    steps: int,
 ) -> epath.Path:
     """Makes the run folder or takes up an old one, which must hold the same run.
 
@@ -35,7 +39,9 @@ def open_workdir(
             known = configs.to_dict(
                 configs.from_dict(old)
             )  # with the defaults of options that are newer than the folder
-            if changed := configs.difference(of_data | configs.flatten(known) | configs.flatten(old), values):
+            if changed := configs.difference(
+                of_data | configs.flatten(known) | configs.flatten(old), values
+            ):
                 raise UserError(
                     f"{workdir} holds a run with another config: {'; '.join(changed)}. "
                     "Take a new --workdir, or the old values to resume"
@@ -43,9 +49,13 @@ def open_workdir(
         if jax.process_index() == 0 and old != values:
             new = path.with_name("config.json.new")
             new.write_text(json.dumps(values, indent=1))
-            new.replace(path)  # at no time is there half of it, for another process, or behind a full disk
+            new.replace(
+                path
+            )  # at no time is there half of it, for another process, or behind a full disk
     except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be written: {error.strerror or error}") from None
+        raise UserError(
+            f"--workdir={workdir} cannot be written: {error.strerror or error}"
+        ) from None
     except json.JSONDecodeError:
         raise UserError(f"{path} is not JSON; take a new --workdir") from None
     return folder
@@ -74,13 +84,17 @@ class Run:
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of what the model reads."""
         known = self._values.get("image_shape")
-        return tuple(known) if known else data.image_shape(self.load_split(), self.config.data)  # folders of older runs
+        return (
+            tuple(known) if known else data.image_shape(self.load_split(), self.config.data)
+        )  # folders of older runs
 
     @cached_property
     def last_step(self) -> int:
         """The step that the run ends with."""
         known = self._values.get("steps")
-        return known or count_steps(self.config, len(data.load(self.config.data.source, self.config.data.train_split)))
+        return known or count_steps(
+            self.config, len(data.load(self.config.data.source, self.config.data.train_split))
+        )
 
     def load_split(self, name: str = "", source: str = "") -> data.Split:
         """A split of the run's data, or of other data: the evaluation split by default.
@@ -118,8 +132,13 @@ class Run:
                 int(step) if step.isdigit() else None
             )
             if wanted is None or wanted not in steps:
-                raise CheckpointError(f"{self.folder} has no checkpoint {step}; there are {', '.join(map(str, steps))}")
+                raise CheckpointError(
+                    f"{self.folder} has no checkpoint {step}; there are {', '.join(map(str, steps))}"
+                )
             shapes = jax.eval_shape(
-                partial(state.create_variables, self.model, image_shape=self.image_shape), jax.random.key(0)
+                partial(state.create_variables, self.model, image_shape=self.image_shape),
+                jax.random.key(0),
             )
-            return wanted, checkpoints.restore_variables(wanted, checkpoint.on_one_device(shapes), raw=raw)
+            return wanted, checkpoints.restore_variables(
+                wanted, checkpoint.on_one_device(shapes), raw=raw
+            )

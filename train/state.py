@@ -24,13 +24,9 @@ class TrainState(flax.struct.PyTreeNode):
         return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def create_keys(seed: int) -> tuple[jax.Array, jax.Array]:
-    """Two keys, (), of all that is random in a run: for its initial parameters, and for its steps."""
-    for_parameters, for_steps = jax.random.split(jax.random.key(seed))
-    return for_parameters, for_steps
-
-
-def create_variables(model: nn.Module, key: jax.Array, image_shape: tuple[int, ...]) -> dict[str, Any]:
+def create_variables(
+    model: nn.Module, key: jax.Array, image_shape: tuple[int, ...]
+) -> dict[str, Any]:
     """{"params", "batch_stats"}, initialised on one black image of (H, W, C), auxiliary heads included."""
     params_key, dropout_key = jax.random.split(key)
     images = jnp.zeros((1, *image_shape), jnp.float32)
@@ -49,4 +45,10 @@ def create_state(
     """A state before the first update."""
     params, batch_stats = create_variables(model, key, image_shape).values()
     averages = {"params": params, "batch_stats": batch_stats} if ema else None
-    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params), jax.tree.map(jnp.copy, averages))
+    return TrainState(
+        jnp.zeros((), jnp.int32),
+        params,
+        batch_stats,
+        tx.init(params),
+        jax.tree.map(jnp.copy, averages),
+    )

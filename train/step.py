@@ -1,10 +1,10 @@
-"""One update and one evaluation, each a pure function of one device's share of the batch over a named axis.
+"""One update and one evaluation: pure functions of one device's share of a batch over a named axis.
 
-Written once; `train.parallel` maps them over the devices by pmap or by shard_map.
+Written once. `train.parallel` maps them over the devices by pmap or by shard_map, and both give the
+same numbers.
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -19,21 +19,28 @@ from train.state import TrainState
 
 AXIS = "data"
 
-# Of the forward pass `keep_products` keeps the results of many operations each, small ones, and random choices. The rest is
-# a pass over memory to compute anew: normalisation, activations, pooling, padding.
+# For `keep_products`: results that are small, random, or made of many operations each. "name" is
+# what several operations make together. All else is a pass over memory: normalisation, activations,
+# pooling, padding.
 PRODUCTS = ("name", "conv_general_dilated", "dot_general", "reduce_sum", "tanh", "pow", "lt")
 EXCHANGED = ("psum", "psum_invariant")
 
 
-def keeping(names: tuple[str, ...]) -> Callable[..., bool]:
-    """A policy of `jax.checkpoint`: which results are kept, by their operation; "name" is what several make together."""
-    return lambda primitive, *_, **__: primitive.name in names
+def keep_products(*, exchanges: bool) -> Callable[..., bool]:
+    """A policy of `jax.checkpoint`: keep the results of convolutions and dense layers only.
+
+    `exchanges` says that BatchNorm's statistics come from several devices, and keeps those too. On
+    one device they cost nothing, and XLA on a CPU would keep after all what it finds again.
+    """
+    kept = PRODUCTS + EXCHANGED if exchanges else PRODUCTS
+    return lambda primitive, *_, **__: primitive.name in kept
 
 
 def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
-    """Images (N, H, W, C) in 0..255, uint8 or float, to float32: (x / 255 - mean) / std, for each channel."""
+    """Images (N, H, W, C) in 0..255, uint8 or float, to float32: (x / 255 - mean) / std."""
     scale = 1 / (255 * jnp.array(std, jnp.float32))
-    return images.astype(jnp.float32) * scale - jnp.array(mean, jnp.float32) / jnp.array(std, jnp.float32)
+    scaled = images.astype(jnp.float32) * scale
+    return scaled - jnp.array(mean, jnp.float32) / jnp.array(std, jnp.float32)
 
 
 def train_step(
@@ -50,52 +57,108 @@ def train_step(
     ema_warmup: bool = False,
     accumulate: int = 1,
     skip_bad: bool = False,
-    freeze_batchnorm: bool = False,
-    alone: bool = False,
-    keep_products: bool = False,
+    remat_policy: Callable[..., bool] | None = None,
     axis: str = AXIS,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update from this device's share: batch leaves are (n, …); state and key are replicated, and so are the results.
+    """One update from this device's share of a batch.
 
-    Where the batch has `affine`, a transform for each image, the images are distorted first. `mix` changes images and labels
-    together, as in `train.mix`; the accuracy is that of the unmixed labels.
-    `key` is the run's: the step and the device are folded in here, so nothing else carries randomness. `accumulate` works
-    through the share in so many parts, one after the other, and updates once, by their mean gradient; BatchNorm then sees
-    each part on its own. `skip_bad` leaves everything but the step count, which the learning rate goes by, as it was where loss
-    or gradient is not finite. `alone` says that one device has the whole batch, not as a share: it exchanges nothing, where a
-    collective would copy every gradient. `keep_products` saves memory: the gradient reads the results of convolutions and
-    dense layers, and computes what lies between them anew.
+    Args:
+        state: replicated, as the results are.
+        batch: "image" (n, H, W, C) and "label" (n,); with "affine" (n, 6) the images are distorted.
+        key: the run's. The step and the device are folded in, so nothing else carries randomness.
+        model: a network that returns `cnnjax.Outputs`.
+        tx: the optimizer.
+        loss_fn: (outputs, labels) -> (loss, dict of further values), as `losses.objective`.
+        preprocess: images as in the batch -> what the network reads.
+        mix: (images, labels, key) -> both, mixed; the accuracy is that of the labels as they were.
+        ema: decay of the moving averages, where the state has any.
+        ema_warmup: in step t the decay is at most (1 + t) / (10 + t).
+        accumulate: parts that the share is worked through in. They make one update, by their mean
+            gradient; BatchNorm sees each part on its own.
+        skip_bad: when loss or gradient is not finite, keep the old state but count the step.
+        remat_policy: what the gradient keeps of the forward pass; None: everything.
+        axis: of the mapping over devices. Outside of any mapping the batch is the whole batch.
+
+    Returns:
+        The new state, and scalars: loss, top1, grad_norm, and what `loss_fn` adds.
+
+    >>> step = jax.jit(partial(train_step, model=model, tx=tx, loss_fn=loss_fn, preprocess=preprocess))
+    >>> state, values = step(state, batch, jax.random.key(0))
     """
-    key = jax.random.fold_in(jax.random.fold_in(key, state.step), 0 if alone else jax.lax.axis_index(axis))
-    # Gradients with respect to replicated parameters would be summed over the axis; with respect to varying ones they
-    # stay this device's own until the pmean below, under pmap and under shard_map alike.
-    varying = (lambda tree: tree) if alone else partial(jax.lax.pcast, axis_name=axis, to="varying")
-    params, batch_stats = varying((state.params, state.batch_stats))
+    shared = is_share(batch, axis)
+    device = jax.lax.axis_index(axis) if shared else 0
+    key = jax.random.fold_in(jax.random.fold_in(key, state.step), device)
+    forward = partial(model.apply, train=True, mutable=["batch_stats"])
+    if remat_policy:
+        forward = rematerialised(forward, remat_policy)
+    loss = partial(objective, forward=forward, loss_fn=loss_fn, preprocess=preprocess, mix=mix)
 
-    def forward(params, batch_stats, images, key):
-        variables = {"params": params, "batch_stats": batch_stats}
-        return model.apply(variables, images, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
+    grads, batch_stats, values = gradients(
+        loss, state, batch, key, accumulate=accumulate, axis=axis if shared else None
+    )
+    values["grad_norm"] = optax.tree.norm(grads)
+    decay: Any = ema
+    if ema_warmup:
+        decay = jnp.minimum(ema, (1 + state.step) / (10 + state.step))
+    new = update(state, grads, batch_stats, tx=tx, ema=decay)
+    if skip_bad:
+        fine = jnp.isfinite(values["loss"]) & jnp.isfinite(values["grad_norm"])
+        new = unless_bad(fine, new, state)
+    return new, values
 
-    if keep_products:
-        # XLA on a CPU finds that what is computed anew was there already, and keeps it after all; but for what comes behind
-        # a collective, which is always done again. On a single device BatchNorm's collectives cost nothing.
-        kept = PRODUCTS if alone else PRODUCTS + EXCHANGED
-        forward = jax.checkpoint(forward, policy=keeping(kept))
 
-    def objective(params, batch_stats, batch, key):
-        images, labels = batch["image"], batch["label"]
-        if "affine" in batch:
-            images = warp(images, batch["affine"])
-        images = preprocess(images)
-        if mix:
-            images, labels = mix(images, labels, jax.random.fold_in(key, 1))
-        with nn.intercept_methods(frozen_batchnorm) if freeze_batchnorm else nullcontext():
-            outputs, updated = forward(params, batch_stats, images, key)
-        loss, parts = loss_fn(outputs, labels)
-        values = {"loss": loss, "top1": jnp.mean(metrics.correct(outputs.logits, batch["label"]))} | parts
-        return loss, (updated.get("batch_stats", {}), values)
+def is_share(batch: dict[str, jax.Array], axis: str) -> bool:
+    """Whether the batch is one device's share of a larger one, so that devices have to exchange."""
+    try:
+        size = jax.lax.axis_size(axis)
+    except NameError:  # not mapped
+        return False
+    return size > 1 or axis in getattr(jax.typeof(batch["label"]), "vma", ())
 
-    gradient = jax.grad(objective, has_aux=True)
+
+def rematerialised(forward: Callable, policy: Callable[..., bool]) -> Callable:
+    """The forward pass, of which the gradient keeps what the policy says and recomputes the rest."""
+
+    def run(variables, images, key):
+        return forward(variables, images, rngs={"dropout": key})
+
+    kept = jax.checkpoint(run, policy=policy)
+    return lambda variables, images, rngs: kept(variables, images, rngs["dropout"])
+
+
+def objective(params, batch_stats, batch, key, *, forward, loss_fn, preprocess, mix):
+    """(loss, (new statistics, values)) of one batch; differentiated with respect to `params`."""
+    images, labels = batch["image"], batch["label"]
+    if "affine" in batch:
+        images = warp(images, batch["affine"])
+    images = preprocess(images)
+    if mix:
+        images, labels = mix(images, labels, jax.random.fold_in(key, 1))
+    variables = {"params": params, "batch_stats": batch_stats}
+    outputs, updated = forward(variables, images, rngs={"dropout": key})
+    loss, parts = loss_fn(outputs, labels)
+    top1 = jnp.mean(metrics.correct(outputs.logits, batch["label"]))
+    return loss, (updated.get("batch_stats", {}), {"loss": loss, "top1": top1} | parts)
+
+
+def gradients(
+    loss: Callable,
+    state: TrainState,
+    batch: Any,
+    key: jax.Array,
+    *,
+    accumulate: int,
+    axis: str | None,
+) -> tuple[Any, Any, dict[str, jax.Array]]:
+    """(gradients, new statistics, values): means over all parts and all devices of the axis."""
+    params, batch_stats = state.params, state.batch_stats
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    if axis:
+        # Gradients with respect to replicated parameters are summed over the axis by shard_map.
+        # With respect to varying ones they stay this device's own, until the pmean below.
+        cast = partial(jax.lax.pcast, axis_name=axis, to="varying")
+        params, batch_stats, zeros = cast((params, batch_stats, zeros))
+    gradient = jax.grad(loss, has_aux=True)
 
     def part(carry, inputs):
         batch_stats, total = carry
@@ -106,45 +169,47 @@ def train_step(
         grads, (batch_stats, values) = gradient(params, batch_stats, batch, key)
     else:
         parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
-        start = (batch_stats, varying(jax.tree.map(jnp.zeros_like, state.params)))
-        (batch_stats, grads), values = jax.lax.scan(part, start, (parts, jax.random.split(key, accumulate)))
-        grads, values = jax.tree.map(lambda g: g / accumulate, grads), jax.tree.map(jnp.mean, values)
-    # One all-reduce for all of it. The statistics are equal already where BatchNorm syncs them.
-    if not alone:
+        inputs = (parts, jax.random.split(key, accumulate))
+        (batch_stats, grads), values = jax.lax.scan(part, (batch_stats, zeros), inputs)
+        grads = jax.tree.map(lambda g: g / accumulate, grads)
+        values = jax.tree.map(jnp.mean, values)
+    if axis:  # one all-reduce of everything
         grads, batch_stats, values = jax.lax.pmean((grads, batch_stats, values), axis)
-    values["grad_norm"] = optax.tree.norm(grads)
+    return grads, batch_stats, values
 
+
+def update(
+    state: TrainState, grads: Any, batch_stats: Any, *, tx: optax.GradientTransformation, ema: Any
+) -> TrainState:
+    """The state after one update; `ema` is the decay of its moving averages, where it has any."""
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     averages = state.ema
     if averages is not None:
-        decay = jnp.minimum(ema, (1 + state.step) / (10 + state.step)) if ema_warmup else ema
-        averages = optax.incremental_update({"params": params, "batch_stats": batch_stats}, averages, 1 - decay)
-    new = TrainState(state.step + 1, params, batch_stats, opt_state, averages)
-    if skip_bad:
-        fine = jnp.isfinite(values["loss"]) & jnp.isfinite(values["grad_norm"])
-
-        def keep(new: Any, old: Any) -> Any:
-            return new if is_schedule(new) else jnp.where(fine, new, old)
-
-        new = jax.tree.map(keep, new, state, is_leaf=is_schedule).replace(step=state.step + 1)
-    return new, values
+        new = {"params": params, "batch_stats": batch_stats}
+        averages = optax.incremental_update(new, averages, 1 - ema)
+    return TrainState(state.step + 1, params, batch_stats, opt_state, averages)
 
 
-def is_schedule(x: Any) -> bool:
-    return isinstance(x, optax.ScaleByScheduleState)
+def unless_bad(fine: jax.Array, new: TrainState, old: TrainState) -> TrainState:
+    """The new state where `fine`, else the old one; the step and the schedule's step count both."""
 
+    def is_schedule(x: Any) -> bool:
+        return isinstance(x, optax.ScaleByScheduleState)
 
-def frozen_batchnorm(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
-    """For `nn.intercept_methods`: BatchNorm as in evaluation, in a network that otherwise trains."""
-    if isinstance(context.module, nn.BatchNorm) and not context.module.is_initializing():
-        # The networks have fixed it in the constructor, and Flax takes it in one place only.
-        object.__setattr__(context.module, "use_running_average", True)
-    return call(*args, **kwargs)
+    def keep(new: Any, old: Any) -> Any:
+        return new if is_schedule(new) else jnp.where(fine, new, old)
+
+    return jax.tree.map(keep, new, old, is_leaf=is_schedule).replace(step=old.step + 1)
 
 
 def eval_step(
-    variables: Any, batch: dict[str, jax.Array], *, model: nn.Module, preprocess: Callable, axis: str = AXIS
+    variables: Any,
+    batch: dict[str, jax.Array],
+    *,
+    model: nn.Module,
+    preprocess: Callable,
+    axis: str = AXIS,
 ) -> dict[str, jax.Array]:
     """`metrics.sums` over the whole batch, replicated; padding is masked."""
     logits = model.apply(variables, preprocess(batch["image"]), train=False).logits

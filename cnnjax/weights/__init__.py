@@ -18,14 +18,24 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from cnnjax.registry import create_model, get_spec, nearest
+from cnnjax.registry import create_model, get_spec
+from cnnjax.spelling import nearest
 from cnnjax.weights import facenet, keras, slim, timm, torchvision
 from cnnjax.weights.assemble import assemble
 from cnnjax.weights.layout import Source, WeightsError, WeightsWarning, leaves
 from cnnjax.weights.metadata import RECORDS, Preprocessing, Record, find, records_of
 from cnnjax.weights.read import read, safetensors_metadata
 
-__all__ = ["RECORDS", "Preprocessing", "Pretrained", "Record", "WeightsError", "WeightsWarning", "load", "save"]
+__all__ = [
+    "RECORDS",
+    "Preprocessing",
+    "Pretrained",
+    "Record",
+    "WeightsError",
+    "WeightsWarning",
+    "load",
+    "save",
+]
 
 # facenet's two are in different formats: the file decides.
 SOURCES: dict[str, tuple[Source, ...]] = {
@@ -38,7 +48,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
 VERSION = 1
 
 # Fields of a model that say how to run it, not which network it is.
-HOW = ("parent", "name", "num_classes", "dtype", "bn_axis", "remat")
+HOW = ("parent", "name", "num_classes", "dtype", "bn_axis", "bn_frozen", "remat")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +60,12 @@ class Pretrained:
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None = None
     name: str = ""  # of the model in the registry
-    origin: dict[str, Any] = dataclasses.field(default_factory=dict)  # source, file, hash, licence, published accuracy
-    fresh: tuple[str, ...] = ()  # modules that were initialised, because the file has no values for them
+    origin: dict[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # source, file, hash, licence, published accuracy
+    fresh: tuple[
+        str, ...
+    ] = ()  # modules that were initialised, because the file has no values for them
 
 
 def load(path: str | os.PathLike, model: str | None = None, source: str = "cnnjax", *, num_classes: int | None = None,
@@ -83,9 +97,15 @@ def load(path: str | os.PathLike, model: str | None = None, source: str = "cnnja
     format, tensors = read(path)
     publisher = next((s for s in SOURCES[source] if format in s.formats and model in s.maps), None)
     if publisher is None:
-        raise WeightsError(f"{path} is a {format} file, and {source} publishes none of {model} in that format")
+        raise WeightsError(
+            f"{path} is a {format} file, and {source} publishes none of {model} in that format"
+        )
     tensors, map = publisher.prepare(tensors), publisher.maps[model]
-    classes = len(tensors[map.classifier]) if map.classifier in tensors and tensors[map.classifier].ndim == 1 else None
+    classes = (
+        len(tensors[map.classifier])
+        if map.classifier in tensors and tensors[map.classifier].ndim == 1
+        else None
+    )
     drop = int(map.background and classes == 1001 and not keep_background)
     needed = dict(map.options)
     if map.aux is not None:
@@ -111,7 +131,10 @@ def load(path: str | os.PathLike, model: str | None = None, source: str = "cnnja
     preprocessing = (record or records_of(source, model)[0]).preprocessing
     origin = {"source": source, "file": path.name}
     if record:
-        known = {key: getattr(record, key) for key in ("where", "tag", "hash", "licence", "top1", "top5", "note")}
+        known = {
+            key: getattr(record, key)
+            for key in ("where", "tag", "hash", "licence", "top1", "top5", "note")
+        }
         origin |= {key: value for key, value in known.items() if value}
     return Pretrained(network, variables, preprocessing, None, model, origin, fresh)
 
@@ -128,9 +151,15 @@ def save(path: str | os.PathLike, pretrained: Pretrained) -> None:
     if type(network) is not type(default):
         raise WeightsError(f"a {type(network).__name__} is not the registry's {pretrained.name}")
     if pretrained.class_names is not None and len(pretrained.class_names) != network.num_classes:
-        raise WeightsError(f"{len(pretrained.class_names)} class names do not fit {network.num_classes} classes")
+        raise WeightsError(
+            f"{len(pretrained.class_names)} class names do not fit {network.num_classes} classes"
+        )
     fields = [field.name for field in dataclasses.fields(network) if field.name not in HOW]
-    options = {name: getattr(network, name) for name in fields if getattr(network, name) != getattr(default, name)}
+    options = {
+        name: getattr(network, name)
+        for name in fields
+        if getattr(network, name) != getattr(default, name)
+    }
     content = {
         "version": VERSION,
         "model": pretrained.name,
@@ -143,19 +172,34 @@ def save(path: str | os.PathLike, pretrained: Pretrained) -> None:
     try:
         text = json.dumps(content)
     except TypeError as error:
-        raise WeightsError(f"an option of {pretrained.name} cannot be written: {options}") from error
-    tensors = {path: np.ascontiguousarray(x, np.float32) for path, x in leaves(pretrained.variables)}
-    assemble(network, get_spec(pretrained.name).input_size, tensors, f"these variables do not fit {pretrained.name}")
+        raise WeightsError(
+            f"an option of {pretrained.name} cannot be written: {options}"
+        ) from error
+    tensors = {
+        path: np.ascontiguousarray(x, np.float32) for path, x in leaves(pretrained.variables)
+    }
+    assemble(
+        network,
+        get_spec(pretrained.name).input_size,
+        tensors,
+        f"these variables do not fit {pretrained.name}",
+    )
     partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, {"cnnjax": text})  # one key: the library writes several in any order
+    save_file(
+        tensors, partial, {"cnnjax": text}
+    )  # one key: the library writes several in any order
     os.replace(partial, path)
 
 
-def _load_ours(path: Path, model: str | None, num_classes: int | None, options: dict[str, Any]) -> Pretrained:
+def _load_ours(
+    path: Path, model: str | None, num_classes: int | None, options: dict[str, Any]
+) -> Pretrained:
     format, tensors = read(path)
     text = safetensors_metadata(path).get("cnnjax") if format == "safetensors" else None
     if text is None:
-        raise WeightsError(f"{path} is a {format} file, but not one of cnnjax: source=… says whose it is")
+        raise WeightsError(
+            f"{path} is a {format} file, but not one of cnnjax: source=… says whose it is"
+        )
     try:
         content = json.loads(text)
     except ValueError as error:
@@ -167,8 +211,13 @@ def _load_ours(path: Path, model: str | None, num_classes: int | None, options: 
     name = content["model"]
     if model not in (None, name):
         raise WeightsError(f"{path} holds {name}, not {model}")
-    stored = {key: tuple(value) if isinstance(value, list) else value for key, value in content["options"].items()}
-    network = create_model(name, num_classes=num_classes or content["num_classes"], **stored | options)
+    stored = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in content["options"].items()
+    }
+    network = create_model(
+        name, num_classes=num_classes or content["num_classes"], **stored | options
+    )
     other = num_classes not in (None, content["num_classes"])
     variables, fresh = assemble(
         network, get_spec(name).input_size, tensors, f"{path} does not fit {name}", new_heads=other

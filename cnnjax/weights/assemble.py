@@ -29,10 +29,14 @@ def assemble(
 
     `new_heads` initialises the layers that end in classes, whatever the file has. `drop`, `what`: see `layout.fill`.
     """
-    shapes = {path: leaf.shape for path, leaf in leaves(abstract_variables(network, size, train=True))}
+    shapes = {
+        path: leaf.shape for path, leaf in leaves(abstract_variables(network, size, train=True))
+    }
     bare = {path: path.partition("/")[2] for path in shapes}
     module = {path: bare[path].rpartition("/")[0] for path in shapes}
-    key = {path: path if source is OURS else bare[path] for path in shapes}  # what the map's rules begin with
+    key = {
+        path: path if source is OURS else bare[path] for path in shapes
+    }  # what the map's rules begin with
     name = {path: rename(key[path], map.rules) for path in shapes}
 
     fresh = {path for path in shapes if module[path].split("/")[0] in map.top}
@@ -45,8 +49,12 @@ def assemble(
         fresh |= heads
     wanted = {key[path]: shape for path, shape in shapes.items() if path not in fresh}
     filled = fill(tensors, wanted, source, map, drop, what)
-    values = {path: filled[key[path]] for path in shapes if path not in fresh} | _initial(network, size, fresh)
-    return nest({path: values[path] for path in shapes}), tuple(sorted({module[path] for path in fresh}))
+    values = {path: filled[key[path]] for path in shapes if path not in fresh} | _initial(
+        network, size, fresh
+    )
+    return nest({path: values[path] for path in shapes}), tuple(
+        sorted({module[path] for path in fresh})
+    )
 
 
 def _initial(network: nn.Module, size: tuple[int, int, int], paths: set[str]) -> Tensors:
@@ -56,7 +64,9 @@ def _initial(network: nn.Module, size: tuple[int, int, int], paths: set[str]) ->
 
     @jax.jit
     def initial(key: jax.Array) -> dict[str, jax.Array]:
-        tree: Any = network.init({"params": key, "dropout": key}, np.zeros((1, *size), np.float32), train=True)
+        tree: Any = network.init(
+            {"params": key, "dropout": key}, np.zeros((1, *size), np.float32), train=True
+        )
         return {path: x for path, x in leaves(tree) if path in paths}
 
     return {path: np.asarray(x) for path, x in initial(jax.random.key(0)).items()}

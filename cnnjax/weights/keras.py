@@ -40,7 +40,9 @@ RESNET_V2_ORDER = (
     *inside(tuple(f"block35_{i}" for i in range(1, 11)), (*ONE, *TWO_3X3, *THREE_3X3)),
     *inside(("mixed6a",), ("branch3x3", *THREE_3X3)),
     *inside(tuple(f"block17_{i}" for i in range(1, 21)), (*ONE, *THREE_7X7)),
-    *inside(("mixed7a",), ("branch3x3a_1", "branch3x3a_2", "branch3x3b_1", "branch3x3b_2", *THREE_3X3)),
+    *inside(
+        ("mixed7a",), ("branch3x3a_1", "branch3x3a_2", "branch3x3b_1", "branch3x3b_2", *THREE_3X3)
+    ),
     *inside(tuple(f"block8_{i}" for i in range(1, 11)), (*ONE, *TWO_3X3, "branch3x3_3")),
 )
 
@@ -65,7 +67,9 @@ def count_from_zero(tensors: Tensors) -> Tensors:
         found = {name.partition("/")[0] for name in tensors if re.match(rf"{kind}(_\d+)?/", name)}
         in_order = sorted(found, key=lambda layer: int(layer.removeprefix(kind)[1:] or 0))
         renamed |= {layer: f"{kind}_{index}" for index, layer in enumerate(in_order)}
-    return {re.sub("^[^/]+", lambda m: renamed.get(m[0], m[0]), name): x for name, x in tensors.items()}
+    return {
+        re.sub("^[^/]+", lambda m: renamed.get(m[0], m[0]), name): x for name, x in tensors.items()
+    }
 
 
 VGG: tuple[Rule, ...] = (

@@ -54,9 +54,13 @@ class Map(NamedTuple):
     rules: tuple[Rule, ...]
     classifier: str  # the tensor that has one value for each class
     options: dict[str, Any] = {}  # of our model, which these weights need
-    aux: str | None = None  # how the names of auxiliary heads begin; None where our model has no option for them
+    aux: str | None = (
+        None  # how the names of auxiliary heads begin; None where our model has no option for them
+    )
     top: tuple[str, ...] = ("head",)  # our modules that files without a classifier lack
-    flattened: dict[str, tuple[int, int, int]] = {}  # dense layers that read a map flattened as channels, rows, columns
+    flattened: dict[
+        str, tuple[int, int, int]
+    ] = {}  # dense layers that read a map flattened as channels, rows, columns
     background: bool = False  # 1001 classes mean a class 0 that is none of ImageNet's
     ignored: str = "$^"  # tensors that have no place in our model
 
@@ -66,7 +70,9 @@ class Source(NamedTuple):
 
     formats: tuple[str, ...]
     maps: dict[str, Map]
-    axes: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]  # to our order of axes, given our shape
+    axes: Callable[
+        [np.ndarray, tuple[int, ...]], np.ndarray
+    ]  # to our order of axes, given our shape
     prepare: Callable[[Tensors], Tensors] = lambda tensors: tensors
     ignored: str = "$^"  # bookkeeping: never part of a model
 
@@ -117,7 +123,12 @@ def from_tensorflow(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def fold(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """A convolution over the whole map as the dense layer that it is, or back: only the input axes are joined or split."""
-    if x.ndim != len(shape) and x.ndim > 1 and x.size == math.prod(shape) and x.shape[-1] == shape[-1]:
+    if (
+        x.ndim != len(shape)
+        and x.ndim > 1
+        and x.size == math.prod(shape)
+        and x.shape[-1] == shape[-1]
+    ):
         return x.reshape(shape)
     return x
 
@@ -127,7 +138,12 @@ def _some(names: list[str]) -> str:
 
 
 def fill(
-    tensors: Tensors, wanted: dict[str, tuple[int, ...]], source: Source, map: Map, drop: int, what: str
+    tensors: Tensors,
+    wanted: dict[str, tuple[int, ...]],
+    source: Source,
+    map: Map,
+    drop: int,
+    what: str,
 ) -> Tensors:
     """Our leaves, by path, each from its tensor. `wanted` are their shapes, without the collection in the path.
 
@@ -141,11 +157,14 @@ def fill(
     extra = [name for name in left if name not in known]
     if missing and len(missing) == len(names):
         raise WeightsError(
-            f"{what}: it holds none of its tensors, but {_some(left)}" if left else f"{what}: it is empty"
+            f"{what}: it holds none of its tensors, but {_some(left)}"
+            if left
+            else f"{what}: it is empty"
         )
     if missing:
         raise WeightsError(
-            f"{what}: tensor {_some(missing)} is missing" + (f" and {_some(extra)} left over" if extra else "")
+            f"{what}: tensor {_some(missing)} is missing"
+            + (f" and {_some(extra)} left over" if extra else "")
         )
     if extra:
         raise WeightsError(f"{what}: tensor {_some(extra)} has no place in it")

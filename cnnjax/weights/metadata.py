@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnnjax.registry import nearest
+from cnnjax.spelling import nearest
 from cnnjax.weights.read import digest
 
 
@@ -25,7 +25,9 @@ class Preprocessing:
     """
 
     size: int
-    mean: tuple[float, ...] = (127.5,)  # of each channel as the network reads them, or one for all, on 0..255
+    mean: tuple[float, ...] = (
+        127.5,
+    )  # of each channel as the network reads them, or one for all, on 0..255
     std: tuple[float, ...] = (127.5,)
     resize: int | None = None
     fraction: float = 1.0
@@ -39,7 +41,8 @@ class Preprocessing:
         if self.channels == "BGR":
             x = x[..., ::-1]
         mean, std = (
-            np.array(values, np.float32).reshape((1,) * (x.ndim - 1) + (-1,)) for values in (self.mean, self.std)
+            np.array(values, np.float32).reshape((1,) * (x.ndim - 1) + (-1,))
+            for values in (self.mean, self.std)
         )
         return (x - mean) / std
 
@@ -86,9 +89,13 @@ TIMM_299_WIDE = Preprocessing(299, resize=333, interpolation="bicubic")  # crop_
 # TF-slim evaluates on the central 87.5 % of both sides, scaled without antialiasing.
 SLIM_224 = Preprocessing(224, fraction=0.875, antialias=False)
 SLIM_299 = Preprocessing(299, fraction=0.875, antialias=False)
-SLIM_VGG = Preprocessing(224, mean=(123.68, 116.78, 103.94), std=(1.0,), resize=256, antialias=False)
+SLIM_VGG = Preprocessing(
+    224, mean=(123.68, 116.78, 103.94), std=(1.0,), resize=256, antialias=False
+)
 # Keras publishes the values only; the crop is that of the implementation that the weights were ported from.
-KERAS_VGG = Preprocessing(224, mean=(103.939, 116.779, 123.68), std=(1.0,), resize=256, channels="BGR")
+KERAS_VGG = Preprocessing(
+    224, mean=(103.939, 116.779, 123.68), std=(1.0,), resize=256, channels="BGR"
+)
 KERAS_299 = SLIM_299
 # Faces, already aligned and cropped.
 FACE = Preprocessing(160, std=(128.0,))
@@ -106,43 +113,98 @@ APACHE, BSD = "Apache-2.0", "BSD-3-Clause"
 
 
 def torchvision(
-    model: str, file: str, top1: float, top5: float, preprocessing: Preprocessing = TORCH_224, note: str = ""
+    model: str,
+    file: str,
+    top1: float,
+    top5: float,
+    preprocessing: Preprocessing = TORCH_224,
+    note: str = "",
 ) -> Record:
     """torchvision writes the first 8 hex digits of the SHA-256 into the file name, and states no licence of the weights."""
     digits = file.removesuffix(".pth").rpartition("-")[2]
-    return Record("torchvision", model, file, TORCH, preprocessing, top1, top5, f"sha256:{digits}", note=note)
+    return Record(
+        "torchvision", model, file, TORCH, preprocessing, top1, top5, f"sha256:{digits}", note=note
+    )
 
 
 def timm(
-    model: str, tag: str, top1: float, top5: float | None, preprocessing: Preprocessing = TIMM_224, licence: str = BSD
+    model: str,
+    tag: str,
+    top1: float,
+    top5: float | None,
+    preprocessing: Preprocessing = TIMM_224,
+    licence: str = BSD,
 ) -> Record:
     """On the hub every model has a folder of its own and every file the same name."""
     page = f"{HUB}{model}.{tag}"
-    return Record("timm", model, "model.safetensors", page, preprocessing, top1, top5, licence=licence, tag=tag)
+    return Record(
+        "timm",
+        model,
+        "model.safetensors",
+        page,
+        preprocessing,
+        top1,
+        top5,
+        licence=licence,
+        tag=tag,
+    )
 
 
 def timm_release(
-    model: str, tag: str, file: str, preprocessing: Preprocessing, where: str = TIMM, background: bool = True
+    model: str,
+    tag: str,
+    file: str,
+    preprocessing: Preprocessing,
+    where: str = TIMM,
+    background: bool = True,
 ) -> Record:
     """The same weights as before the hub: named by hash; ports from TensorFlow still with the background class."""
     digits = file.removesuffix(".pth").rpartition("-")[2]
-    return Record("timm", model, file, where, preprocessing, hash=f"sha256:{digits}", tag=tag, background=background)
+    return Record(
+        "timm",
+        model,
+        file,
+        where,
+        preprocessing,
+        hash=f"sha256:{digits}",
+        tag=tag,
+        background=background,
+    )
 
 
 def keras(
-    model: str, folder: str, top: str, no_top: str, top1: float, top5: float, preprocessing: Preprocessing
+    model: str,
+    folder: str,
+    top: str,
+    no_top: str,
+    top1: float,
+    top5: float,
+    preprocessing: Preprocessing,
 ) -> tuple[Record, ...]:
     """Each with the classifier and without; the MD5 are those that Keras checks."""
     stem = f"{folder}_weights_tf_dim_ordering_tf_kernels"
     where = f"{KERAS}{folder}/"
     return (
         Record("keras", model, f"{stem}.h5", where, preprocessing, top1, top5, f"md5:{top}"),
-        Record("keras", model, f"{stem}_notop.h5", where, preprocessing, hash=f"md5:{no_top}", note="no classifier"),
+        Record(
+            "keras",
+            model,
+            f"{stem}_notop.h5",
+            where,
+            preprocessing,
+            hash=f"md5:{no_top}",
+            note="no classifier",
+        ),
     )
 
 
 def slim(
-    model: str, archive: str, file: str, top1: float | None, top5: float | None, preprocessing: Preprocessing
+    model: str,
+    archive: str,
+    file: str,
+    top1: float | None,
+    top5: float | None,
+    preprocessing: Preprocessing,
 ) -> Record:
     """Archives that hold a checkpoint; Inception's have 1001 classes, VGG's 1000. No hashes are published."""
     background = preprocessing is not SLIM_VGG
@@ -226,25 +288,43 @@ def find(path: Path, source: str, model: str, tag: str = "") -> tuple[Record | N
     rows = records_of(source, model)
     tags = list(dict.fromkeys(row.tag for row in rows if row.tag))
     if tag and tag not in tags:
-        raise ValueError(f"{source} has no {model}.{tag}; " + (nearest(tag, tags) if tags else f"{model} has no tags"))
+        raise ValueError(
+            f"{source} has no {model}.{tag}; "
+            + (nearest(tag, tags) if tags else f"{model} has no tags")
+        )
     kinds = {row.hash.partition(":")[0] for row in rows if row.hash} if path.is_file() else set()
     digests = {kind: digest(path, kind) for kind in kinds}
 
     for row in rows:
         kind, _, published = (row.hash or "").partition(":")
         if published and digests.get(kind, "").startswith(published):
-            return row, f"{path} is {model}.{row.tag}, not {model}.{tag}" if tag and tag != row.tag else ""
+            return (
+                row,
+                f"{path} is {model}.{row.tag}, not {model}.{tag}" if tag and tag != row.tag else "",
+            )
     name = re.sub(r"\.(index|data-\d+-of-\d+)$", "", path.name)
     by_name = [row for row in rows if row.file == name]
     if len(by_name) == 1 and by_name[0].hash and digests:
         kind, _, published = by_name[0].hash.partition(":")
         published += "…" if len(published) < len(digests[kind]) else ""
-        other = by_name[0]._replace(hash=None, top1=None, top5=None)  # what is published is not said of this file
-        return other, f"{path} is not the published file: its {kind} is {digests[kind]}, that of the record {published}"
+        other = by_name[0]._replace(
+            hash=None, top1=None, top5=None
+        )  # what is published is not said of this file
+        return (
+            other,
+            f"{path} is not the published file: its {kind} is {digests[kind]}, that of the record {published}",
+        )
     # timm's files all have one name; the folder that its hub puts them in has the tag.
-    by_tag = [row for row in rows if row.tag and (row.tag == tag or f"{model}.{row.tag}" in str(path.absolute()))]
+    by_tag = [
+        row
+        for row in rows
+        if row.tag and (row.tag == tag or f"{model}.{row.tag}" in str(path.absolute()))
+    ]
     if by_tag or len(by_name) == 1:
         return (by_tag or by_name)[0], ""
     like = f"{model}.{tags[0]}" if tags else rows[0].file
     choice = f" (model='{model}.TAG' chooses among {', '.join(tags)})" if len(tags) > 1 else ""
-    return None, f"no record of {path.name}: assuming the preprocessing of {source}'s {like}{choice}"
+    return (
+        None,
+        f"no record of {path.name}: assuming the preprocessing of {source}'s {like}{choice}",
+    )

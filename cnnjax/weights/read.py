@@ -56,8 +56,14 @@ def sniff(path: Path) -> str:
     if head.startswith(b"PK\x03\x04"):
         try:
             members = zipfile.ZipFile(path).namelist()
-        except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:  # the second: a zip version that is none
-            raise WeightsError(f"{path} is truncated or damaged: its table of contents cannot be read") from error
+        except (
+            zipfile.BadZipFile,
+            NotImplementedError,
+            ValueError,
+        ) as error:  # the second: a zip version that is none
+            raise WeightsError(
+                f"{path} is truncated or damaged: its table of contents cannot be read"
+            ) from error
         if "model.weights.h5" in members:
             return "hdf5"
         if any(member.endswith("data.pkl") for member in members):
@@ -65,10 +71,14 @@ def sniff(path: Path) -> str:
         raise WeightsError(
             f"{path} is a zip archive, but neither torch nor Keras wrote it: unpack it and name the file in it"
         )
-    length = int.from_bytes(head[:8], "little")  # of a JSON object: looks like a pickle if it is 0x280
+    length = int.from_bytes(
+        head[:8], "little"
+    )  # of a JSON object: looks like a pickle if it is 0x280
     if head[8:9] == b"{" and length < 2**40:
         if length + 8 > size:
-            raise WeightsError(f"{path} is truncated or damaged: its header is longer than the file")
+            raise WeightsError(
+                f"{path} is truncated or damaged: its header is longer than the file"
+            )
         return "safetensors"
     if re.match(rb"\x80[\x02-\x05]", head):
         return "torch"
@@ -78,12 +88,16 @@ def sniff(path: Path) -> str:
         raise WeightsError(f"{path} is a web page, not weights: the download went wrong")
     if head.startswith(b"version https://git-lfs"):
         raise WeightsError(f"{path} is a Git LFS pointer: fetch the file that it stands for")
-    raise WeightsError(f"{path} is none of the known formats (torch, safetensors, HDF5, Keras, TensorFlow checkpoint)")
+    raise WeightsError(
+        f"{path} is none of the known formats (torch, safetensors, HDF5, Keras, TensorFlow checkpoint)"
+    )
 
 
 def digest(path: Path, algorithm: str) -> str:
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+        return hashlib.file_digest(
+            file, lambda: hashlib.new(algorithm, usedforsecurity=False)
+        ).hexdigest()
 
 
 def read(path: Path) -> tuple[str, Tensors]:
@@ -138,10 +152,15 @@ def _torch(path: Path) -> Tensors:
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(x, torch.Tensor) for x in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(x, torch.Tensor) for x in content.values()
+    ):
         raise WeightsError(f"{path} holds no state_dict, but {type(content).__name__}")
     # DataParallel puts `module.` in front of every name.
-    return {name.removeprefix("module."): x.detach().to(torch.float32).numpy() for name, x in content.items()}
+    return {
+        name.removeprefix("module."): x.detach().to(torch.float32).numpy()
+        for name, x in content.items()
+    }
 
 
 # ---------------------------------------------------------------------------------------------- Keras
@@ -190,7 +209,9 @@ def _keras_leaf(name: str) -> str:
 
 
 def _early_keras_3(path: Path) -> WeightsError:
-    return WeightsError(f"{path} is of an early Keras 3, which named no layers: save it with a newer one")
+    return WeightsError(
+        f"{path} is of an early Keras 3, which named no layers: save it with a newer one"
+    )
 
 
 def _keras_3(path: Path, root: Any, h5py: Any) -> Tensors:

@@ -133,7 +133,12 @@ INCEPTION_RESNET_V2: tuple[Rule, ...] = (
 
 def from_slim(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """TensorFlow's axes are ours; only a depthwise kernel, (h, w, in, multiplier), is a grouped one here."""
-    depthwise = x.ndim == len(shape) == 4 and shape[2] == 1 and x.shape[:2] == shape[:2] and x.size == math.prod(shape)
+    depthwise = (
+        x.ndim == len(shape) == 4
+        and shape[2] == 1
+        and x.shape[:2] == shape[:2]
+        and x.size == math.prod(shape)
+    )
     return x.reshape(shape) if depthwise else x
 
 

@@ -3,7 +3,11 @@
 from cnnjax.weights.layout import TORCH, Map, Rule, Source, chain, from_torch
 from cnnjax.weights.torchvision import INCEPTION_V3, VGG_COLUMNS, vgg_features
 
-VGG_TOP: tuple[Rule, ...] = (("^fc6", "pre_logits/fc1"), ("^fc7", "pre_logits/fc2"), ("^head", "head/fc"))
+VGG_TOP: tuple[Rule, ...] = (
+    ("^fc6", "pre_logits/fc1"),
+    ("^fc7", "pre_logits/fc2"),
+    ("^head", "head/fc"),
+)
 
 # A module's branches are numbered, and so are the layers of a branch.
 BRANCHES: tuple[Rule, ...] = (
@@ -76,8 +80,12 @@ SOURCE = Source(
             aux="AuxLogits.",
             background=True,
         ),
-        "inception_v4": Map(rules=(*INCEPTION_V4, *TORCH), classifier="last_linear.bias", background=True),
-        "inception_resnet_v2": Map(rules=(*INCEPTION_RESNET_V2, *TORCH), classifier="classif.bias", background=True),
+        "inception_v4": Map(
+            rules=(*INCEPTION_V4, *TORCH), classifier="last_linear.bias", background=True
+        ),
+        "inception_resnet_v2": Map(
+            rules=(*INCEPTION_RESNET_V2, *TORCH), classifier="classif.bias", background=True
+        ),
     },
     axes=from_torch,
     ignored="num_batches_tracked$",

@@ -1,6 +1,6 @@
 """torchvision's `.pth`: a `state_dict`, named by the attributes of its modules."""
 
-from cnnjax import vgg
+from cnnjax.models import vgg
 from cnnjax.weights.layout import TORCH, Map, Rule, Source, from_torch
 
 
@@ -19,10 +19,17 @@ def vgg_features(column: vgg.Column, batch_norm: bool) -> tuple[Rule, ...]:
 
 
 VGG_COLUMNS = {"vgg11": vgg.A, "vgg13": vgg.B, "vgg16": vgg.D, "vgg19": vgg.E}
-VGG_TOP: tuple[Rule, ...] = (("^fc6", "classifier/0"), ("^fc7", "classifier/3"), ("^head", "classifier/6"))
+VGG_TOP: tuple[Rule, ...] = (
+    ("^fc6", "classifier/0"),
+    ("^fc7", "classifier/3"),
+    ("^head", "classifier/6"),
+)
 
 ALEXNET: tuple[Rule, ...] = (
-    *((f"^conv{number}/conv/", f"features/{index}/") for number, index in enumerate((0, 3, 6, 8, 10), 1)),
+    *(
+        (f"^conv{number}/conv/", f"features/{index}/")
+        for number, index in enumerate((0, 3, 6, 8, 10), 1)
+    ),
     ("^fc6", "classifier/1"),
     ("^fc7", "classifier/4"),
     ("^head", "classifier/6"),
@@ -72,7 +79,10 @@ SOURCE = Source(
         },
         "inception_v1_bn": Map(rules=(*GOOGLENET, *TORCH), classifier="fc.bias", aux="aux"),
         "inception_v3": Map(
-            rules=(*INCEPTION_V3, *TORCH), classifier="fc.bias", options={"count_pad": True}, aux="AuxLogits."
+            rules=(*INCEPTION_V3, *TORCH),
+            classifier="fc.bias",
+            options={"count_pad": True},
+            aux="AuxLogits.",
         ),
     },
     axes=from_torch,

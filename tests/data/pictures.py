@@ -13,7 +13,8 @@ def photo(height=60, width=80, seed=0, channels=3):
     random = np.random.RandomState(seed)
     coarse = random.randint(0, 256, (4, 5, channels)).astype(np.uint8)
     planes = [
-        Image.fromarray(coarse[..., c]).resize((width, height), Image.Resampling.BICUBIC) for c in range(channels)
+        Image.fromarray(coarse[..., c]).resize((width, height), Image.Resampling.BICUBIC)
+        for c in range(channels)
     ]
     return np.stack([np.asarray(plane) for plane in planes], axis=-1)
 
@@ -34,7 +35,11 @@ def write_folder(root, classes=("cat", "dog"), train=12, held_out=5, height=60, 
             for index in range(count):
                 path = root / split / name / f"{index:03d}.jpg"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(encoded(photo(height, width, seed=1000 * label + 100 * (split == "val") + index)))
+                path.write_bytes(
+                    encoded(
+                        photo(height, width, seed=1000 * label + 100 * (split == "val") + index)
+                    )
+                )
     return root
 
 

@@ -32,7 +32,9 @@ def one(name, shape=(40, 50, 3), **config):
 
 
 def applied(change, image, row=0, seed=0):
-    parameters = change.draw(numbers(change.name, change.columns, row + 1, seed))[row].astype(np.float32)
+    parameters = change.draw(numbers(change.name, change.columns, row + 1, seed))[row].astype(
+        np.float32
+    )
     result = augment.apply_all([change])(tf.constant(image), tf.constant(parameters)).numpy()
     assert result.dtype == np.uint8 and result.shape == image.shape
     return result
@@ -43,7 +45,12 @@ def test_numbers_are_uniform_and_independent_of_seed_name_place_and_column():
     assert drawn.min() >= 0 and drawn.max() < 1 and drawn.dtype == np.float32
     for column in drawn.T:
         assert even(np.histogram(column, 64, (0, 1))[0])
-    others = [numbers("flip", 3), numbers("crop", 3, seed=1), np.roll(drawn, 1, axis=0), np.roll(drawn, 1, axis=1)]
+    others = [
+        numbers("flip", 3),
+        numbers("crop", 3, seed=1),
+        np.roll(drawn, 1, axis=0),
+        np.roll(drawn, 1, axis=1),
+    ]
     for other in others:
         assert np.abs(np.corrcoef(drawn[:, 0], other[:, 0])[0, 1]) < 0.03
         assert even(np.histogram2d(drawn[:, 0], other[:, 0], 8, [(0, 1)] * 2)[0].ravel())
@@ -61,7 +68,9 @@ PINNED = [[0.775253, 0.616558], [0.963302, 0.638489]]
 def windows(made, height, width, count=MANY):
     parameters = made.draw(numbers("crop", made.columns, count)).astype(np.float32)
     function = tf.function(
-        lambda p: tf.map_fn(lambda q: made.window(height, width, q), p, fn_output_signature=tf.int32)
+        lambda p: tf.map_fn(
+            lambda q: made.window(height, width, q), p, fn_output_signature=tf.int32
+        )
     )
     top, left, high, wide = function(parameters).numpy().T
     assert (top >= 0).all() and (left >= 0).all() and (high >= 1).all() and (wide >= 1).all()
@@ -74,7 +83,9 @@ def test_windows_of_inception():
     share, ratio = high * wide / 400**2, wide / high
     assert 0.078 < share.min() < 0.085 and share.max() <= 1
     assert ratio.min() > 0.74 and ratio.max() < 1.35
-    small = share < 0.5  # every try of that area fits: evenly spread, and so are the ratio's logarithm and the place
+    small = (
+        share < 0.5
+    )  # every try of that area fits: evenly spread, and so are the ratio's logarithm and the place
     assert even(np.histogram(share[small], 20, (0.08, 0.5))[0])
     assert even(
         np.histogram(np.log(ratio[small]), 20, (np.log(3 / 4), np.log(4 / 3)))[0], 1e-6
@@ -105,13 +116,17 @@ def test_center_and_interpolations_and_fast_decoding():
     """A window that is many times the target is decoded at a fraction of its size, and looks the same."""
     pixels = photo(1200, 1600)
     for method in ("bilinear", "bicubic", "area", "nearest", "random"):
-        config = options("x", size=64, augment=Augment(crop="scale", short_side=(64, 64), interpolation=method))
+        config = options(
+            "x", size=64, augment=Augment(crop="scale", short_side=(64, 64), interpolation=method)
+        )
         made = crop.make_crop(config)
         load = crop.make_load(config, 3, made, encoded=True)
         parameters = tf.constant(made.draw(np.full((1, 3), 0.5, np.float32))[0].astype(np.float32))
         for chooser in (0.0, 0.3, 0.6, 0.9):
             result = load(tf.constant(encoded(pixels)), parameters, tf.constant(chooser)).numpy()
-            expected = np.asarray(Image.fromarray(pixels[:, 200:1400]).resize((64, 64), Image.Resampling.BOX))
+            expected = np.asarray(
+                Image.fromarray(pixels[:, 200:1400]).resize((64, 64), Image.Resampling.BOX)
+            )
             assert np.abs(result.astype(int) - expected).mean() < 3
 
 
@@ -123,7 +138,9 @@ def test_flip():
     change = one("flip", flip=True)
     results = [applied(change, image, row) for row in range(40)]
     mirrored = [bool((result == image[:, ::-1]).all()) for result in results]
-    assert all((r == image).all() or m for r, m in zip(results, mirrored)) and 8 < sum(mirrored) < 32
+    assert (
+        all((r == image).all() or m for r, m in zip(results, mirrored)) and 8 < sum(mirrored) < 32
+    )
     drawn = change.draw(numbers("flip", 1))
     assert even(np.bincount(drawn[:, 0] < 0.5))
     batch = np.stack([image] * 40)
@@ -159,7 +176,10 @@ def test_color_distortion_in_every_order_as_slim_writes_it(kind):
     drawn = change.draw(numbers("color", 5))
     brightness, saturation, hue, contrast, order = drawn.T
     assert np.abs(brightness).max() <= 32 and np.abs(hue).max() <= 0.2
-    assert min(saturation.min(), contrast.min()) >= 0.5 and max(saturation.max(), contrast.max()) <= 1.5
+    assert (
+        min(saturation.min(), contrast.min()) >= 0.5
+        and max(saturation.max(), contrast.max()) <= 1.5
+    )
     assert even(np.bincount(order.astype(int)))
     orders = {"slim": ("bshc", "sbch", "chbs", "hscb"), "slim_fast": ("bs", "sb", "sb", "sb")}[kind]
     ops = {
@@ -204,7 +224,9 @@ def test_operations_of_randaugment_equal_pillow(name, strength):
         "translate_x": lambda: moved(c=0.45 * 50 * strength),
         "translate_y": lambda: moved(f=0.45 * 40 * strength),
     }[name]()
-    ours = randaugment.operation(name, tf.constant(pixels), tf.constant(strength, tf.float32), (40, 50)).numpy()
+    ours = randaugment.operation(
+        name, tf.constant(pixels), tf.constant(strength, tf.float32), (40, 50)
+    ).numpy()
     difference = np.abs(ours.astype(int) - np.asarray(expected))
     geometric = name in ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
     assert np.mean(difference.max(-1) > 2) < (
@@ -235,9 +257,18 @@ def test_a_function_of_ones_own(tmp_path):
     ("config", "sentence"),
     [
         (Augment(crop="random"), "data.augment.crop='random' is unknown"),
-        (Augment(crop="area", area=(0.08, 1.5)), "area=(0.08, 1.5) is a share of the image, at most 1"),
-        (Augment(aspect=(2.0, 1.0)), "data.augment.aspect is a range such as (0.75, 1.3333333), got (2.0, 1.0)"),
-        (Augment(crop="scale", short_side=(100, 256)), "short_side=(100, 256) is smaller than data.size=224"),
+        (
+            Augment(crop="area", area=(0.08, 1.5)),
+            "area=(0.08, 1.5) is a share of the image, at most 1",
+        ),
+        (
+            Augment(aspect=(2.0, 1.0)),
+            "data.augment.aspect is a range such as (0.75, 1.3333333), got (2.0, 1.0)",
+        ),
+        (
+            Augment(crop="scale", short_side=(100, 256)),
+            "short_side=(100, 256) is smaller than data.size=224",
+        ),
         (Augment(interpolation="cubic"), "interpolation='cubic' is unknown; did you mean bicubic"),
     ],
 )

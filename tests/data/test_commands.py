@@ -10,10 +10,11 @@ from PIL import Image
 
 from tests.data.pictures import encoded, photo, write_folder
 from tests.helpers import ROOT, command
-from train import data, evaluate
+from train import data
 from train.__main__ import main as train
 from train.data.__main__ import main
 from train.errors import DataError, UserError
+from train.evaluate import evaluation
 
 SYNSETS = ("n01440764", "n01443537", "n15075141")  # the first two and the last
 
@@ -47,10 +48,15 @@ def tars(tmp_path_factory):
 
 def test_imagenet_from_tars_to_a_trained_and_evaluated_network(tars, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-    with pytest.raises(DataError, match=r"tfds:imagenet2012 is not prepared .* prepare imagenet2012 --tars=DIR"):
+    with pytest.raises(
+        DataError, match=r"tfds:imagenet2012 is not prepared .* prepare imagenet2012 --tars=DIR"
+    ):
         data.load("tfds:imagenet2012", "train")
     result = main(["prepare", "imagenet2012", f"--tars={tars}"])
-    assert result["source"] == "tfds:imagenet2012" and result["splits"] == {"train": 24, "validation": 10}
+    assert result["source"] == "tfds:imagenet2012" and result["splits"] == {
+        "train": 24,
+        "validation": 10,
+    }
     assert result["path"].startswith(str(tmp_path / "tfds"))
     split = data.load("tfds:imagenet2012", "train")
     assert type(split).__name__ == "Records" and len(split.class_names) == 1000
@@ -65,32 +71,50 @@ def test_imagenet_from_tars_to_a_trained_and_evaluated_network(tars, tmp_path, m
     )
     trained = train([f"--config={tmp_path / 'recipe.py'}", f"--workdir={tmp_path / 'run'}"])
     assert trained["step"] == 2 and trained["examples"] == 10
-    assert evaluate.evaluate(str(tmp_path / "run"))["top1"] == trained["top1"]
+    assert evaluation.evaluate(str(tmp_path / "run"))["top1"] == trained["top1"]
 
 
 def test_tars_that_are_not_imagenet(tars, tmp_path):
-    with pytest.raises(DataError, match=r"ILSVRC2012_img_train.tar is missing, extracted folders need no preparation"):
+    with pytest.raises(
+        DataError,
+        match=r"ILSVRC2012_img_train.tar is missing, extracted folders need no preparation",
+    ):
         main(["prepare", "imagenet2012", f"--tars={tmp_path}"])
-    (tmp_path / "ILSVRC2012_img_train.tar").write_bytes((tars / "ILSVRC2012_img_train.tar").read_bytes())
-    with pytest.raises(DataError, match=r"img_val.tar is missing, it holds ILSVRC2012_img_train.tar"):
+    (tmp_path / "ILSVRC2012_img_train.tar").write_bytes(
+        (tars / "ILSVRC2012_img_train.tar").read_bytes()
+    )
+    with pytest.raises(
+        DataError, match=r"img_val.tar is missing, it holds ILSVRC2012_img_train.tar"
+    ):
         main(["prepare", "imagenet2012", f"--tars={tmp_path}"])
     (tmp_path / "ILSVRC2012_img_val.tar").write_bytes(b"x" * 1000)
     with pytest.raises(DataError, match=r"img_val.tar is no tar file"):
         main(["prepare", "imagenet2012", f"--tars={tmp_path}"])
-    (tmp_path / "ILSVRC2012_img_val.tar").write_bytes((tars / "ILSVRC2012_img_train.tar").read_bytes())
-    with pytest.raises(DataError, match=r"should hold JPEG files, but the first member is n01440764.tar"):
+    (tmp_path / "ILSVRC2012_img_val.tar").write_bytes(
+        (tars / "ILSVRC2012_img_train.tar").read_bytes()
+    )
+    with pytest.raises(
+        DataError, match=r"should hold JPEG files, but the first member is n01440764.tar"
+    ):
         main(["prepare", "imagenet2012", f"--tars={tmp_path}"])
 
 
 def test_a_packed_folder_reads_as_the_folder(tmp_path):
     root = write_folder(tmp_path / "My photos!", train=6, held_out=3, height=90, width=120)
     whole = main(["prepare", "folder", str(root), str(tmp_path / "whole")])
-    assert whole["splits"] == {"train": 12, "val": 6} and whole["path"].endswith("whole/my_photos/1.0.0")
+    assert whole["splits"] == {"train": 12, "val": 6} and whole["path"].endswith(
+        "whole/my_photos/1.0.0"
+    )
     for name in ("train", "val"):
         files, records = data.load(f"folder:{root}", name), data.load(whole["source"], name)
-        assert records.class_names == files.class_names and records.labels.tolist() == files.labels.tolist()
+        assert (
+            records.class_names == files.class_names
+            and records.labels.tolist() == files.labels.tolist()
+        )
         for index in range(len(files)):
-            assert records.fetch(np.array([index]))[0][0] == files.load(files.fetch(np.array([index]))[0][0])
+            assert records.fetch(np.array([index]))[0][0] == files.load(
+                files.fetch(np.array([index]))[0][0]
+            )
     small = main(["prepare", "folder", str(root), str(tmp_path / "small"), "--short-side=60"])
     split = data.load(small["source"], "train")
     assert Image.open(io.BytesIO(split.fetch(np.array([0]))[0][0])).size == (80, 60)
@@ -108,7 +132,11 @@ def test_check_lists_what_is_broken_and_says_so_by_its_exit_code(tmp_path):
     done = command("train.data", "check", root)
     assert done.returncode == 3
     assert f"{broken}: " in done.stderr and "Traceback" not in done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == {"images": 8, "bad": 1, "files": [str(broken)]}
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "images": 8,
+        "bad": 1,
+        "files": [str(broken)],
+    }
     with pytest.raises(DataError, match="no does not exist"):
         main(["check", str(tmp_path / "no")])
 
@@ -133,7 +161,10 @@ def test_show_draws_examples_of_training(tmp_path, overrides):
 
 def test_show_and_stats_of_digits(tmp_path):
     out = tmp_path / "digits.png"
-    assert len(main(["show", f"--config={ROOT}/configs/lenet_mnist.py", f"--out={out}"])["examples"]) == 4
+    assert (
+        len(main(["show", f"--config={ROOT}/configs/lenet_mnist.py", f"--out={out}"])["examples"])
+        == 4
+    )
     result = main(["stats", f"--config={ROOT}/configs/lenet_mnist.py", "--split=test"])
     split = data.load("mnist5k", "test")
     assert result["examples"] == result["measured"] == 1000 and result["classes"]["7"] == 100
@@ -145,8 +176,17 @@ def test_stats_of_photographs_of_any_size(tmp_path):
     root = write_folder(tmp_path, train=3, held_out=1)
     (root / "train/cat/grey.png").write_bytes(encoded(photo(30, 30, channels=1), "PNG"))
     result = main(["stats", f"--config.data.source=folder:{root}"])
-    assert result["classes"] == {"cat": 4, "dog": 3} and result["measured"] == 7 and len(result["mean"]) == 3
-    assert main(["stats", f"--config.data.source=folder:{root}", "--config.data.size=16", "--limit=2"])["measured"] == 2
+    assert (
+        result["classes"] == {"cat": 4, "dog": 3}
+        and result["measured"] == 7
+        and len(result["mean"]) == 3
+    )
+    assert (
+        main(
+            ["stats", f"--config.data.source=folder:{root}", "--config.data.size=16", "--limit=2"]
+        )["measured"]
+        == 2
+    )
 
 
 def test_mistakes_on_the_command_line(tmp_path):
@@ -156,7 +196,9 @@ def test_mistakes_on_the_command_line(tmp_path):
         (["chek"], 2, "invalid choice: 'chek'"),
     ):
         done = command("train.data", *arguments)
-        assert done.returncode == code and sentence in done.stderr and "Traceback" not in done.stderr
+        assert (
+            done.returncode == code and sentence in done.stderr and "Traceback" not in done.stderr
+        )
     with pytest.raises(UserError, match="--limit=0 must be positive"):
         main(["stats", "--limit=0"])
     with pytest.raises(UserError, match=r"has no key .data\.sorce"):

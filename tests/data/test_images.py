@@ -12,7 +12,7 @@ from PIL import Image
 from tests.data.pictures import encoded, options, photo, write_folder
 from train import data
 from train.config import Augment
-from train.data import Plan, bad, inspect
+from train.data import Plan, bad, look
 from train.data.decode import BadImage, decode
 from train.errors import DataError, UserError
 
@@ -43,9 +43,13 @@ def kinds():
 
 def ycck(rgb):
     """A JPEG of four channels that says, in Adobe's marker, that they are YCCK, all of them inverted."""
-    planes = 255 - np.asarray(Image.fromarray(255 - np.asarray(rgb)).convert("YCbCr"))  # Pillow inverts on writing
+    planes = 255 - np.asarray(
+        Image.fromarray(255 - np.asarray(rgb)).convert("YCbCr")
+    )  # Pillow inverts on writing
     black = Image.new("L", rgb.size, 0)
-    data = encoded(Image.merge("CMYK", [*(Image.fromarray(planes[..., c]) for c in range(3)), black]))
+    data = encoded(
+        Image.merge("CMYK", [*(Image.fromarray(planes[..., c]) for c in range(3)), black])
+    )
     transform = data.index(b"Adobe") + 11
     return data[:transform] + b"\x02" + data[transform + 1 :]
 
@@ -96,12 +100,14 @@ def test_every_kind_reads_as_the_picture_it_shows_in_training_and_evaluation(tmp
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     split = data.load(f"folder:{tmp_path}", "train")
-    config = options(tmp_path, size=48, augment=Augment(permute_channels=False, cutout=1), eval_batch_size=1)
+    config = options(
+        tmp_path, size=48, augment=Augment(permute_channels=False, cutout=1), eval_batch_size=1
+    )
     trained = next(data.train_batches(split, Plan(1, 1, 0), config, start=0, stop=1))["image"][0]
     evaluated = next(data.eval_batches(split, config))["image"][0]
     assert trained.shape == evaluated.shape == (48, 48, 3)
     assert np.abs(trained.astype(int) - evaluated).mean() < 5
-    assert inspect.check(str(tmp_path))["bad"] == 0
+    assert look.check(str(tmp_path))["bad"] == 0
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -110,9 +116,14 @@ def test_pictures_of_one_pixel_and_extreme_shapes(tmp_path, channels):
         path = tmp_path / "train/a" / f"{height}x{width}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(
-            encoded(photo(height, width) if height * width > 1 else Image.new("RGB", (1, 1), "red"), "PNG")
+            encoded(
+                photo(height, width) if height * width > 1 else Image.new("RGB", (1, 1), "red"),
+                "PNG",
+            )
         )
-        (tmp_path / "train/a" / f"{height}x{width}.jpg").write_bytes(encoded(Image.new("RGB", (width, height), "red")))
+        (tmp_path / "train/a" / f"{height}x{width}.jpg").write_bytes(
+            encoded(Image.new("RGB", (width, height), "red"))
+        )
     split = data.load(f"folder:{tmp_path}", "train")
     for crop in ("area", "scale", "center"):
         config = options(tmp_path, channels=channels, augment=Augment(crop=crop, flip=True))
@@ -131,12 +142,18 @@ def test_exif_rotation_is_ignored_unless_asked_for(tmp_path):
     split = data.load(f"folder:{tmp_path}", "train")
     turned = np.rot90(PHOTO, -1)
     for honoured, expected in ((False, PHOTO), (True, turned)):
-        config = options(tmp_path, size=48, exif=honoured, augment=Augment(cutout=1), eval_batch_size=1)
-        wanted = inspect.read(split, np.array([0]), config)[0].astype(int)
-        trained = next(data.train_batches(split, Plan(1, 1, 0), config, start=0, stop=1))["image"][0]
+        config = options(
+            tmp_path, size=48, exif=honoured, augment=Augment(cutout=1), eval_batch_size=1
+        )
+        wanted = look.read(split, np.array([0]), config)[0].astype(int)
+        trained = next(data.train_batches(split, Plan(1, 1, 0), config, start=0, stop=1))["image"][
+            0
+        ]
         square = expected[6:54, 16:64] if honoured is False else expected[16:64, 6:54]
         assert np.abs(wanted - trained).mean() < 5
-        assert np.abs(wanted[20:28, 20:28].mean((0, 1)) - square[20:28, 20:28].mean((0, 1))).max() < 12
+        assert (
+            np.abs(wanted[20:28, 20:28].mean((0, 1)) - square[20:28, 20:28].mean((0, 1))).max() < 12
+        )
 
 
 @pytest.mark.parametrize("kind", BROKEN)
@@ -152,7 +169,7 @@ def test_a_broken_image_is_an_error_that_names_the_file(tmp_path, kind):
     assert f"{path} cannot be read: " in str(caught.value) and re.search(why, str(caught.value))
     with pytest.raises(DataError, match=f"{path} cannot be read: .*{why}"):
         list(data.eval_batches(split, config))
-    assert inspect.check(str(tmp_path)) == {"images": 12, "bad": 1, "files": [str(path)]}
+    assert look.check(str(tmp_path)) == {"images": 12, "bad": 1, "files": [str(path)]}
 
 
 def test_skipping_is_counted_said_and_the_same_whatever_the_order(tmp_path, capsys):
@@ -169,7 +186,11 @@ def test_skipping_is_counted_said_and_the_same_whatever_the_order(tmp_path, caps
     batches, split = run()
     assert sorted(split.name(i) for i in split.bad) == sorted(broken)
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 4 and said[-1].endswith("(4 so far)") and said[0].startswith("skipping " + str(root))
+    assert (
+        len(said) == 4
+        and said[-1].endswith("(4 so far)")
+        and said[0].startswith("skipping " + str(root))
+    )
     for share in ({"start": 7}, {"process": 1, "processes": 2}):
         rows = slice(4, 8) if "process" in share else slice(None)
         for a, b in zip(run(**share)[0], batches[share.get("start", 0) :]):
@@ -177,11 +198,15 @@ def test_skipping_is_counted_said_and_the_same_whatever_the_order(tmp_path, caps
 
     whole = write_folder(tmp_path / "whole", train=20, held_out=2)
     for name, stand_in in ((3, 5), (4, 5), (11, 12)):
-        (whole / f"train/cat/{name:03d}.jpg").write_bytes((whole / f"train/cat/{stand_in:03d}.jpg").read_bytes())
+        (whole / f"train/cat/{name:03d}.jpg").write_bytes(
+            (whole / f"train/cat/{stand_in:03d}.jpg").read_bytes()
+        )
     (whole / "train/dog/019.jpg").write_bytes(
         (whole / "train/cat/000.jpg").read_bytes()
     )  # behind the last is the first
-    expected = data.train_batches(data.load(f"folder:{whole}", "train"), plan, config, start=0, stop=12)
+    expected = data.train_batches(
+        data.load(f"folder:{whole}", "train"), plan, config, start=0, stop=12
+    )
     for a, b in zip(batches, expected):
         np.testing.assert_array_equal(a["image"], b["image"])
 
@@ -198,7 +223,15 @@ def test_nothing_but_broken_images(tmp_path):
         path.write_bytes(b"")
     split = data.load(f"folder:{root}", "train")
     with pytest.raises(DataError, match="none of the 4 images"):
-        list(data.train_batches(split, Plan(4, 4, 0), options(root, on_bad_image="skip"), start=0, stop=1))
+        list(
+            data.train_batches(
+                split, Plan(4, 4, 0), options(root, on_bad_image="skip"), start=0, stop=1
+            )
+        )
     with pytest.raises(UserError, match="on_bad_image='ignore' is unknown"):
-        list(data.train_batches(split, Plan(4, 4, 0), options(root, on_bad_image="ignore"), start=0, stop=1))
+        list(
+            data.train_batches(
+                split, Plan(4, 4, 0), options(root, on_bad_image="ignore"), start=0, stop=1
+            )
+        )
     assert bad.reason(split, 0, options(root)) == "the file is empty"

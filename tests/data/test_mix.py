@@ -15,7 +15,9 @@ from train.losses import cross_entropy
 
 COUNT, SIDE, CLASSES = 256, 16, 10
 LABELS = jnp.arange(COUNT) % CLASSES
-IMAGES = jnp.broadcast_to(jnp.arange(COUNT, dtype=jnp.float32)[:, None, None, None], (COUNT, SIDE, SIDE, 3))
+IMAGES = jnp.broadcast_to(
+    jnp.arange(COUNT, dtype=jnp.float32)[:, None, None, None], (COUNT, SIDE, SIDE, 3)
+)
 SOFT = jax.nn.one_hot(LABELS, CLASSES)
 
 
@@ -83,7 +85,9 @@ def test_mixup_mixes_images_and_labels_alike(alpha):
     other = np.asarray(LABELS)[partner[two].round().astype(int)]
     np.testing.assert_allclose(soft[row[two], other], 1 - own[two], atol=1e-4)
     spread = np.asarray(own).std()
-    assert spread == pytest.approx(np.sqrt(1 / (4 * (2 * alpha + 1))), rel=0.25)  # of Beta(alpha, alpha)
+    assert spread == pytest.approx(
+        np.sqrt(1 / (4 * (2 * alpha + 1))), rel=0.25
+    )  # of Beta(alpha, alpha)
 
 
 def test_cutmix_labels_are_the_shares_of_the_pixels():

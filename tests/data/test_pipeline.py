@@ -39,10 +39,19 @@ def arrays(count=20, shape=(28, 28, 1)):
 def cases(root):
     return {
         "files": (data.load(f"folder:{root}", "train"), options(root, augment=EVERYTHING)),
-        "files, no chance": (data.load(f"folder:{root}", "train"), options(root, augment=Augment())),
+        "files, no chance": (
+            data.load(f"folder:{root}", "train"),
+            options(root, augment=Augment()),
+        ),
         "arrays in numpy": (arrays(), Data(augment=DIGITS)),
-        "arrays by tf.data": (arrays(shape=(32, 32, 3)), Data(augment=Augment(color="slim", flip=True))),
-        "arrays resized": (arrays(), Data(size=40, augment=Augment(crop="scale", short_side=(44, 50), shift=1))),
+        "arrays by tf.data": (
+            arrays(shape=(32, 32, 3)),
+            Data(augment=Augment(color="slim", flip=True)),
+        ),
+        "arrays resized": (
+            arrays(),
+            Data(size=40, augment=Augment(crop="scale", short_side=(44, 50), shift=1)),
+        ),
         "arrays resized, distorted": (arrays(), Data(size=40, augment=Augment(rotate=9))),
         "arrays distorted on the host": (arrays(), Data(augment=replace(DIGITS, distort="host"))),
         "arrays as they are": (arrays(), Data()),
@@ -73,7 +82,10 @@ def test_processes_threads_and_starts_agree(root, case):
     whole = stream()
     assert len(whole) == 7
     for batch in whole:
-        assert batch["image"].shape == (8, *data.image_shape(split, config)) and batch["image"].dtype == np.uint8
+        assert (
+            batch["image"].shape == (8, *data.image_shape(split, config))
+            and batch["image"].dtype == np.uint8
+        )
         assert (
             batch["label"].shape == batch["mask"].shape == (8,)
             and batch["mask"].all()
@@ -91,16 +103,27 @@ def test_processes_threads_and_starts_agree(root, case):
     equal(stream(start=5), whole[5:])
     for processes in (2, 4):
         shares = [stream(process=p, processes=processes) for p in range(processes)]
-        equal([{key: np.concatenate([b[key] for b in row]) for key in row[0]} for row in zip(*shares)], whole)
+        equal(
+            [
+                {key: np.concatenate([b[key] for b in row]) for key in row[0]}
+                for row in zip(*shares)
+            ],
+            whole,
+        )
     if case == "arrays resized, distorted":
         plain = next(data.train_batches(split, plan, Data(size=40), start=0, stop=1))
-        np.testing.assert_array_equal(whole[0]["image"], plain["image"])  # the distortion is the device's
+        np.testing.assert_array_equal(
+            whole[0]["image"], plain["image"]
+        )  # the distortion is the device's
     elif config.augment != Augment():
         other = Plan(len(split), 8, seed=6)
         batch = next(data.train_batches(split, other, config, start=0, stop=1))
         assert np.mean(batch["image"] == whole[0]["image"]) < 0.9
         examples = np.concatenate([plan.indices(step) for step in range(7)])
-        for key in whole[0].keys() & {"image", "affine"}:  # the same example, changed in another way
+        for key in whole[0].keys() & {
+            "image",
+            "affine",
+        }:  # the same example, changed in another way
             again = np.concatenate([batch[key] for batch in whole])[examples == examples[0]]
             assert len(again) > 1 and (again[0] != again[1]).any()
 
@@ -122,13 +145,18 @@ def test_host_and_device_distort_alike():
 
 @pytest.mark.parametrize(
     ("side", "augment"),
-    [(28, Augment(flip=True)), (64, Augment(flip=True)), (28, Augment(flip=True, distort="host", rotate=1e-6))],
+    [
+        (28, Augment(flip=True)),
+        (64, Augment(flip=True)),
+        (28, Augment(flip=True, distort="host", rotate=1e-6)),
+    ],
 )
 def test_images_that_have_the_size_are_not_cropped(side, augment):
     """In numpy and in tf.data: said or not, the size changes nothing, as in evaluation."""
     split, plan = arrays(shape=(side, side, 1)), Plan(20, 8, 0)
     named, unnamed = (
-        next(data.train_batches(split, plan, Data(size=size, augment=augment), start=0, stop=1)) for size in (side, 0)
+        next(data.train_batches(split, plan, Data(size=size, augment=augment), start=0, stop=1))
+        for size in (side, 0)
     )
     np.testing.assert_array_equal(named["image"], unnamed["image"])
     for image, index in zip(named["image"], plan.indices(0)):
@@ -144,7 +172,9 @@ def test_the_host_distorts_behind_a_function_that_hides_the_shape(tmp_path):
     ours = next(data.train_batches(arrays(), Plan(20, 8, 0), config, start=0, stop=1))
     config.augment = replace(config.augment, distort="device")
     theirs = next(data.train_batches(arrays(), Plan(20, 8, 0), config, start=0, stop=1))
-    np.testing.assert_allclose(ours["image"], mix.warp(theirs["image"], theirs["affine"]), atol=0.52)
+    np.testing.assert_allclose(
+        ours["image"], mix.warp(theirs["image"], theirs["affine"]), atol=0.52
+    )
 
 
 def test_options_without_effect_change_nothing():
@@ -178,17 +208,27 @@ print(*[hashlib.sha256(b["image"].tobytes()).hexdigest() for b in batches])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     split = data.load(f"folder:{root}", "train")
-    batches = data.train_batches(split, Plan(len(split), 8, 3), options(root, augment=EVERYTHING), start=2, stop=4)
-    assert done.stdout.split() == [hashlib.sha256(b["image"].tobytes()).hexdigest() for b in batches], done.stderr
+    batches = data.train_batches(
+        split, Plan(len(split), 8, 3), options(root, augment=EVERYTHING), start=2, stop=4
+    )
+    assert done.stdout.split() == [
+        hashlib.sha256(b["image"].tobytes()).hexdigest() for b in batches
+    ], done.stderr
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
 @pytest.mark.parametrize("batch_size", [4, 8, 12])
 def test_evaluation_covers_each_example_once(root, processes, batch_size):
     split, config = data.load(f"folder:{root}", "val"), options(root, eval_batch_size=batch_size)
-    parts = [list(data.eval_batches(split, config, process=p, processes=processes)) for p in range(processes)]
+    parts = [
+        list(data.eval_batches(split, config, process=p, processes=processes))
+        for p in range(processes)
+    ]
     assert len({len(part) for part in parts}) == 1  # or the collectives of one would wait for ever
-    whole = [np.concatenate([b[key] for step in zip(*parts) for b in step]) for key in ("image", "label", "mask")]
+    whole = [
+        np.concatenate([b[key] for step in zip(*parts) for b in step])
+        for key in ("image", "label", "mask")
+    ]
     images, labels, mask = whole
     assert mask.sum() == len(split) and mask[: len(split)].all()
     assert labels[mask].tolist() == split.labels.tolist()
@@ -203,7 +243,9 @@ def test_resuming_at_the_end_of_an_epoch_of_imagenet_starts_within_a_second(root
     repeated = [few.paths[i % len(few)] for i in range(1_281_167)]
     split = Files(few.root, repeated, np.zeros(len(repeated), np.int32), few.class_names)
     config = options(root, batch_size=64)
-    list(data.train_batches(few, Plan(len(few), 8, 0), config, start=0, stop=1))  # TensorFlow is loaded, and warm
+    list(
+        data.train_batches(few, Plan(len(few), 8, 0), config, start=0, stop=1)
+    )  # TensorFlow is loaded, and warm
     best, steps = 9.0, 1_281_167 // 64
     for attempt in range(4):  # other processes may be busy
         step = 90 * steps - 10 + attempt
@@ -253,12 +295,14 @@ for source, augment in (("synthetic:28x28x1/10", Augment()), ("synthetic:28x28x1
     next(data.eval_batches(split, config))
 print("tensorflow" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=os.environ)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=os.environ
+    )
     assert done.stdout.split() == ["False"], done.stderr
 
 
 def test_the_throughput_of_the_data_is_measured():
-    from train.data.bench import measure, photograph
+    from train.benchmark.reading import measure, photograph
 
     assert 60_000 < len(photograph(0)) < 140_000
     result = measure(examples=192, rounds=1)

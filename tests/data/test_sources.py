@@ -34,7 +34,9 @@ def test_a_folder_with_splits(tmp_path):
     assert train.paths == ["1/d.Jpg", "10/a.jpg", "2/b.JPEG", "2/deep/er/c.PNG"]
     assert train.labels.tolist() == [0, 1, 2, 2]
     assert val.labels.tolist() == [1, 2]
-    assert data.load(f"folder:{tmp_path}", "test").paths == val.paths  # the only split that is held out
+    assert (
+        data.load(f"folder:{tmp_path}", "test").paths == val.paths
+    )  # the only split that is held out
     assert train.name(1) == f"{tmp_path}/train/10/a.jpg"
 
 
@@ -51,7 +53,13 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
 
 def test_accents_are_one_name_in_either_spelling(tmp_path):
     composed, apart = (unicodedata.normalize(form, "Möwe") for form in ("NFC", "NFD"))
-    write(tmp_path, f"train/{apart}/größe 1.jpg", "train/日本/a.jpg", f"val/{composed}/a.jpg", "val/日本/b.jpg")
+    write(
+        tmp_path,
+        f"train/{apart}/größe 1.jpg",
+        "train/日本/a.jpg",
+        f"val/{composed}/a.jpg",
+        "val/日本/b.jpg",
+    )
     train, val = data.load(f"folder:{tmp_path}", "train"), data.load(f"folder:{tmp_path}", "val")
     assert train.class_names == val.class_names == (composed, "日本")
     batch = next(data.train_batches(train, Plan(2, 2, 0), options(tmp_path), start=0, stop=1))
@@ -60,7 +68,9 @@ def test_accents_are_one_name_in_either_spelling(tmp_path):
 
 def test_one_level_is_split_by_name_and_stays_so_when_images_are_added(tmp_path):
     write(tmp_path, *(f"{name}/{i}.jpg" for name in ("cat", "dog") for i in range(100)))
-    before = {split: set(data.load(f"folder:{tmp_path}", split).paths) for split in ("train", "val")}
+    before = {
+        split: set(data.load(f"folder:{tmp_path}", split).paths) for split in ("train", "val")
+    }
     assert not before["train"] & before["val"] and len(before["train"]) + len(before["val"]) == 200
     assert 20 <= len(before["val"]) <= 60
     write(tmp_path, *(f"cat/new{i}.jpg" for i in range(50)))
@@ -72,7 +82,11 @@ def test_one_level_is_split_by_name_and_stays_so_when_images_are_added(tmp_path)
     ("files", "split", "sentence"),
     [
         ((), "train", "has no folders: each class needs a folder of its own"),
-        (("a.jpg", "b.jpg"), "train", "has 2 images, but no folder: each class needs a folder of its own"),
+        (
+            ("a.jpg", "b.jpg"),
+            "train",
+            "has 2 images, but no folder: each class needs a folder of its own",
+        ),
         (("train/cat/a.jpg",), "val", "has no split 'val'"),
         (("train/cat/a.jpg", "val/a.jpg"), "val", "val has 1 images, but no folder"),
         (
@@ -115,11 +129,20 @@ def prepare(place, kind, broken=()):
 
             def _info(self):
                 label = tfds.features.ClassLabel(names=["red", "green", "blue"])
-                features = {"id": tfds.features.Text(), "image": tfds.features.Image(shape=(8, 8, 3)), "label": label}
-                return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+                features = {
+                    "id": tfds.features.Text(),
+                    "image": tfds.features.Image(shape=(8, 8, 3)),
+                    "label": label,
+                }
+                return tfds.core.DatasetInfo(
+                    builder=self, features=tfds.features.FeaturesDict(features)
+                )
 
             def _split_generators(self, dl_manager):
-                return {"train": self._generate_examples(60, 0), "test": self._generate_examples(13, 100)}
+                return {
+                    "train": self._generate_examples(60, 0),
+                    "test": self._generate_examples(13, 100),
+                }
 
             def _generate_examples(self, count, first):
                 for i in range(first, first + count):
@@ -134,19 +157,29 @@ def prepare(place, kind, broken=()):
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """The same examples in both formats."""
-    return {kind: prepare(tmp_path_factory.mktemp(kind), kind) for kind in ("array_record", "tfrecord")}
+    return {
+        kind: prepare(tmp_path_factory.mktemp(kind), kind) for kind in ("array_record", "tfrecord")
+    }
 
 
 @pytest.mark.parametrize("kind", ["array_record", "tfrecord"])
-@pytest.mark.parametrize("augment", [Augment(), Augment(permute_channels=True)], ids=["plain", "augmented"])
+@pytest.mark.parametrize(
+    "augment", [Augment(), Augment(permute_channels=True)], ids=["plain", "augmented"]
+)
 def test_prepared_sets(prepared, kind, augment):
     split = data.load(f"tfds:{prepared[kind]}", "train")
-    assert (len(split), split.class_names, split.image_shape) == (60, ("red", "green", "blue"), (8, 8, 3))
+    assert (len(split), split.class_names, split.image_shape) == (
+        60,
+        ("red", "green", "blue"),
+        (8, 8, 3),
+    )
     assert np.bincount(split.labels).tolist() == [20, 20, 20]
     config = Data(source="tfds:x", augment=augment, eval_batch_size=8)
 
     def stream(start, stop, **share):
-        batches = data.train_batches(split, Plan(60, 16, seed=1), config, start=start, stop=stop, **share)
+        batches = data.train_batches(
+            split, Plan(60, 16, seed=1), config, start=start, stop=stop, **share
+        )
         return [(b["image"][:, 0, 0, 0], b["label"]) for b in batches]
 
     whole = stream(0, 12)
@@ -195,7 +228,9 @@ def test_broken_records_are_named_and_skipped_alike_wherever_a_run_starts(kind, 
         assert [i for i, j in zip(batch, other["image"][:, 0, 0, 0]) if j not in broken] == [
             j for j in other["image"][:, 0, 0, 0] if j not in broken
         ]
-    with pytest.raises(DataError, match=r"example \S+ of tfds:.* cannot be read: no image format that is known"):
+    with pytest.raises(
+        DataError, match=r"example \S+ of tfds:.* cannot be read: no image format that is known"
+    ):
         ids(policy="error")
 
 
@@ -215,12 +250,18 @@ class Imagenet:
 def test_resuming_at_the_end_of_an_epoch_of_records_starts_within_a_second(prepared):
     split = data.load(f"tfds:{prepared['array_record']}", "train")
     config, best = Data(source="tfds:x", augment=Augment(permute_channels=True)), 9.0
-    list(data.train_batches(split, Plan(60, 16, 0), config, start=0, stop=1))  # TensorFlow is loaded, and warm
+    list(
+        data.train_batches(split, Plan(60, 16, 0), config, start=0, stop=1)
+    )  # TensorFlow is loaded, and warm
     split._source = Imagenet(split._source)
     for attempt in range(4):  # other processes may be busy
         step = 90 * len(split) // 64 - 10 + attempt
         began = time.perf_counter()
-        next(data.train_batches(split, Plan(len(split), 64, seed=1), config, start=step, stop=step + 1))
+        next(
+            data.train_batches(
+                split, Plan(len(split), 64, seed=1), config, start=step, stop=step + 1
+            )
+        )
         best = min(best, time.perf_counter() - began)
         if best < 1:
             break
@@ -239,7 +280,10 @@ def test_names_configurations_and_versions(prepared, tmp_path, monkeypatch):
     (tmp_path / "blobs/1.0.0").symlink_to(prepared["array_record"])
     (tmp_path / "blobs/0.9.0").symlink_to(prepared["tfrecord"])
     assert len(data.load("tfds:blobs", "train")) == 60
-    assert tfds_source.find("blobs").name == "1.0.0" and tfds_source.find("blobs:0.9.0").name == "0.9.0"
+    assert (
+        tfds_source.find("blobs").name == "1.0.0"
+        and tfds_source.find("blobs:0.9.0").name == "0.9.0"
+    )
     with pytest.raises(DataError, match=r"tfds:blob is not prepared .* did you mean blobs"):
         data.load("tfds:blob", "train")
     for config in ("a", "b"):
@@ -271,15 +315,23 @@ def test_an_unprepared_set_is_told_at_once(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "shape", "classes"),
-    [("mnist", (28, 28, 1), 10), ("cifar10", (32, 32, 3), 10), ("imagenet2012", (None, None, 3), 1000)],
+    [
+        ("mnist", (28, 28, 1), 10),
+        ("cifar10", (32, 32, 3), 10),
+        ("imagenet2012", (None, None, 3), 1000),
+    ],
 )
 def test_sets_that_tfds_makes_up(name, shape, classes, tmp_path):
     import tensorflow_datasets as tfds
 
     with tfds.testing.mock_data(num_examples=10):
-        split = tfds_source.open_split(tfds.builder(name, data_dir=tmp_path), "train", f"tfds:{name}")
+        split = tfds_source.open_split(
+            tfds.builder(name, data_dir=tmp_path), "train", f"tfds:{name}"
+        )
         assert (len(split), split.image_shape, len(split.class_names)) == (10, shape, classes)
-        config = Data(source=name, size=0 if shape[0] else 32, augment=Augment(flip=True), eval_batch_size=8)
+        config = Data(
+            source=name, size=0 if shape[0] else 32, augment=Augment(flip=True), eval_batch_size=8
+        )
         batch = next(data.train_batches(split, Plan(10, 4, 0), config, start=0, stop=1))
         assert batch["image"].shape[0] == 4 and batch["image"].dtype == np.uint8
         assert sum(b["mask"].sum() for b in data.eval_batches(split, config)) == 10
@@ -289,7 +341,9 @@ def test_a_set_without_labels_is_refused():
     import tensorflow_datasets as tfds
 
     class Builder:
-        info = type("Info", (), {"features": tfds.features.FeaturesDict({"text": tfds.features.Text()})})
+        info = type(
+            "Info", (), {"features": tfds.features.FeaturesDict({"text": tfds.features.Text()})}
+        )
 
     with pytest.raises(DataError, match="needs an image and a class label; it has text"):
         tfds_source.open_split(Builder(), "train", "tfds:words")

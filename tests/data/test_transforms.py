@@ -24,7 +24,9 @@ def resize_and_cut(image, size, short_side, kernel):
     """torchvision's Resize and CenterCrop, in Pillow."""
     width, height = image.size
     short = min(width, height)
-    image = image.resize((int(short_side * width / short), int(short_side * height / short)), kernel)
+    image = image.resize(
+        (int(short_side * width / short), int(short_side * height / short)), kernel
+    )
     left, top = (round((side - size) / 2) for side in image.size)
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
@@ -38,7 +40,10 @@ def resize_and_cut(image, size, short_side, kernel):
 def test_torchvision_and_timm_equal_pillow(shape, style, size, short_side, kernel):
     file = encoded(photo(*shape))
     image = Image.open(io.BytesIO(file)).convert("RGB")
-    off = np.abs(transform(size, style=style)(file).astype(int) - resize_and_cut(image, size, short_side, kernel))
+    off = np.abs(
+        transform(size, style=style)(file).astype(int)
+        - resize_and_cut(image, size, short_side, kernel)
+    )
     assert off.max() <= 1 and off.mean() < 0.001
 
 
@@ -85,22 +90,36 @@ def test_a_window_is_exact_where_it_must_be():
     assert near.skipped > 0 and not near.exact
     for before, after in ((500, 341), (640, 455), (375, 342), (83, 354)):
         window = _window(before, after, (after - 224) // 2, 224, exact=True)
-        assert window.exact and window.stop == before - window.skipped * before / after == np.float32(window.stop)
+        assert (
+            window.exact
+            and window.stop == before - window.skipped * before / after == np.float32(window.stop)
+        )
 
 
 def test_options_and_pixels():
     pixels = photo(300, 400)
     image = Image.fromarray(pixels)
     ours = transform(299, style="timm", resize=333)(pixels)
-    assert np.abs(ours.astype(int) - resize_and_cut(image, 299, 333, Image.Resampling.BICUBIC)).max() <= 1
+    assert (
+        np.abs(ours.astype(int) - resize_and_cut(image, 299, 333, Image.Resampling.BICUBIC)).max()
+        <= 1
+    )
     grey = transform(28, channels=1)(encoded(image, "PNG"))
     assert grey.shape == (28, 28, 1)
     assert (
-        np.abs(grey[..., 0].astype(int) - resize_and_cut(image.convert("L"), 28, 32, Image.Resampling.BILINEAR)).max()
+        np.abs(
+            grey[..., 0].astype(int)
+            - resize_and_cut(image.convert("L"), 28, 32, Image.Resampling.BILINEAR)
+        ).max()
         <= 1
     )
     whole = transform(160, fraction=1.0)(pixels)
-    assert np.abs(whole.astype(int) - np.asarray(image.resize((160, 160), Image.Resampling.BILINEAR))).max() <= 1
+    assert (
+        np.abs(
+            whole.astype(int) - np.asarray(image.resize((160, 160), Image.Resampling.BILINEAR))
+        ).max()
+        <= 1
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax.layers import Outputs
+from cnnjax.models.layers import Outputs
 from tests.data.pictures import write_folder
-from train import data, step, subject
+from train import classifier, data, step
 from train.config import Data, Transform
 
 CLASSES = ("ant", "bee", "cat", "dog")
@@ -33,15 +33,23 @@ def make(root, size=32, seed=0, style="torchvision", batch=8, classes=CLASSES):
     model = Tiny(len(classes))
     variables = model.init(jax.random.key(seed), jnp.zeros((1, size, size, 3)))
     config = Data(
-        source=f"folder:{root}", eval_split="val", size=size, eval_batch_size=batch, transform=Transform(style)
+        source=f"folder:{root}",
+        eval_split="val",
+        size=size,
+        eval_batch_size=batch,
+        transform=Transform(style),
     )
     preprocess = partial(step.normalize, mean=(0.5,), std=(0.25,))
-    return subject.Subject("tiny", f"seed{seed}", model, variables, preprocess, config, classes)
+    return classifier.Classifier(
+        "tiny", f"seed{seed}", model, variables, preprocess, config, classes
+    )
 
 
 def random_variables(model, image_shape, seed=0):
     """Values for all of a network's variables such that its maps neither explode nor vanish, statistics included."""
-    shapes = jax.eval_shape(lambda: model.init({"params": jax.random.key(0)}, jnp.zeros((1, *image_shape))))
+    shapes = jax.eval_shape(
+        lambda: model.init({"params": jax.random.key(0)}, jnp.zeros((1, *image_shape)))
+    )
     rng = np.random.default_rng(seed)
 
     def of_leaf(path, leaf):
@@ -50,7 +58,9 @@ def random_variables(model, image_shape, seed=0):
             return rng.uniform(0.8, 1.25, leaf.shape).astype(np.float32)
         if len(leaf.shape) < 2:
             return 0.1 * rng.standard_normal(leaf.shape, np.float32)
-        return rng.standard_normal(leaf.shape, np.float32) * np.float32(np.sqrt(2 / np.prod(leaf.shape[:-1])))
+        return rng.standard_normal(leaf.shape, np.float32) * np.float32(
+            np.sqrt(2 / np.prod(leaf.shape[:-1]))
+        )
 
     return jax.tree.map_with_path(of_leaf, shapes)
 

@@ -15,9 +15,11 @@ import cnnjax
 from cnnjax import weights
 from tests.evaluate.subjects import CLASSES, make, photos
 from tests.helpers import ROOT
-from train import evaluate, export, predict, subject
+from train import classifier, predict
 from train.__main__ import main as train
 from train.errors import CheckpointError, DataError, UserError
+from train.evaluate.__main__ import main as evaluate
+from train.export.__main__ import main as export
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,9 @@ def run(folder, tmp_path_factory):
 def write(path, classes=4, names=CLASSES):
     """A file of our own format: LeNet-5 for grey photographs."""
     model = cnnjax.create_model("lenet5", num_classes=classes)
-    variables = jax.device_get(model.init({"params": jax.random.key(3)}, np.zeros((1, 32, 32, 1), np.float32)))
+    variables = jax.device_get(
+        model.init({"params": jax.random.key(3)}, np.zeros((1, 32, 32, 1), np.float32))
+    )
     preprocessing = weights.Preprocessing(32, resize=36, channels="L")
     variables = {"params": variables["params"]}
     weights.save(path, weights.Pretrained(model, variables, preprocessing, names, "lenet5"))
@@ -47,20 +51,28 @@ def write(path, classes=4, names=CLASSES):
 
 
 def test_a_run_by_every_protocol_that_fits(run):
-    for protocol, views in (("center", 1), ("flip", 2), ("ten_crop", 10), ("multi_crop", 144), ("grid", 150)):
-        line = evaluate.main([f"--workdir={run}", f"--protocol={protocol}", "--batch-size=64"])
+    for protocol, views in (
+        ("center", 1),
+        ("flip", 2),
+        ("ten_crop", 10),
+        ("multi_crop", 144),
+        ("grid", 150),
+    ):
+        line = evaluate([f"--workdir={run}", f"--protocol={protocol}", "--batch-size=64"])
         written = json.loads((run / f"eval/{protocol}-{line['step']}.json").read_text())
         assert (line["views"], line["examples"]) == (views, 17) and "classes" not in line
         assert [row["name"] for row in written["classes"]] == list(CLASSES)
     with pytest.raises(UserError, match="cannot slide"):
-        evaluate.main([f"--workdir={run}", "--protocol=dense"])
+        evaluate([f"--workdir={run}", "--protocol=dense"])
 
 
 def test_checkpoints_together_raw_and_in_bfloat16(run):
-    plain = evaluate.main([f"--workdir={run}"])
-    assert plain["loss"] != evaluate.main([f"--workdir={run}", "--raw"])["loss"]
-    assert plain["loss"] == pytest.approx(evaluate.main([f"--workdir={run}", "--dtype=bfloat16"])["loss"], abs=0.05)
-    both = evaluate.main([f"--workdir={run}", "--step=2,latest"])
+    plain = evaluate([f"--workdir={run}"])
+    assert plain["loss"] != evaluate([f"--workdir={run}", "--raw"])["loss"]
+    assert plain["loss"] == pytest.approx(
+        evaluate([f"--workdir={run}", "--dtype=bfloat16"])["loss"], abs=0.05
+    )
+    both = evaluate([f"--workdir={run}", "--step=2,latest"])
     assert both["step"] == "2+4" and both["networks"] == ["lenet5 2", "lenet5 4"]
     assert (run / "eval/center-2+4.json").exists()
 
@@ -78,50 +90,68 @@ def test_a_run_folder_is_all_that_is_needed(run, folder, tmp_path, capsys):
         predict.main([f"--workdir={workdir}", "--json", image])
         said.append(capsys.readouterr().out)
     assert said[0] == said[1]
-    assert export.main([f"--workdir={tmp_path}/alone", f"--out={tmp_path}/x.stablehlo"])["difference"] <= 1e-5
+    assert (
+        export([f"--workdir={tmp_path}/alone", f"--out={tmp_path}/x.stablehlo"])["difference"]
+        <= 1e-5
+    )
     with pytest.raises(DataError, match="/nowhere does not exist"):
-        evaluate.main([f"--workdir={tmp_path}/alone"])
-    other = evaluate.main([f"--workdir={tmp_path}/alone", f"--data=folder:{folder}"])
-    assert other["loss"] == pytest.approx(evaluate.main([f"--workdir={run}"])["loss"], rel=1e-6)
+        evaluate([f"--workdir={tmp_path}/alone"])
+    other = evaluate([f"--workdir={tmp_path}/alone", f"--data=folder:{folder}"])
+    assert other["loss"] == pytest.approx(evaluate([f"--workdir={run}"])["loss"], rel=1e-6)
     assert re.fullmatch(r"folder_[\w-]+_set", Path(other["file"]).parent.name)
 
 
 def test_predictions_and_their_comparison(run, folder):
     for kind in ("csv", "parquet"):
-        evaluate.main([f"--workdir={run}", f"--predictions={kind}"])
+        evaluate([f"--workdir={run}", f"--predictions={kind}"])
     with (run / "eval/center-4.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 17 and rows[0]["file"] == f"{folder}/val/ant/000.jpg" and rows[0]["label"] == "ant"
+    assert (
+        len(rows) == 17
+        and rows[0]["file"] == f"{folder}/val/ant/000.jpg"
+        and rows[0]["label"] == "ant"
+    )
     assert sum(float(rows[0][f"probability{k}"]) for k in range(1, 5)) == pytest.approx(1)
-    assert [row["class1"] for row in parquet.read_table(run / "eval/center-4.parquet").to_pylist()] == [
-        row["class1"] for row in rows
-    ]
-    result = evaluate.main(["--compare", str(run / "eval/center-4.csv"), str(run / "eval/center-4.csv")])
+    assert [
+        row["class1"] for row in parquet.read_table(run / "eval/center-4.parquet").to_pylist()
+    ] == [row["class1"] for row in rows]
+    result = evaluate(["--compare", str(run / "eval/center-4.csv"), str(run / "eval/center-4.csv")])
     assert result["p"] == 1.0 and result["examples"] == 17
     with pytest.raises(DataError, match="no CSV file"):
-        evaluate.main(["--compare", str(run / "eval/center-4.csv"), str(run / "config.json")])
+        evaluate(["--compare", str(run / "eval/center-4.csv"), str(run / "config.json")])
 
 
 def test_published_weights_bring_their_own_transform(folder, tmp_path):
     path = write(tmp_path / "lenet.safetensors")
-    line = evaluate.main([f"--weights={path}", f"--data=folder:{folder}", "--split=val", f"--out={tmp_path}/out"])
-    found = subject.from_weights(path, None, "cnnjax")
+    line = evaluate(
+        [f"--weights={path}", f"--data=folder:{folder}", "--split=val", f"--out={tmp_path}/out"]
+    )
+    found = classifier.from_weights(path, None, "cnnjax")
     assert (found.data.size, found.data.transform.resize, found.classes) == (32, 36, CLASSES)
-    assert json.loads((tmp_path / "out/center-lenet.safetensors.json").read_text())["top1"] == line["top1"]
-    several = evaluate.main(["--weights", path, path, f"--data=folder:{folder}", "--split=val"])
+    assert (
+        json.loads((tmp_path / "out/center-lenet.safetensors.json").read_text())["top1"]
+        == line["top1"]
+    )
+    several = evaluate(["--weights", path, path, f"--data=folder:{folder}", "--split=val"])
     assert several["loss"] == pytest.approx(line["loss"], rel=1e-5)
 
 
 def test_classes_that_do_not_fit_are_an_error_with_the_first_differences(folder, tmp_path):
     def ask(path, *more):
-        return evaluate.main([f"--weights={path}", f"--data=folder:{folder}", "--split=val", *more])
+        return evaluate([f"--weights={path}", f"--data=folder:{folder}", "--split=val", *more])
 
-    with pytest.raises(DataError, match=r"has 4 classes .*'ant', 'bee', 'cat', ….* 5 without names; one of the two"):
+    with pytest.raises(
+        DataError, match=r"has 4 classes .*'ant', 'bee', 'cat', ….* 5 without names; one of the two"
+    ):
         ask(write(tmp_path / "five.safetensors", 5, None))
-    with pytest.raises(DataError, match=r"1: 'cat' there, 'bee' in the data; 2: 'bee' there, 'cat' in the data"):
+    with pytest.raises(
+        DataError, match=r"1: 'cat' there, 'bee' in the data; 2: 'bee' there, 'cat' in the data"
+    ):
         ask(write(tmp_path / "order.safetensors", 4, ("ant", "cat", "bee", "dog")))
     more = write(tmp_path / "more.safetensors", 6, ("emu", *CLASSES, "fox"))
-    with pytest.raises(DataError, match=r"0: 'emu' there, 'ant' in the data.*--subset evaluates on those"):
+    with pytest.raises(
+        DataError, match=r"0: 'emu' there, 'ant' in the data.*--subset evaluates on those"
+    ):
         ask(more)
     assert ask(more, "--subset")["examples"] == 17
     with pytest.raises(DataError, match="has 6 classes, the data 4"):
@@ -135,24 +165,33 @@ def test_classes_that_do_not_fit_are_an_error_with_the_first_differences(folder,
 def test_a_subset_is_the_same_network_over_fewer_classes(folder):
     split_classes = tuple(CLASSES)
     whole = make(folder, classes=("emu", "dog", *CLASSES[:3]))
-    columns = subject.match_classes(split_classes, whole, subset=True)
+    columns = classifier.match_classes(split_classes, whole, subset=True)
     assert columns.tolist() == [2, 3, 4, 1]
 
 
 def test_what_is_asked_for_wrongly(folder, tmp_path):
     with pytest.raises(UserError, match="either --workdir or --weights or --compare"):
-        evaluate.main([])
+        evaluate([])
     with pytest.raises(UserError, match="needs --data"):
-        evaluate.main(["--weights=x"])
+        evaluate(["--weights=x"])
     with pytest.raises(CheckpointError, match=r"missing\.h5"):
-        evaluate.main(
-            [f"--weights={tmp_path}/missing.h5", f"--data=folder:{folder}", "--model=vgg16", "--source=keras"]
+        evaluate(
+            [
+                f"--weights={tmp_path}/missing.h5",
+                f"--data=folder:{folder}",
+                "--model=vgg16",
+                "--source=keras",
+            ]
         )
 
 
 def contents(run):
     """Every file of a run but its evaluations: what it holds and when it was written."""
-    files = [path for path in sorted(run.rglob("*")) if path.is_file() and "eval" not in path.relative_to(run).parts]
+    files = [
+        path
+        for path in sorted(run.rglob("*"))
+        if path.is_file() and "eval" not in path.relative_to(run).parts
+    ]
     return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
@@ -161,9 +200,12 @@ def test_watching_a_run_until_it_ends(run, capsys):
     for old in (run / "eval").glob("center*"):
         old.unlink()
     before = contents(run)
-    assert evaluate.main([f"--workdir={run}", "--watch"])["step"] == 4
+    assert evaluate([f"--workdir={run}", "--watch"])["step"] == 4
     assert contents(run) == before
-    assert sorted(path.name for path in (run / "eval").glob("center*")) == ["center-2.json", "center-4.json"]
+    assert sorted(path.name for path in (run / "eval").glob("center*")) == [
+        "center-2.json",
+        "center-4.json",
+    ]
     assert [json.loads(line)["step"] for line in capsys.readouterr().out.splitlines()] == [
         2
     ]  # the last one is the result

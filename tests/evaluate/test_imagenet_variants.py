@@ -6,8 +6,9 @@ from sklearn import metrics as sklearn
 
 from tests.data.pictures import photo
 from tests.evaluate.subjects import make
-from train import data, evaluate, statistics
+from train import data
 from train.config import Data
+from train.evaluate import evaluation, statistics
 
 NAMES = tuple(f"n{i:08}" for i in range(12))
 SOME = (2, 5, 7, 11)
@@ -18,7 +19,10 @@ def prepare(place, kind, name):
     import tensorflow_datasets as tfds
 
     label = tfds.features.ClassLabel(names=NAMES)
-    features = {"image": tfds.features.Image(encoding_format="jpeg"), "file_name": tfds.features.Text()}
+    features = {
+        "image": tfds.features.Image(encoding_format="jpeg"),
+        "file_name": tfds.features.Text(),
+    }
     features |= {"label": label} if name != "imagenet2012_real" else {
         "original_label": label, "real_label": tfds.features.Sequence(label)}  # fmt: skip
 
@@ -26,7 +30,10 @@ def prepare(place, kind, name):
         for i in range(30):
             row = {"image": photo(40, 40 + i, seed=i), "file_name": f"{i}.jpg"}
             if name == "imagenet2012_real":
-                row |= {"original_label": i % 12, "real_label": [] if i % 5 == 0 else sorted({i % 12, 3 * i % 12})}
+                row |= {
+                    "original_label": i % 12,
+                    "real_label": [] if i % 5 == 0 else sorted({i % 12, 3 * i % 12}),
+                }
             else:
                 row["label"] = SOME[i % 4] if name in ("imagenet_a", "imagenet_r") else i % 12
             yield i, row
@@ -48,20 +55,26 @@ def subject(split, tmp_path):
     return seen._replace(data=Data(source="tfds:x", size=32, eval_batch_size=8))
 
 
-@pytest.mark.parametrize(("kind", "name"), [("array_record", "imagenet_r"), ("tfrecord", "imagenet_a")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("array_record", "imagenet_r"), ("tfrecord", "imagenet_a")]
+)
 def test_answers_come_from_the_classes_that_occur(kind, name, tmp_path):
     split = prepare(tmp_path, kind, name)
     seen = subject(split, tmp_path)
     split.counted, counted = None, split.counted
-    whole = evaluate.answer([seen], split)
+    whole = evaluation.answer([seen], split)
     split.counted = counted
-    answers = evaluate.answer([seen], split)
+    answers = evaluation.answer([seen], split)
     assert answers.classes == tuple(NAMES[i] for i in SOME)
     shares = np.exp(whole.log_probabilities)[:, SOME]
-    np.testing.assert_allclose(np.exp(answers.log_probabilities), shares / shares.sum(-1, keepdims=True), rtol=1e-5)
+    np.testing.assert_allclose(
+        np.exp(answers.log_probabilities), shares / shares.sum(-1, keepdims=True), rtol=1e-5
+    )
     assert [answers.classes[i] for i in answers.labels] == [NAMES[i] for i in whole.labels]
-    assert len(evaluate.table(answers, split)[0]) == 2 + 2 * 4
-    part = data.load(split._name.split(",")[0], "test[:2]")  # two classes are in it, but four are in the set
+    assert len(evaluation.table(answers, split)[0]) == 2 + 2 * 4
+    part = data.load(
+        split._name.split(",")[0], "test[:2]"
+    )  # two classes are in it, but four are in the set
     assert part.counted.tolist() == list(SOME)
 
 
@@ -69,10 +82,10 @@ def test_answers_come_from_the_classes_that_occur(kind, name, tmp_path):
 def test_real_labels_are_right_if_one_of_them_is(kind, tmp_path):
     split = prepare(tmp_path, kind, "imagenet2012_real")
     seen = subject(split, tmp_path)
-    result = evaluate.evaluate_all([seen], split, "test", None)
+    result = evaluation.evaluate_all([seen], split, "test", None)
     assert (result["examples"], result["unlabelled"]) == (24, 6) and "unreadable" not in result
     split.accepted, accepted = None, split.accepted
-    logs = evaluate.answer([seen], split).log_probabilities
+    logs = evaluation.answer([seen], split).log_probabilities
     first, five = [], []
     for row, right in zip(logs, accepted):
         if len(right):
@@ -86,7 +99,7 @@ def test_real_labels_are_right_if_one_of_them_is(kind, tmp_path):
 def test_others_are_ordinary_sets(name, tmp_path):
     split = prepare(tmp_path, "array_record", name)
     assert split.counted is None and split.accepted is None
-    answers = evaluate.answer([subject(split, tmp_path)], split)
+    answers = evaluation.answer([subject(split, tmp_path)], split)
     assert statistics.is_correct(answers.log_probabilities, answers.labels).mean() == pytest.approx(
         sklearn.accuracy_score(split.labels, answers.log_probabilities.argmax(-1))
     )

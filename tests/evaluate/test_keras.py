@@ -8,7 +8,8 @@ from PIL import Image
 
 from tests.evaluate.subjects import CLASSES, photos
 from tests.weights.test_keras import randomise
-from train import data, evaluate, subject
+from train import classifier, data
+from train.evaluate.__main__ import main as evaluate
 
 NETWORKS = {"vgg16": ("VGG16", "vgg16", 224), "inception_v3": ("InceptionV3", "inception_v3", 299)}
 
@@ -32,7 +33,9 @@ def as_ported(name, path, size):
     if name == "vgg16":  # the short side to 256, the centre
         image = Image.open(path)
         scale = 256 / min(image.size)
-        image = image.resize([256 if side == min(image.size) else int(side * scale) for side in image.size], 2)
+        image = image.resize(
+            [256 if side == min(image.size) else int(side * scale) for side in image.size], 2
+        )
         left, top = ((side - size) // 2 for side in image.size)
         return np.asarray(image.crop((left, top, left + size, top + size)), np.float32)
     pixels = tf.image.central_crop(tf.io.decode_jpeg(tf.io.read_file(path)), 0.875)  # TF-slim's
@@ -53,8 +56,12 @@ def test_the_same_answers_as_model_predict(name, folder, tmp_path):
     plain = np.stack([as_keras_reads(keras, file, size) for file in files])
     ported = np.stack([as_ported(name, file, size) for file in files])
     kernel, bias = network.layers[-1].get_weights()
-    features = keras.Model(network.input, network.layers[-2].output).predict(preprocess(plain.copy()), verbose=0)
-    network.layers[-1].set_weights([kernel / (features @ kernel).std(), bias])  # so that no answer is certain
+    features = keras.Model(network.input, network.layers[-2].output).predict(
+        preprocess(plain.copy()), verbose=0
+    )
+    network.layers[-1].set_weights(
+        [kernel / (features @ kernel).std(), bias]
+    )  # so that no answer is certain
     path = tmp_path / "network.weights.h5"
     network.save_weights(path)
     expected = network.predict(preprocess(np.concatenate([plain, ported])), batch_size=4, verbose=0)
@@ -66,10 +73,13 @@ def test_the_same_answers_as_model_predict(name, folder, tmp_path):
         (["--style=torchvision", "--fraction=1"], expected[: len(files)]),
         ([], expected[len(files) :]),
     ):
-        result = evaluate.main([*options, *transform])
+        result = evaluate([*options, *transform])
         with open(result["predictions"]) as file:
             rows = list(csv.DictReader(file))
-        ours = [[{r[f"class{k}"]: float(r[f"probability{k}"]) for k in range(1, 5)}[c] for c in CLASSES] for r in rows]
+        ours = [
+            [{r[f"class{k}"]: float(r[f"probability{k}"]) for k in range(1, 5)}[c] for c in CLASSES]
+            for r in rows
+        ]
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
         assert result["top1"] == np.mean(theirs.argmax(-1) == split.labels)
-    assert subject.from_weights(str(path), name, "keras").classes is None
+    assert classifier.from_weights(str(path), name, "keras").classes is None

@@ -10,7 +10,7 @@ import pytest
 
 from tests.evaluate.subjects import make, photos
 from tests.helpers import ROOT
-from train import evaluate
+from train.evaluate import evaluation
 
 PROCESS = """
 import json, sys
@@ -22,7 +22,7 @@ jax.distributed.initialize(f"localhost:{port}", 2, int(process))
 from tests.evaluate.subjects import make
 from train import data, evaluate
 split, subject = data.load(f"folder:{root}", "val"), make(root)
-answers = [evaluate.answer([subject], split, name) for name in ("center", "ten_crop", "dense")]
+answers = [evaluation.answer([subject], split, name) for name in ("center", "ten_crop", "dense")]
 print(json.dumps([[a.views, a.labels.tolist(), a.log_probabilities.tolist()] for a in answers]))
 """
 
@@ -35,12 +35,14 @@ def test_two_processes_answer_as_one(tmp_path):
         port = str(free.getsockname()[1])
     command = [sys.executable, "-c", PROCESS, port]
     running = [
-        subprocess.Popen([*command, str(i), str(tmp_path / "set")], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        subprocess.Popen(
+            [*command, str(i), str(tmp_path / "set")], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
         for i in range(2)
     ]
     said = [json.loads(process.communicate(timeout=200)[0].splitlines()[-1]) for process in running]
     for i, name in enumerate(("center", "ten_crop", "dense")):
-        alone = evaluate.answer([make(tmp_path / "set")], split, name)
+        alone = evaluation.answer([make(tmp_path / "set")], split, name)
         for views, labels, logs in (said[0][i], said[1][i]):
             assert views == alone.views and labels == split.labels.tolist()
             np.testing.assert_allclose(logs, alone.log_probabilities, atol=2e-6)

@@ -6,11 +6,14 @@ import pytest
 from PIL import Image
 
 import cnnjax
+from cnnjax.stages import apply_with_stages
 from tests.data.pictures import photo
 from tests.evaluate.subjects import CLASSES, make, photos
-from train import data, evaluate, inference, protocols
+from train import data
 from train.config import Transform
 from train.errors import DataError, UserError
+from train.evaluate import answers as inference
+from train.evaluate import evaluation, protocols
 
 SIZE = 32
 
@@ -56,9 +59,16 @@ def googlenet_by_hand(image):
         for position in ("first", "middle", "last"):
             spare = max(whole.size) - side
             offset = {"first": 0, "middle": round(spare / 2), "last": spare}[position]
-            square = box(whole, offset, 0, side) if whole.width > whole.height else box(whole, 0, offset, side)
+            square = (
+                box(whole, offset, 0, side)
+                if whole.width > whole.height
+                else box(whole, 0, offset, side)
+            )
             end, half = side - 32, round((side - 32) / 2)
-            six = [box(square, x, y, 32) for x, y in ((0, 0), (end, 0), (0, end), (end, end), (half, half))]
+            six = [
+                box(square, x, y, 32)
+                for x, y in ((0, 0), (end, 0), (0, end), (end, end), (half, half))
+            ]
             six.append(square.resize((32, 32), Image.Resampling.BILINEAR))
             for crop in six:
                 crops += [crop, crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
@@ -94,11 +104,18 @@ BY_HAND = {
 
 def naive(subject, split, crops_of, average):
     """The mean answer to each image, crop by crop."""
-    apply = jax.jit(lambda x: subject.model.apply(subject.variables, subject.preprocess(x)).logits[0])
+    apply = jax.jit(
+        lambda x: subject.model.apply(subject.variables, subject.preprocess(x)).logits[0]
+    )
     answers, counts = [], set()
     for index in range(len(split)):
-        crops = [np.asarray(crop) for crop in crops_of(Image.open(split.name(index)).convert("RGB"))]
-        if crops_of in (center_by_hand, flip_by_hand):  # Pillow's pixels to one grey level, whose mean is then exact
+        crops = [
+            np.asarray(crop) for crop in crops_of(Image.open(split.name(index)).convert("RGB"))
+        ]
+        if crops_of in (
+            center_by_hand,
+            flip_by_hand,
+        ):  # Pillow's pixels to one grey level, whose mean is then exact
             (pixels,) = data.read(split, np.array([index]), subject.data)
             assert np.abs(pixels.astype(int) - crops[0]).max() <= 1
             crops = [pixels, pixels[:, ::-1]][: len(crops)]
@@ -118,7 +135,7 @@ def test_against_crops_by_hand(folder, protocol, average):
     subject = make(root)
     crops_of, count = BY_HAND[protocol]
     expected, counts = naive(subject, split, crops_of, average)
-    answers = evaluate.answer([subject], split, protocol, average=average)
+    answers = evaluation.answer([subject], split, protocol, average=average)
     assert counts == {count} and answers.views == count
     np.testing.assert_allclose(np.exp(answers.log_probabilities), expected, atol=1e-6)
     np.testing.assert_array_equal(answers.labels, split.labels)
@@ -127,9 +144,11 @@ def test_against_crops_by_hand(folder, protocol, average):
 def test_any_batch_and_any_devices_give_the_same(folder):
     root, split = folder
     subject = make(root)
-    expected = evaluate.answer([subject], split, "ten_crop", batch=1000, devices=1).log_probabilities
+    expected = evaluation.answer(
+        [subject], split, "ten_crop", batch=1000, devices=1
+    ).log_probabilities
     for batch, devices in ((1, 1), (7, 2), (64, 4)):
-        answers = evaluate.answer([subject], split, "ten_crop", batch=batch, devices=devices)
+        answers = evaluation.answer([subject], split, "ten_crop", batch=batch, devices=devices)
         np.testing.assert_allclose(answers.log_probabilities, expected, atol=2e-6)
 
 
@@ -138,8 +157,10 @@ def test_a_ragged_end_on_four_devices_is_a_loop_over_examples(tmp_path):
     labels = rng.integers(0, 4, 1000).astype(np.int32)
     split = data.Arrays(rng.integers(0, 256, (1000, 32, 32, 3), np.uint8), labels, CLASSES)
     subject = make(tmp_path)
-    result = evaluate.evaluate_all([subject], split, "test", None, batch=64, devices=4)
-    apply = jax.jit(lambda x: subject.model.apply(subject.variables, subject.preprocess(x)).logits[0])
+    result = evaluation.evaluate_all([subject], split, "test", None, batch=64, devices=4)
+    apply = jax.jit(
+        lambda x: subject.model.apply(subject.variables, subject.preprocess(x)).logits[0]
+    )
     logits = np.stack([np.asarray(apply(image[None]), np.float64) for image in split.images])
     own = logits[np.arange(1000), labels]
     assert result["examples"] == 1000 == sum(sum(row) for row in result["confusion"])
@@ -151,8 +172,10 @@ def test_a_ragged_end_on_four_devices_is_a_loop_over_examples(tmp_path):
 def test_an_ensemble_is_the_mean_of_its_members(folder, average):
     root, split = folder
     members = [make(root, seed=0), make(root, size=40, seed=1)]
-    a, b = (evaluate.answer([each], split).log_probabilities.astype(np.float64) for each in members)
-    both = np.exp(evaluate.answer(members, split, average=average).log_probabilities)
+    a, b = (
+        evaluation.answer([each], split).log_probabilities.astype(np.float64) for each in members
+    )
+    both = np.exp(evaluation.answer(members, split, average=average).log_probabilities)
     if average == "probabilities":
         expected = (np.exp(a) + np.exp(b)) / 2
     else:
@@ -163,12 +186,12 @@ def test_an_ensemble_is_the_mean_of_its_members(folder, average):
 
 def test_own_scales(folder):
     root, split = folder
-    assert evaluate.answer([make(root)], split, "grid", scales=(40,)).views == 50
-    assert evaluate.answer([make(root)], split, "multi_crop", scales=(40, 48)).views == 72
+    assert evaluation.answer([make(root)], split, "grid", scales=(40,)).views == 50
+    assert evaluation.answer([make(root)], split, "multi_crop", scales=(40, 48)).views == 72
     with pytest.raises(UserError, match="smaller than the crops"):
-        evaluate.answer([make(root)], split, "grid", scales=(20,))
+        evaluation.answer([make(root)], split, "grid", scales=(20,))
     with pytest.raises(UserError, match="ten_crop"):
-        evaluate.answer([make(root)], split, "tencrop")
+        evaluation.answer([make(root)], split, "tencrop")
 
 
 def test_unreadable_images_are_left_out_of_every_protocol(folder, tmp_path, capsys):
@@ -177,10 +200,12 @@ def test_unreadable_images_are_left_out_of_every_protocol(folder, tmp_path, caps
     for protocol in ("center", "ten_crop"):
         subject = make(tmp_path / "set")
         with pytest.raises(DataError, match=r"cat/000\.jpg cannot be read"):
-            evaluate.answer([subject], split, protocol)
+            evaluation.answer([subject], split, protocol)
         subject.data.on_bad_image = "skip"
-        answers = evaluate.answer([subject], split, protocol)
-        assert len(answers.labels) == len(split) - 1 and "cat/000.jpg" not in [split.name(i) for i in answers.examples]
+        answers = evaluation.answer([subject], split, protocol)
+        assert len(answers.labels) == len(split) - 1 and "cat/000.jpg" not in [
+            split.name(i) for i in answers.examples
+        ]
 
 
 def test_the_kernel_is_that_of_the_weights():
@@ -190,27 +215,34 @@ def test_the_kernel_is_that_of_the_weights():
         theirs = Image.fromarray(image).resize((60, 45), getattr(Image.Resampling, name.upper()))
         np.testing.assert_array_equal(ours, np.asarray(theirs))
     slim = protocols.resizer(Transform("slim"))(image, 45, 60)
-    np.testing.assert_array_equal(slim, image[::2, ::2])  # TensorFlow's older kernel, at a factor of two
+    np.testing.assert_array_equal(
+        slim, image[::2, ::2]
+    )  # TensorFlow's older kernel, at a factor of two
 
 
 def test_dense_vgg_is_its_classifier_slid_over_the_map():
     """256x320 pixels make a map of 8x10, over which the dense layers have 2x4 places."""
     model = cnnjax.create_model("vgg11", num_classes=5)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), np.zeros((1, 224, 224, 3), np.float32)))
+    shapes = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), np.zeros((1, 224, 224, 3), np.float32))
+    )
     rng = np.random.default_rng(0)
 
     def fan_in(x):
         return np.prod(x.shape[:-1]) if len(x.shape) > 1 else 10
 
     variables = jax.tree.map(
-        lambda x: rng.standard_normal(x.shape, np.float32) * np.float32(np.sqrt(2 / fan_in(x))), shapes
+        lambda x: rng.standard_normal(x.shape, np.float32) * np.float32(np.sqrt(2 / fan_in(x))),
+        shapes,
     )
     image = rng.normal(size=(1, 256, 320, 3)).astype(np.float32)
-    network = inference.Network(model.clone(dense=True), variables, lambda x: x, average="logits", batch=1, devices=1)
+    network = inference.Network(
+        model.clone(dense=True), variables, lambda x: x, average="logits", batch=1, devices=1
+    )
     dense = np.asarray(network(image))[0]
 
-    _, maps = jax.jit(lambda v, x: model.apply(v, x, mutable=["stages"]))(variables, image)
-    block5, params = np.asarray(maps["stages"]["block5"])[0], variables["params"]
+    _, maps = jax.jit(lambda v, x: apply_with_stages(model, v, x))(variables, image)
+    block5, params = np.asarray(maps["block5"])[0], variables["params"]
     assert block5.shape == (8, 10, 512)
     scores = []
     for top in range(2):
@@ -220,8 +252,12 @@ def test_dense_vgg_is_its_classifier_slid_over_the_map():
                 kernel = params[name]["kernel"].reshape(-1, 4096)
                 x = np.maximum(x @ kernel + params[name]["bias"], 0)
             scores.append(x @ params["head"]["kernel"] + params["head"]["bias"])
-    np.testing.assert_allclose(dense, np.mean(scores, 0), rtol=1e-4, atol=1e-5 * np.abs(scores).max())
+    np.testing.assert_allclose(
+        dense, np.mean(scores, 0), rtol=1e-4, atol=1e-5 * np.abs(scores).max()
+    )
 
     crop = image[:, :224, :224]  # at the size of the crops, sliding has one place
     plain = inference.Network(model, variables, lambda x: x, average="logits", batch=1, devices=1)
-    np.testing.assert_allclose(network(crop), plain(crop), rtol=1e-5, atol=1e-6 * np.abs(scores).max())
+    np.testing.assert_allclose(
+        network(crop), plain(crop), rtol=1e-5, atol=1e-6 * np.abs(scores).max()
+    )

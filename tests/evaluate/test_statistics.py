@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn
 
-from train import metrics, statistics
+from train import metrics
+from train.evaluate import statistics
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,9 @@ def test_accuracy_loss_and_confusions_are_scikit_learns(answers):
     assert result["top1"] == pytest.approx(sklearn.accuracy_score(labels, logs.argmax(-1)))
     assert result["top5"] == pytest.approx(sklearn.top_k_accuracy_score(labels, logs, k=5))
     assert result["loss"] == pytest.approx(sklearn.log_loss(labels, np.exp(logs)))
-    np.testing.assert_array_equal(result["confusion"], sklearn.confusion_matrix(labels, logs.argmax(-1)))
+    np.testing.assert_array_equal(
+        result["confusion"], sklearn.confusion_matrix(labels, logs.argmax(-1))
+    )
     recall = sklearn.recall_score(labels, logs.argmax(-1), average=None)
     assert [row["top1"] for row in result["classes"]] == pytest.approx(recall)
     assert sum(row["examples"] for row in result["classes"]) == 700
@@ -34,7 +37,10 @@ def test_ties_and_nan_count_as_in_training():
     scores = np.array([[1.0, 1.0, 0.0], [0.0, 2.0, 2.0], [np.nan, 3.0, 1.0]])
     labels = np.array([1, 1, 1])
     for k in (1, 2):
-        assert statistics.is_correct(scores, labels, k).tolist() == metrics.correct(scores, labels, k).tolist()
+        assert (
+            statistics.is_correct(scores, labels, k).tolist()
+            == metrics.correct(scores, labels, k).tolist()
+        )
 
 
 @pytest.mark.parametrize(("right", "count"), [(0, 5), (3, 5), (989, 1000), (1000, 1000), (1, 2)])
@@ -61,7 +67,11 @@ def test_calibration_error_is_its_definition(answers):
     for i in range(15):
         inside = [j for j in range(len(labels)) if i / 15 < confidence[j] <= (i + 1) / 15]
         if inside:
-            expected += abs(np.mean(confidence[inside]) - np.mean(right[inside])) * len(inside) / len(labels)
+            expected += (
+                abs(np.mean(confidence[inside]) - np.mean(right[inside]))
+                * len(inside)
+                / len(labels)
+            )
     assert statistics.calibration_error(confidence, right) == pytest.approx(expected)
     assert statistics.calibration_error(np.array([1.0, 1.0]), np.array([True, True])) == 0.0
     table = statistics.reliability(confidence, right)

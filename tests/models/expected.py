@@ -16,8 +16,12 @@ class Expected(NamedTuple):
     parameters_with_aux: int | None = None  # None: the model has no auxiliary head by default
     heads: int = 0  # auxiliary heads
     norms: int = 0  # BatchNorm layers, without auxiliary heads
-    channels: int = 0  # channels that they normalise: parameters with gamma = parameters without + this
-    smallest_with_aux: int | None = None  # side of the smallest image that the auxiliary heads take; None: no other
+    channels: int = (
+        0  # channels that they normalise: parameters with gamma = parameters without + this
+    )
+    smallest_with_aux: int | None = (
+        None  # side of the smallest image that the auxiliary heads take; None: no other
+    )
 
 
 EXPECTED: dict[str, Expected] = {
@@ -35,15 +39,31 @@ EXPECTED: dict[str, Expected] = {
     "vgg13_bn": Expected(133_053_736, 11_308_466_176, 4096, 32, norms=10, channels=2_944),
     "vgg16_bn": Expected(138_365_992, 15_470_264_320, 4096, 32, norms=13, channels=4_224),
     "vgg19_bn": Expected(143_678_248, 19_632_062_464, 4096, 32, norms=16, channels=5_504),
-    "inception_v1": Expected(6_998_552, 1_582_671_872, 1024, 31, parameters_with_aux=13_378_280, heads=2),
+    "inception_v1": Expected(
+        6_998_552, 1_582_671_872, 1024, 31, parameters_with_aux=13_378_280, heads=2
+    ),
     # Not in print: summed by hand from the widths, with every reduction left out and the pooling branch passed on whole.
     "inception_v1_naive": Expected(97_526_008, 12_568_061_056, 4944, 31),
     "inception_v1_bn": Expected(
-        6_624_904, 1_498_376_192, 1024, 15, parameters_with_aux=13_004_888, heads=2, norms=57, channels=7_280
+        6_624_904,
+        1_498_376_192,
+        1024,
+        15,
+        parameters_with_aux=13_004_888,
+        heads=2,
+        norms=57,
+        channels=7_280,
     ),
     # Heads of v1's form with BatchNorm after both of their layers: 3_198_184 and 3_202_280, summed by hand.
     "inception_v2": Expected(
-        11_285_224, 2_032_600_064, 1024, 7, parameters_with_aux=17_685_688, heads=2, norms=69, channels=10_016
+        11_285_224,
+        2_032_600_064,
+        1024,
+        7,
+        parameters_with_aux=17_685_688,
+        heads=2,
+        norms=69,
+        channels=10_016,
     ),
     "inception_v2_slim": Expected(11_178_336, 1_934_857_216, 1024, 1, norms=68, channels=9_888),
     "inception_v3": Expected(
@@ -58,9 +78,17 @@ EXPECTED: dict[str, Expected] = {
         smallest_with_aux=299,
     ),
     "inception_v4": Expected(42_679_816, 12_253_974_624, 1536, 75, norms=149, channels=31_584),
-    "inception_resnet_v1": Expected(22_756_328, 6_206_361_696, 1792, 75, norms=107, channels=13_520),
+    "inception_resnet_v1": Expected(
+        22_756_328, 6_206_361_696, 1792, 75, norms=107, channels=13_520
+    ),
     # facenet's 23,467,824 (no gamma, no classifier), its 14,800 gammas, and 513 values for each of 8,631 classes.
-    "inception_resnet_v1_facenet": Expected(27_910_327, 1_422_081_376, 512, 75, norms=112, channels=14_800),
-    "inception_resnet_v2": Expected(55_843_464, 13_155_794_016, 1536, 75, norms=204, channels=30_272),
-    "inception_resnet_v2_paper": Expected(32_433_928, 9_257_953_632, 2144, 75, norms=112, channels=16_432),
+    "inception_resnet_v1_facenet": Expected(
+        27_910_327, 1_422_081_376, 512, 75, norms=112, channels=14_800
+    ),
+    "inception_resnet_v2": Expected(
+        55_843_464, 13_155_794_016, 1536, 75, norms=204, channels=30_272
+    ),
+    "inception_resnet_v2_paper": Expected(
+        32_433_928, 9_257_953_632, 2144, 75, norms=112, channels=16_432
+    ),
 }

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from cnnjax import analysis
+from cnnjax.stages import apply_with_stages
 
 KEYS = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
 
@@ -14,11 +15,13 @@ def shapes(model, side, *, train=False):
     """(variables, outputs, feature maps) for one image of side x side x 3, maps as (H, W, C)."""
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     variables = analysis.abstract_variables(model, image.shape[1:], train=train)
-    apply = partial(model.apply, train=train, rngs=KEYS, mutable=["stages", "batch_stats"])
-    outputs, mutated = jax.eval_shape(lambda v, x: apply(v, x), variables, image)
-    return variables, outputs, {name: x.shape[1:] for name, x in mutated["stages"].items()}
+    apply = partial(apply_with_stages, model, train=train, rngs=KEYS, mutable=["batch_stats"])
+    (outputs, _), stages = jax.eval_shape(lambda v, x: apply(v, x), variables, image)
+    return variables, outputs, {name: x.shape[1:] for name, x in stages.items()}
 
 
 def parameters(model, side=299, *, train=False):
     """How many values a network trains; with its auxiliary heads where `train`."""
-    return analysis.count_parameters(analysis.abstract_variables(model, (side, side, 3), train=train)["params"])
+    return analysis.count_parameters(
+        analysis.abstract_variables(model, (side, side, 3), train=train)["params"]
+    )

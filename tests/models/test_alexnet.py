@@ -7,7 +7,9 @@ import pytest
 
 import cnnjax
 from cnnjax import analysis
-from cnnjax.layers import adaptive_avg_pool, local_response_norm
+from cnnjax.models.layers import local_response_norm
+from cnnjax.ops.pooling import adaptive_avg_pool
+from cnnjax.stages import apply_with_stages
 from tests.models.shapes import shapes
 from tests.models.values import starting_values
 
@@ -15,17 +17,39 @@ from tests.models.values import starting_values
 def values(model, side, channels=3):
     """Some variables for a model, and an image."""
     variables = starting_values(analysis.abstract_variables(model, (side, side, channels)))
-    return variables, np.random.default_rng(1).standard_normal((1, side, side, channels), np.float32)
+    return variables, np.random.default_rng(1).standard_normal(
+        (1, side, side, channels), np.float32
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "side", "expected"),
     [
-        ("alexnet", 227, [(27, 27, 96), (13, 13, 256), (13, 13, 384), (13, 13, 384), (6, 6, 256), (4096,), (4096,)]),
+        (
+            "alexnet",
+            227,
+            [
+                (27, 27, 96),
+                (13, 13, 256),
+                (13, 13, 384),
+                (13, 13, 384),
+                (6, 6, 256),
+                (4096,),
+                (4096,),
+            ],
+        ),
         (
             "alexnet_owt",
             224,
-            [(27, 27, 64), (13, 13, 192), (13, 13, 384), (13, 13, 256), (6, 6, 256), (4096,), (4096,)],
+            [
+                (27, 27, 64),
+                (13, 13, 192),
+                (13, 13, 384),
+                (13, 13, 256),
+                (6, 6, 256),
+                (4096,),
+                (4096,),
+            ],
         ),
     ],
 )
@@ -37,7 +61,11 @@ def test_maps(name, side, expected):
 def test_layers_of_the_paper():
     """Parameters and multiply-adds layer by layer, from the shapes that the paper and Caffe's file give."""
     summary = analysis.summarize(cnnjax.create_model("alexnet"), (227, 227, 3))
-    rows = {row.name.split("/")[0]: (row.parameters, row.multiply_adds) for row in summary.layers if row.multiply_adds}
+    rows = {
+        row.name.split("/")[0]: (row.parameters, row.multiply_adds)
+        for row in summary.layers
+        if row.multiply_adds
+    }
     assert rows == {
         "conv1": (34_944, 105_415_200),
         "conv2": (307_456, 223_948_800),
@@ -63,7 +91,9 @@ def test_local_response_norm_in_bfloat16_sums_in_float32():
     x = jnp.full((1, 1, 1, 5), 300.0, jnp.bfloat16)
     y = local_response_norm(x)
     assert y.dtype == jnp.bfloat16
-    np.testing.assert_allclose(np.float32(y[0, 0, 0, 2]), 300 / (2 + 1e-4 * 5 * 300**2) ** 0.75, rtol=4e-3)
+    np.testing.assert_allclose(
+        np.float32(y[0, 0, 0, 2]), 300 / (2 + 1e-4 * 5 * 300**2) ** 0.75, rtol=4e-3
+    )
 
 
 def test_normalisation_can_be_switched_off():
@@ -77,14 +107,16 @@ def test_normalisation_can_be_switched_off():
 
 def test_towers_meet_in_conv3():
     """The first tower's kernels of conv1 reach the first half of conv2 and all of conv3."""
-    model = cnnjax.create_model("alexnet", num_classes=2, lrn=False)  # it would mix the channels next to the border
+    model = cnnjax.create_model(
+        "alexnet", num_classes=2, lrn=False
+    )  # it would mix the channels next to the border
     variables, image = values(model, 67)
 
     @jax.jit
     def maps(params, first_tower):
         factor = jnp.where(jnp.arange(96) < 48, first_tower, 1.0)
         params = params | {"conv1": jax.tree.map(lambda leaf: leaf * factor, params["conv1"])}
-        return model.apply({"params": params}, image, mutable=["stages"])[1]["stages"]
+        return apply_with_stages(model, {"params": params}, image)[1]
 
     one, other = (maps(variables["params"], factor) for factor in (1.0, 2.0))
     moved = {name: np.any(one[name] != other[name], axis=(0, 1, 2)) for name in ("conv2", "conv3")}
@@ -96,8 +128,12 @@ def convolutions(name, side):
     """Starting values of the convolutions; the dense layers, which take seconds, are not computed."""
 
     def init(key):
-        params = cnnjax.create_model(name, num_classes=2).init(key, jnp.zeros((1, side, side, 3)))["params"]
-        return {layer: leaves["conv"] for layer, leaves in params.items() if layer.startswith("conv")}
+        params = cnnjax.create_model(name, num_classes=2).init(key, jnp.zeros((1, side, side, 3)))[
+            "params"
+        ]
+        return {
+            layer: leaves["conv"] for layer, leaves in params.items() if layer.startswith("conv")
+        }
 
     return jax.jit(init)(jax.random.key(0))
 
@@ -131,9 +167,14 @@ def test_dropout_draws_by_key_and_only_in_training():
 
     @jax.jit
     def logits(variables, key):
-        return [model.apply(variables, image, train=train, rngs={"dropout": key}).logits for train in (True, False)]
+        return [
+            model.apply(variables, image, train=train, rngs={"dropout": key}).logits
+            for train in (True, False)
+        ]
 
-    (one, plain), (other, same) = (logits(variables, key) for key in jax.random.split(jax.random.key(0)))
+    (one, plain), (other, same) = (
+        logits(variables, key) for key in jax.random.split(jax.random.key(0))
+    )
     assert np.any(one != other) and np.any(one != plain) and np.all(plain == same)
 
 
@@ -145,4 +186,6 @@ def test_adaptive_pooling_is_torchs_rule(length, size):
     for i, j in np.ndindex(size, size):
         rows = slice(i * length // size, int(np.ceil((i + 1) * length / size)))
         columns = slice(j * (length + 1) // size, int(np.ceil((j + 1) * (length + 1) / size)))
-        np.testing.assert_allclose(y[:, i, j], x[:, rows, columns].mean((1, 2)), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            y[:, i, j], x[:, rows, columns].mean((1, 2)), rtol=1e-5, atol=1e-6
+        )

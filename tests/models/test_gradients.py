@@ -21,18 +21,27 @@ ON_REQUEST = {"inception_v4": 299, "inception_resnet_v1": 299, "inception_resnet
 
 def gradients(name, side, **options):
     """Of the summed cross-entropy of all heads, for two random images."""
-    model, shape = cnnjax.create_model(name, **options), (side, side, cnnjax.get_spec(name).input_size[-1])
+    model, shape = (
+        cnnjax.create_model(name, **options),
+        (side, side, cnnjax.get_spec(name).input_size[-1]),
+    )
     variables = starting_values(analysis.abstract_variables(model, shape, train=True))
     images = np.random.default_rng(1).standard_normal((2, *shape), np.float32)
 
     def loss(params):
         trained = variables | {"params": params}
         rngs = {"dropout": jax.random.key(0)}
-        (logits, aux, _), _ = model.apply(trained, images, train=True, rngs=rngs, mutable=["batch_stats"])
-        return -sum(jax.nn.log_softmax(x)[jnp.arange(2), jnp.arange(2)].mean() for x in (logits, *aux))
+        (logits, aux, _), _ = model.apply(
+            trained, images, train=True, rngs=rngs, mutable=["batch_stats"]
+        )
+        return -sum(
+            jax.nn.log_softmax(x)[jnp.arange(2), jnp.arange(2)].mean() for x in (logits, *aux)
+        )
 
     # Compiling takes most of the time, and a third of it without LLVM's optimisations.
-    return jax.jit(jax.grad(loss), compiler_options={"xla_backend_optimization_level": "0"})(variables["params"])
+    return jax.jit(jax.grad(loss), compiler_options={"xla_backend_optimization_level": "0"})(
+        variables["params"]
+    )
 
 
 def cancelled(name, path):
@@ -49,11 +58,20 @@ def check(name, gradients):
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in cnnjax.list_models()]
+    "name",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in cnnjax.list_models()
+    ],
 )
 def test_every_parameter_has_a_gradient(name):
     classes = 10 if name == "lenet5_1998" else 5
-    check(name, gradients(name, EXPECTED[name].smallest_with_aux or EXPECTED[name].smallest, num_classes=classes))
+    check(
+        name,
+        gradients(
+            name, EXPECTED[name].smallest_with_aux or EXPECTED[name].smallest, num_classes=classes
+        ),
+    )
 
 
 @pytest.mark.slow

@@ -9,8 +9,17 @@ import numpy as np
 import pytest
 
 from cnnjax import analysis
-from cnnjax.inception_resnet import V1, V1_FACENET, V2, V2_PAPER, Block17, InceptionResNet, merge
-from cnnjax.layers import Conv, ConvBN
+from cnnjax.models.inception_resnet import (
+    V1,
+    V1_FACENET,
+    V2,
+    V2_PAPER,
+    Block17,
+    InceptionResNet,
+    merge,
+)
+from cnnjax.models.layers import Conv, ConvBN
+from cnnjax.stages import apply_with_stages
 from tests.models.shapes import parameters, shapes
 
 # Every kind of module once, narrow, with the ends of all plans: for tests that compute.
@@ -45,14 +54,18 @@ def test_the_maps_are_those_of_the_table(plan, stem, widths, end):
     after = {name for name in maps if name.startswith(("block", "mixed6", "mixed7", "conv7"))}
     assert after == {*blocks(plan), *end}
     assert {name: maps[name] for name in stem} == stem
-    for kinds, side, width in zip((("block35",), ("mixed6a", "block17"), ("mixed7a", "block8")), (35, 17, 8), widths):
+    for kinds, side, width in zip(
+        (("block35",), ("mixed6a", "block17"), ("mixed7a", "block8")), (35, 17, 8), widths
+    ):
         assert {maps[name] for name in after if name.startswith(kinds)} == {(side, side, width)}
     assert set(variables["params"]) >= set(blocks(plan)) | {"conv1a", "conv2a", "conv2b", "head"}
 
 
 def test_names():
     params = analysis.abstract_variables(InceptionResNet(V2), (299, 299, 3))["params"]
-    children = {name: set(params[name]) for name in ("block35_10", "block17_20", "block8_10", "mixed7a")}
+    children = {
+        name: set(params[name]) for name in ("block35_10", "block17_20", "block8_10", "mixed7a")
+    }
     assert children == {
         "block35_10": {"branch1x1", "branch3x3_1", "branch3x3_2", *(f"branch3x3dbl_{i}" for i in (1, 2, 3)), "up"},
         "block17_20": {"branch1x1", "branch7x7_1", "branch7x7_2", "branch7x7_3", "up"},
@@ -71,7 +84,8 @@ def test_names():
 
 
 @pytest.mark.parametrize(
-    ("classes", "main", "with_aux"), [(1000, 55_813_192, 59_179_952), (1001, 55_814_729, 59_182_258)]
+    ("classes", "main", "with_aux"),
+    [(1000, 55_813_192, 59_179_952), (1001, 55_814_729, 59_182_258)],
 )
 def test_slims_counts_without_gamma(classes, main, with_aux):
     model = InceptionResNet(V2, num_classes=classes, bn_scale=False, aux=True)
@@ -79,7 +93,8 @@ def test_slims_counts_without_gamma(classes, main, with_aux):
 
 
 @pytest.mark.parametrize(
-    ("plan", "without_gamma"), [(V1, 22_742_808), (V1._replace(linear_end=True), 24_342_808), (V2_PAPER, 32_417_496)]
+    ("plan", "without_gamma"),
+    [(V1, 22_742_808), (V1._replace(linear_end=True), 24_342_808), (V2_PAPER, 32_417_496)],
 )
 def test_the_papers_counts(plan, without_gamma):
     assert parameters(InceptionResNet(plan, bn_scale=False)) == without_gamma
@@ -93,7 +108,9 @@ def test_facenets_counts_stop_at_the_embedding(width, embedding):
 
 
 def test_the_head_exists_in_training_only():
-    assert [head.shape for head in shapes(InceptionResNet(aux=True), 299, train=True)[1].aux] == [(1, 1000)]
+    assert [head.shape for head in shapes(InceptionResNet(aux=True), 299, train=True)[1].aux] == [
+        (1, 1000)
+    ]
     assert shapes(InceptionResNet(aux=True), 75)[1].aux == ()
     with pytest.raises(ValueError, match=r"aux=False.*at least 299x299 pixels, got 200x200"):
         shapes(InceptionResNet(aux=True), 200, train=True)
@@ -112,7 +129,9 @@ def test_a_block_adds_the_scaled_branch_to_its_input():
     assert (y < 0).any() and not np.allclose(y, 0)
     for scale in (1.0, 0.1):
         np.testing.assert_allclose(
-            build(partial(end, scale=scale)).apply(variables, x), jnp.maximum(x + scale * y, 0), atol=1e-6
+            build(partial(end, scale=scale)).apply(variables, x),
+            jnp.maximum(x + scale * y, 0),
+            atol=1e-6,
         )
 
 
@@ -125,7 +144,9 @@ def tiny():
     def leaf(path, shape):
         match path[-1].key:
             case "kernel":
-                return random.normal(0, np.prod(shape.shape[:-1]) ** -0.5, shape.shape).astype(np.float32)
+                return random.normal(0, np.prod(shape.shape[:-1]) ** -0.5, shape.shape).astype(
+                    np.float32
+                )
             case "var" | "scale":
                 return random.uniform(0.5, 1.5, shape.shape).astype(np.float32)
             case _:
@@ -137,8 +158,8 @@ def tiny():
 
     def apply(variables=variables, **options):
         model = InceptionResNet(TINY, num_classes=3, **options)
-        outputs, kept = jax.jit(partial(model.apply, mutable=["stages"]))(variables, image)
-        return outputs, jax.tree.map(np.asarray, kept["stages"])
+        outputs, stages = jax.jit(partial(apply_with_stages, model))(variables, image)
+        return outputs, jax.tree.map(np.asarray, stages)
 
     return variables, apply, apply()
 

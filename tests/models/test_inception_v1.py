@@ -9,7 +9,9 @@ import pytest
 
 import cnnjax
 from cnnjax import analysis
-from cnnjax.layers import ConvRelu, GridAuxHead, max_pool
+from cnnjax.models.heads import GridAuxHead
+from cnnjax.models.layers import ConvRelu
+from cnnjax.ops.pooling import max_pool
 from tests.models.shapes import parameters, shapes
 from tests.models.values import starting_values
 
@@ -62,11 +64,23 @@ def test_what_the_reductions_save_in_mixed3a():
 
 def test_channels_pile_up_without_a_projection():
     _, _, maps = shapes(cnnjax.create_model("inception_v1_naive"), 224)
-    assert [maps[name][-1] for name in TABLE_1] == [416, 832, 1280, 1728, 2176, 2640, 3344, 4048, 4944]
+    assert [maps[name][-1] for name in TABLE_1] == [
+        416,
+        832,
+        1280,
+        1728,
+        2176,
+        2640,
+        3344,
+        4048,
+        4944,
+    ]
 
 
 def test_options_that_tf_slims_weights_need():
-    slim = partial(cnnjax.create_model, "inception_v1_bn", padding="same", bn_scale=False, aux=False)
+    slim = partial(
+        cnnjax.create_model, "inception_v1_bn", padding="same", bn_scale=False, aux=False
+    )
     assert parameters(slim(), 224) == parameters(slim(), 224, train=True) == 6_617_624
     assert parameters(slim(num_classes=1001), 224) == 6_618_649
 
@@ -81,8 +95,13 @@ def test_course_options():
     assert not [name for name, _ in kinds(lrn=False) if "lrn" in name]
     assert {kind for name, kind in kinds() if "branch5x5/" in name} == {"conv 5x5"}
     assert {kind for name, kind in kinds(largest_kernel=3) if "branch5x5/" in name} == {"conv 3x3"}
-    assert not [name for name, _ in kinds(reductions=False) if "reduce" in name and name.startswith("mixed")]
-    assert dict(kinds())["pool4"] == "max pool 3x3 /2" and dict(kinds(window5=2))["pool4"] == "max pool 2x2 /2"
+    assert not [
+        name for name, _ in kinds(reductions=False) if "reduce" in name and name.startswith("mixed")
+    ]
+    assert (
+        dict(kinds())["pool4"] == "max pool 3x3 /2"
+        and dict(kinds(window5=2))["pool4"] == "max pool 2x2 /2"
+    )
     with pytest.raises(ValueError, match="caffe, same, got padding='valid'"):
         kinds(padding="valid")
 
@@ -106,7 +125,9 @@ def test_where_the_first_padding_goes(padding, rows):
     variables = starting_values(analysis.abstract_variables(model, (64, 64, 3)))
 
     def corner(image):
-        return model.apply(variables, image, mutable=["stages"])[1]["stages"]["conv1"][0, 0, 0].sum()
+        return model.apply(variables, image, mutable=["stages"])[1]["stages"]["conv1"][
+            0, 0, 0
+        ].sum()
 
     seen = jax.jit(jax.grad(corner))(np.ones((1, 64, 64, 3), np.float32))[0].any((1, 2))
     assert np.flatnonzero(seen).tolist() == list(range(rows))
@@ -119,10 +140,17 @@ HEAD = partial(GridAuxHead, 7, ConvRelu, ConvRelu, dropout=0.0)
                                                    (True, [(0, 4), (3, 7), (7, 11), (10, 14)])])  # fmt: skip
 def test_windows_of_the_auxiliary_heads(adaptive, windows):
     """The paper's of 5 at stride 3, torchvision's of 4 that share the 14 cells out."""
-    head, x = HEAD(adaptive=adaptive), np.random.default_rng(0).standard_normal((2, 14, 14, 6), np.float32)
+    head, x = (
+        HEAD(adaptive=adaptive),
+        np.random.default_rng(0).standard_normal((2, 14, 14, 6), np.float32),
+    )
     params = starting_values(jax.eval_shape(head.init, {"params": jax.random.key(0)}, x))["params"]
-    pooled = np.stack([np.stack([x[:, a:b, c:d].mean((1, 2)) for c, d in windows], 1) for a, b in windows], 1)
-    hidden = np.maximum(pooled @ params["conv"]["conv"]["kernel"][0, 0] + params["conv"]["conv"]["bias"], 0)
+    pooled = np.stack(
+        [np.stack([x[:, a:b, c:d].mean((1, 2)) for c, d in windows], 1) for a, b in windows], 1
+    )
+    hidden = np.maximum(
+        pooled @ params["conv"]["conv"]["kernel"][0, 0] + params["conv"]["conv"]["bias"], 0
+    )
     kernel = params["fc"]["conv"]["kernel"].reshape(-1, 1024)
     hidden = np.maximum(hidden.reshape(2, -1) @ kernel + params["fc"]["conv"]["bias"], 0)
     expected = hidden @ params["head"]["kernel"] + params["head"]["bias"]
@@ -132,13 +160,20 @@ def test_windows_of_the_auxiliary_heads(adaptive, windows):
 def test_auxiliary_heads_take_maps_of_any_size():
     for side in (1, 3, 5, 16, 30):
         x = jax.ShapeDtypeStruct((2, side, side + 1, 6), jnp.float32)
-        assert jax.eval_shape(HEAD().init_with_output, {"params": jax.random.key(0)}, x)[0].shape == (2, 7)
+        assert jax.eval_shape(HEAD().init_with_output, {"params": jax.random.key(0)}, x)[
+            0
+        ].shape == (2, 7)
 
 
 def test_dropout_of_the_auxiliary_heads():
     head, x = HEAD(dropout=0.7), np.ones((1, 4, 4, 6), np.float32)
-    variables = starting_values(jax.eval_shape(head.init, dict.fromkeys(("params", "dropout"), jax.random.key(0)), x))
-    one, other = (head.apply(variables, x, rngs={"dropout": key}) for key in jax.random.split(jax.random.key(0)))
+    variables = starting_values(
+        jax.eval_shape(head.init, dict.fromkeys(("params", "dropout"), jax.random.key(0)), x)
+    )
+    one, other = (
+        head.apply(variables, x, rngs={"dropout": key})
+        for key in jax.random.split(jax.random.key(0))
+    )
     assert np.any(one != other)
 
 
@@ -147,8 +182,15 @@ def test_auxiliary_logits_come_nearest_the_input_first():
     variables = starting_values(analysis.abstract_variables(model, (32, 32, 3), train=True))
     for name, answer in (("aux1", 1.0), ("aux2", 2.0)):
         head = variables["params"][name]["head"]
-        head["kernel"], head["bias"] = np.zeros_like(head["kernel"]), np.full_like(head["bias"], answer)
-    train = partial(model.apply, train=True, rngs={"dropout": jax.random.key(0)}, mutable=["batch_stats"])
+        head["kernel"], head["bias"] = (
+            np.zeros_like(head["kernel"]),
+            np.full_like(head["bias"], answer),
+        )
+    train = partial(
+        model.apply, train=True, rngs={"dropout": jax.random.key(0)}, mutable=["batch_stats"]
+    )
     fast = {"xla_backend_optimization_level": "0"}
-    outputs, _ = jax.jit(train, compiler_options=fast)(variables, np.ones((2, 32, 32, 3), np.float32))
+    outputs, _ = jax.jit(train, compiler_options=fast)(
+        variables, np.ones((2, 32, 32, 3), np.float32)
+    )
     assert [np.unique(logits).tolist() for logits in outputs.aux] == [[1.0], [2.0]]

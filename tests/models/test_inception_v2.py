@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import cnnjax
-from cnnjax import analysis, inception_v2
-from cnnjax.layers import Conv, ConvBN
+from cnnjax import analysis
+from cnnjax.models import inception_v2
+from cnnjax.models.layers import Conv, ConvBN
 from tests.models.shapes import parameters, shapes
 from tests.models.values import starting_values
 
@@ -39,7 +40,11 @@ def test_maps():
 
 
 def test_pooling_of_each_module():
-    pools = {row.name.split("/")[0]: row.kind for row in rows("inception_v2") if row.name.endswith("/pool")}
+    pools = {
+        row.name.split("/")[0]: row.kind
+        for row in rows("inception_v2")
+        if row.name.endswith("/pool")
+    }
     average, maximum, halving = "average pool 3x3 /1", "max pool 3x3 /1", "max pool 3x3 /2"
     assert pools == {name: average for name in MAPS if name.startswith("mixed")} | {
         "mixed3c": halving, "mixed4e": halving, "mixed5b": maximum,
@@ -72,17 +77,25 @@ def test_classes_of_tf_slim():
 
 
 def test_separable_convolution_mixes_colours_in_its_second_step_only():
-    layer, x = inception_v2.SeparableConv(), np.random.default_rng(0).standard_normal((1, 16, 16, 3), np.float32)
+    layer, x = (
+        inception_v2.SeparableConv(),
+        np.random.default_rng(0).standard_normal((1, 16, 16, 3), np.float32),
+    )
     variables = starting_values(jax.eval_shape(layer.init, jax.random.key(0), x))
     assert {name: leaf["kernel"].shape for name, leaf in variables["params"].items()} == {
         "depthwise": (7, 7, 1, 24), "pointwise": (1, 1, 24, 64),
     }  # fmt: skip
-    depthwise, pointwise = variables["params"]["depthwise"]["kernel"], variables["params"]["pointwise"]
+    depthwise, pointwise = (
+        variables["params"]["depthwise"]["kernel"],
+        variables["params"]["pointwise"],
+    )
     padded = np.pad(x[0], ((2, 3), (2, 3), (0, 0)))
     maps = np.empty((8, 8, 3, 8))
     for i, j, colour in np.ndindex(8, 8, 3):
         window = padded[2 * i : 2 * i + 7, 2 * j : 2 * j + 7, colour]
-        maps[i, j, colour] = np.tensordot(window, depthwise.reshape(7, 7, 3, 8)[:, :, colour], axes=2)
+        maps[i, j, colour] = np.tensordot(
+            window, depthwise.reshape(7, 7, 3, 8)[:, :, colour], axes=2
+        )
     expected = np.maximum(maps.reshape(8, 8, 24) @ pointwise["kernel"][0, 0] + pointwise["bias"], 0)
     np.testing.assert_allclose(layer.apply(variables, x)[0], expected, atol=1e-4)
 

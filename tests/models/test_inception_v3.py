@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from cnnjax import analysis
-from cnnjax.inception_v3 import STEMS, InceptionA, InceptionV3
-from cnnjax.layers import AuxHead, ConvBN, avg_pool
+from cnnjax.models.heads import AuxHead
+from cnnjax.models.inception_v3 import STEMS, InceptionA, InceptionV3
+from cnnjax.models.layers import ConvBN
+from cnnjax.ops.pooling import avg_pool
 from tests.models.shapes import KEYS, parameters, shapes
 
 
@@ -43,19 +45,24 @@ def test_names_are_torchvisions():
     assert set(params["mixed5b"]) == {
         "branch1x1", "branch5x5_1", "branch5x5_2", "branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3", "branch_pool",
     }  # fmt: skip
-    assert set(params["mixed6b"]) == {"branch1x1", "branch_pool"} | {f"branch7x7_{i}" for i in range(1, 4)} | {
-        f"branch7x7dbl_{i}" for i in range(1, 6)
-    }
+    assert set(params["mixed6b"]) == {"branch1x1", "branch_pool"} | {
+        f"branch7x7_{i}" for i in range(1, 4)
+    } | {f"branch7x7dbl_{i}" for i in range(1, 6)}
     assert set(params["mixed7b"]) == {
         "branch1x1", "branch3x3_1", "branch3x3_2a", "branch3x3_2b",
         "branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3a", "branch3x3dbl_3b", "branch_pool",
     }  # fmt: skip
     assert params["mixed7a"]["branch7x7x3_2"]["conv"]["kernel"].shape == (1, 7, 192, 192)
-    assert set(params["conv1a"]) == {"conv", "bn"} and set(params["aux"]) == {"conv0", "conv1", "head"}
+    assert set(params["conv1a"]) == {"conv", "bn"} and set(params["aux"]) == {
+        "conv0",
+        "conv1",
+        "head",
+    }
 
 
 @pytest.mark.parametrize(
-    ("classes", "main", "with_aux"), [(1000, 23_817_352, 27_143_152), (1001, 23_819_401, 27_145_970)]
+    ("classes", "main", "with_aux"),
+    [(1000, 23_817_352, 27_143_152), (1001, 23_819_401, 27_145_970)],
 )
 def test_slims_counts_without_gamma(classes, main, with_aux):
     model = InceptionV3(num_classes=classes, bn_scale=False)
@@ -69,12 +76,16 @@ def test_slims_counts_without_gamma(classes, main, with_aux):
 def test_each_stem_hands_its_own_image_size_to_the_same_network(side):
     variables, _, maps = shapes(InceptionV3(stem=side), side)
     assert variables == analysis.abstract_variables(InceptionV3(), (299, 299, 3))
-    assert [maps[name][0] for name in ("mixed5b", "mixed6a", "mixed7a")] == ([36, 17, 8] if side == 79 else [35, 17, 8])
+    assert [maps[name][0] for name in ("mixed5b", "mixed6a", "mixed7a")] == (
+        [36, 17, 8] if side == 79 else [35, 17, 8]
+    )
     assert ("pool3a" in maps) == (side != 79)
 
 
 def test_smaller_images_cost_the_same():
-    large, medium, small = (analysis.summarize(InceptionV3(stem=s), (s, s, 3)) for s in (299, 151, 79))
+    large, medium, small = (
+        analysis.summarize(InceptionV3(stem=s), (s, s, 3)) for s in (299, 151, 79)
+    )
     assert medium.multiply_adds == large.multiply_adds == 5_713_216_096
     assert (
         small.multiply_adds == 5_361_703_520
@@ -82,11 +93,15 @@ def test_smaller_images_cost_the_same():
     assert [summary.receptive_field for summary in (large, medium, small)] == [1311, 657, 331]
 
 
-@pytest.mark.parametrize(("stem", "smallest", "with_aux"), [(299, 75, 299), (151, 39, 151), (79, 21, 77)])
+@pytest.mark.parametrize(
+    ("stem", "smallest", "with_aux"), [(299, 75, 299), (151, 39, 151), (79, 21, 77)]
+)
 def test_smallest_images(stem, smallest, with_aux):
     model = InceptionV3(stem=stem)
     assert shapes(model, smallest)[2]["mixed7c"] == (1, 1, 2048)
-    with pytest.raises(ValueError, match=f"at least {smallest}x{smallest} pixels, got {smallest - 1}x"):
+    with pytest.raises(
+        ValueError, match=f"at least {smallest}x{smallest} pixels, got {smallest - 1}x"
+    ):
         shapes(model, smallest - 1)
     assert shapes(model, with_aux, train=True)[2]["mixed6e"] == (17, 17, 768)
     with pytest.raises(ValueError, match=f"aux=False.*at least {with_aux}x"):
@@ -104,8 +119,12 @@ def test_an_unknown_stem_is_refused():
 
 def test_what_factorisation_saves():
     """Kernels only, plus the two BatchNorm values a channel of the layers that are gone."""
-    whole, factorized = (analysis.summarize(InceptionV3(factorized=f), (299, 299, 3)) for f in (False, True))
-    five = (25 * 64 - 9 * 64 - 9 * 96) * 96 - 2 * 96  # a 5x5 against two 3x3: mixed5b to 5d and mixed6a
+    whole, factorized = (
+        analysis.summarize(InceptionV3(factorized=f), (299, 299, 3)) for f in (False, True)
+    )
+    five = (
+        25 * 64 - 9 * 64 - 9 * 96
+    ) * 96 - 2 * 96  # a 5x5 against two 3x3: mixed5b to 5d and mixed6a
     seven = 0
     for c in (128, 160, 160, 192):  # mixed6b to 6e: three 7x7 where there were six
         seven += 49 * c * (192 + c + 192) - 7 * c * (c + 192 + c + c + c + 192) - 2 * 3 * c
@@ -140,7 +159,9 @@ def test_the_head_slides_over_a_larger_map_and_averages():
     windows = jnp.concatenate([x[:, :, start : start + 17] for start in range(0, 16, 3)])
     variables = jax.jit(head.init)(jax.random.key(1), windows)
     apply = jax.jit(head.apply)
-    np.testing.assert_allclose(apply(variables, x), apply(variables, windows).mean(0, keepdims=True), atol=1e-6)
+    np.testing.assert_allclose(
+        apply(variables, x), apply(variables, windows).mean(0, keepdims=True), atol=1e-6
+    )
 
 
 # ------------------------------------------------------------------------------------------------ options
@@ -150,7 +171,9 @@ def test_counting_the_pad_changes_the_edge_of_the_pooling_branch_only():
     block = {
         count: InceptionA(
             projection=2,
-            conv=partial(ConvBN, norm=partial(nn.BatchNorm, use_running_average=True), activation=lambda x: x),
+            conv=partial(
+                ConvBN, norm=partial(nn.BatchNorm, use_running_average=True), activation=lambda x: x
+            ),
             pool=partial(avg_pool, window=3, stride=1, padding="SAME", count_pad=count),
             factorized=True,
         )
@@ -166,7 +189,15 @@ def test_counting_the_pad_changes_the_edge_of_the_pooling_branch_only():
 
 
 def test_rematerialisation_leaves_the_tree_alone():
-    plain, remat = (analysis.abstract_variables(InceptionV3(remat=r), (299, 299, 3), train=True) for r in (False, True))
+    plain, remat = (
+        analysis.abstract_variables(InceptionV3(remat=r), (299, 299, 3), train=True)
+        for r in (False, True)
+    )
     assert plain == remat
-    jaxpr = jax.make_jaxpr(InceptionV3(remat=True, aux=False).apply)(remat, jnp.zeros((1, 75, 75, 3)))
-    assert sum(eqn.primitive.name in ("remat", "remat2", "checkpoint") for eqn in jaxpr.eqns) == 3 + 4 + 2
+    jaxpr = jax.make_jaxpr(InceptionV3(remat=True, aux=False).apply)(
+        remat, jnp.zeros((1, 75, 75, 3))
+    )
+    assert (
+        sum(eqn.primitive.name in ("remat", "remat2", "checkpoint") for eqn in jaxpr.eqns)
+        == 3 + 4 + 2
+    )

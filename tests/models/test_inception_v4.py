@@ -3,7 +3,7 @@
 import pytest
 
 from cnnjax import analysis
-from cnnjax.inception_v4 import InceptionV4
+from cnnjax.models.inception_v4 import InceptionV4
 from tests.models.shapes import parameters, shapes
 
 MAPS = {
@@ -37,12 +37,15 @@ def test_names():
         "branch3x3dbl_4a": (1, 3, 512, 256), "branch3x3dbl_4b": (3, 1, 512, 256),
         "branch_pool": (1, 1, 1536, 256),
     }  # fmt: skip
-    kernels = [params["mixed6b"][f"branch7x7dbl_{i}"]["conv"]["kernel"].shape[:2] for i in range(1, 6)]
+    kernels = [
+        params["mixed6b"][f"branch7x7dbl_{i}"]["conv"]["kernel"].shape[:2] for i in range(1, 6)
+    ]
     assert kernels == [(1, 1), (7, 1), (1, 7), (7, 1), (1, 7)]
 
 
 @pytest.mark.parametrize(
-    ("classes", "main", "with_aux"), [(1000, 42_648_232, 46_006_800), (1001, 42_649_769, 46_009_106)]
+    ("classes", "main", "with_aux"),
+    [(1000, 42_648_232, 46_006_800), (1001, 42_649_769, 46_009_106)],
 )
 def test_slims_counts_without_gamma(classes, main, with_aux):
     model = InceptionV4(num_classes=classes, bn_scale=False, aux=True)
@@ -50,7 +53,9 @@ def test_slims_counts_without_gamma(classes, main, with_aux):
 
 
 def test_the_head_needs_the_whole_image():
-    assert [head.shape for head in shapes(InceptionV4(aux=True), 299, train=True)[1].aux] == [(1, 1000)]
+    assert [head.shape for head in shapes(InceptionV4(aux=True), 299, train=True)[1].aux] == [
+        (1, 1000)
+    ]
     with pytest.raises(ValueError, match=r"aux=False.*at least 299x299 pixels, got 298x298"):
         shapes(InceptionV4(aux=True), 298, train=True)
     _, outputs, maps = shapes(InceptionV4(aux=True), 75)

@@ -4,14 +4,21 @@ import jax
 import numpy as np
 from scipy.signal import correlate2d
 
-from cnnjax.lenet import C3_INPUTS, C3_LINKS, SparseConv
+from cnnjax.models.lenet import C3_INPUTS, C3_LINKS, SparseConv
 
 
 def some():
     """The layer, variables for it, and images of two."""
     rng = np.random.default_rng(0)
-    kernel, bias = rng.standard_normal((5, 5, 1, 60), np.float32), rng.standard_normal(16, np.float32)
-    return SparseConv(), {"params": {"links": {"kernel": kernel}, "bias": bias}}, rng.standard_normal((2, 9, 14, 6))
+    kernel, bias = (
+        rng.standard_normal((5, 5, 1, 60), np.float32),
+        rng.standard_normal(16, np.float32),
+    )
+    return (
+        SparseConv(),
+        {"params": {"links": {"kernel": kernel}, "bias": bias}},
+        rng.standard_normal((2, 9, 14, 6)),
+    )
 
 
 def test_a_map_is_the_sum_of_its_links_and_a_bias():
@@ -29,7 +36,10 @@ def test_a_map_is_the_sum_of_its_links_and_a_bias():
 def test_an_accelerator_slides_60_kernels_and_a_cpu_one():
     layer, variables, images = some()
     traced = jax.jit(layer.apply).trace(variables, images)
-    groups = {p: "feature_group_count = 60" in traced.lower(lowering_platforms=(p,)).as_text() for p in ("cuda", "cpu")}
+    groups = {
+        p: "feature_group_count = 60" in traced.lower(lowering_platforms=(p,)).as_text()
+        for p in ("cuda", "cpu")
+    }
     assert groups == {"cuda": True, "cpu": False}
     starting = layer.init(jax.random.key(0), images)["params"]
     assert jax.tree.map(np.shape, starting) == {"links": {"kernel": (5, 5, 1, 60)}, "bias": (16,)}

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import analysis, create_model, inception_resnet, inception_v3, inception_v4
-from cnnjax.layers import Conv, ConvBN, avg_pool, max_pool
+from cnnjax import analysis, create_model
+from cnnjax.models import inception_resnet, inception_v3, inception_v4
+from cnnjax.models.layers import Conv, ConvBN
+from cnnjax.ops.pooling import avg_pool, max_pool
 
 NORM = partial(nn.BatchNorm, use_running_average=True)
 CONV = partial(ConvBN, norm=NORM)
@@ -64,7 +66,10 @@ def brute_force(feature_map, side, channels=1):
     so that the two gradients reach the farthest pixels on either side.
     """
     ramp = np.add.outer(np.arange(1.0, side + 1), np.arange(1.0, side + 1)) / side
-    images = [np.broadcast_to(image[None, :, :, None], (1, side, side, channels)) for image in (ramp, ramp[::-1, ::-1])]
+    images = [
+        np.broadcast_to(image[None, :, :, None], (1, side, side, channels))
+        for image in (ramp, ramp[::-1, ::-1])
+    ]
 
     @jax.jit
     def reached(image):
@@ -124,7 +129,9 @@ def test_stacks_of_layers(layers, expected):
         (inception_resnet.Block17(((2,), (2, 2, 2)), CONV, MERGE), 7),
         (inception_resnet.Mixed7a(((2, 2), (2, 2), (2, 2, 2)), CONV), 5),
     ],
-    ids=lambda value: f"{type(value).__module__}.{type(value).__name__}" if isinstance(value, nn.Module) else None,
+    ids=lambda value: (
+        f"{type(value).__module__}.{type(value).__name__}" if isinstance(value, nn.Module) else None
+    ),
 )
 def test_blocks(block, expected):
     assert both(Alone(block), 33, channels=2) == ((expected, expected), (expected, expected))
@@ -153,10 +160,16 @@ def test_stages_of_networks(name, stage, side, expected):
 
 
 def test_a_row_holds_both_directions():
-    rows = {row.name: row.field for row in analysis.summarize(create_model("inception_v3"), (299, 299, 3)).layers}
+    rows = {
+        row.name: row.field
+        for row in analysis.summarize(create_model("inception_v3"), (299, 299, 3)).layers
+    }
     before = rows["mixed6b/branch7x7_1/conv"]
     assert before.size[0] == before.size[1]
-    assert rows["mixed6b/branch7x7_2/conv"].size == (before.size[0], before.size[1] + 6 * before.stride[1])
+    assert rows["mixed6b/branch7x7_2/conv"].size == (
+        before.size[0],
+        before.size[1] + 6 * before.stride[1],
+    )
     assert rows["mixed6b/branch7x7_3/conv"].size == tuple(size + 6 * 16 for size in before.size)
 
 

@@ -30,12 +30,16 @@ def variables(name, train=False, **options):
 
 
 def forward(name, train, **options):
-    """A function of (variables, images) that applies the model: `Outputs`, and the statistics and stages."""
+    """A function of (variables, images) that applies the model: `Outputs`, new statistics, stages."""
     model = cnnjax.create_model(name, **options)
 
     def apply(variables, images):
-        kept = ["batch_stats", "stages"] if train else ["stages"]
-        return model.apply(variables, images, train=train, mutable=kept, rngs={"dropout": jax.random.key(0)})
+        rngs = {"dropout": jax.random.key(0)}
+        mutable = ["batch_stats"] if train else []
+        (outputs, kept), stages = cnnjax.apply_with_stages(
+            model, variables, images, train=train, mutable=mutable, rngs=rngs
+        )
+        return outputs, kept | {"stages": stages}
 
     return apply
 
@@ -64,7 +68,11 @@ def equations(jaxpr, scope=""):
     """Every equation, those inside of calls included."""
     for eqn in jaxpr.eqns:
         inside = f"{scope}/{eqn.source_info.name_stack}"
-        yield Equation(inside, eqn.primitive.name, tuple(getattr(var.aval, "dtype", None) for var in eqn.invars))
+        yield Equation(
+            inside,
+            eqn.primitive.name,
+            tuple(getattr(var.aval, "dtype", None) for var in eqn.invars),
+        )
         for value in eqn.params.values():
             for inner in value if isinstance(value, (list, tuple)) else [value]:
                 inner = getattr(inner, "jaxpr", inner)
@@ -108,7 +116,9 @@ def test_batch_norm_layers_and_the_channels_that_a_scale_adds(name):
     expected = EXPECTED[name]
     plain = variables(name)
     assert (
-        count(plain["batch_stats"], "mean") == count(plain["batch_stats"], "var") == (expected.norms, expected.channels)
+        count(plain["batch_stats"], "mean")
+        == count(plain["batch_stats"], "var")
+        == (expected.norms, expected.channels)
     )
     other = variables(name, bn_scale=not cnnjax.create_model(name).bn_scale)
     bare, scaled = sorted((plain["params"], other["params"]), key=analysis.count_parameters)
@@ -122,9 +132,14 @@ def test_outputs(name):
     for train, heads in ((False, 0), (True, expected.heads)):
         (logits, aux, features), kept, _ = trace(name, train)
         assert (logits.shape, logits.dtype) == ((2, classes), jnp.float32)
-        assert isinstance(aux, tuple) and [(a.shape, a.dtype) for a in aux] == [((2, classes), jnp.float32)] * heads
+        assert (
+            isinstance(aux, tuple)
+            and [(a.shape, a.dtype) for a in aux] == [((2, classes), jnp.float32)] * heads
+        )
         assert features.shape == (2, expected.features)
-        assert kept["stages"] and all(len(stage.shape) in (2, 4) for stage in kept["stages"].values())
+        assert kept["stages"] and all(
+            len(stage.shape) in (2, 4) for stage in kept["stages"].values()
+        )
 
 
 # One trace answers both of the next questions.
@@ -139,7 +154,9 @@ def test_any_number_of_classes(name):
         return
     logits, aux, _ = trace(name, True, **OTHER)[0]
     assert [x.shape for x in (logits, *aux)] == [(2, 7)] * (1 + EXPECTED[name].heads)
-    standard, changed = (jax.tree.leaves_with_path(variables(name, True, **o)["params"]) for o in ({}, OTHER))
+    standard, changed = (
+        jax.tree.leaves_with_path(variables(name, True, **o)["params"]) for o in ({}, OTHER)
+    )
     for (path, a), (_, b) in zip(standard, changed, strict=True):
         assert (a.shape == b.shape) != bool({"head", "output"} & {key.key for key in path}), path
 
@@ -148,9 +165,15 @@ def test_any_number_of_classes(name):
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32(name):
     options = OTHER | ({"num_classes": 10} if name == "lenet5_1998" else {})
     (logits, aux, _), kept, _ = trace(name, True, **options)
-    stored = jax.tree.leaves((variables(name, True, **options), kept.get("batch_stats", {}), logits, aux))
+    stored = jax.tree.leaves(
+        (variables(name, True, **options), kept.get("batch_stats", {}), logits, aux)
+    )
     assert {x.dtype for x in stored} == {jnp.dtype("float32")}
-    convolved = {dtype for eqn in primitives(name, True, "conv_general_dilated", **options) for dtype in eqn.dtypes}
+    convolved = {
+        dtype
+        for eqn in primitives(name, True, "conv_general_dilated", **options)
+        for dtype in eqn.dtypes
+    }
     assert convolved == {jnp.dtype("bfloat16")}
 
 
@@ -180,7 +203,9 @@ def test_rematerialisation_changes_no_name(name):
 def test_statistics_are_synced_over_an_axis(name):
     """One mean over the devices for each BatchNorm, those of the auxiliary heads included."""
     arguments = variables(name, True), images(name)
-    stacked = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), arguments)
+    stacked = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), arguments
+    )
     jaxpr = jax.make_jaxpr(jax.pmap(forward(name, True, bn_axis="data"), "data"))(*stacked).jaxpr
     means = [eqn for eqn in equations(jaxpr) if eqn.primitive.startswith("psum")]
     assert len(means) == count(variables(name, True)["batch_stats"], "mean")[0]
@@ -193,11 +218,20 @@ def test_smallest_image(name):
     for train, side in sides.items():
         apply, params = forward(name, train), variables(name, train)
         for height, width in ((side - 1, side), (side, side - 1)):
-            too_small = jax.ShapeDtypeStruct((2, height, width, images(name).shape[-1]), jnp.float32)
-            with pytest.raises(ValueError, match=rf"at least {side}x{side} pixels, got {height}x{width}"):
+            too_small = jax.ShapeDtypeStruct(
+                (2, height, width, images(name).shape[-1]), jnp.float32
+            )
+            with pytest.raises(
+                ValueError, match=rf"at least {side}x{side} pixels, got {height}x{width}"
+            ):
                 jax.eval_shape(apply, params, too_small)
         with pytest.raises(ValueError, match=r"\(N, H, W, C\)"):
             jax.eval_shape(apply, params, jax.ShapeDtypeStruct((side, side, 3), jnp.float32))
-    for train, (height, width) in ((False, (sides[False], sides[False] + 30)), (True, (sides[True] + 1, sides[True]))):
-        outputs, _ = jax.eval_shape(forward(name, train), variables(name, train), images(name, height, width))
+    for train, (height, width) in (
+        (False, (sides[False], sides[False] + 30)),
+        (True, (sides[True] + 1, sides[True])),
+    ):
+        outputs, _ = jax.eval_shape(
+            forward(name, train), variables(name, train), images(name, height, width)
+        )
         assert outputs.features.shape == (2, expected.features)

@@ -15,5 +15,7 @@ def test_names_and_shapes(name):
     expected = (golden.FOLDER / f"{name}.txt").read_text().splitlines()
     actual = golden.lines(name)
     lost, new = sorted(set(expected) - set(actual)), sorted(set(actual) - set(expected))
-    assert not (lost or new), f"lost {lost[:5]}, new {new[:5]}: if that was meant, see tests/models/golden/__init__.py"
+    assert not (lost or new), (
+        f"lost {lost[:5]}, new {new[:5]}: if that was meant, see tests/models/golden/__init__.py"
+    )
     assert actual == expected

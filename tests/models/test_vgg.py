@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 import cnnjax
-from cnnjax import analysis, vgg
-from cnnjax.layers import ConvRelu
+from cnnjax import analysis
+from cnnjax.models import vgg
+from cnnjax.models.layers import ConvRelu
+from cnnjax.stages import apply_with_stages
 from tests.models.shapes import shapes
 from tests.models.values import starting_values
 
@@ -16,17 +18,29 @@ from tests.models.values import starting_values
 def convolutions(name):
     """The names and kernels of the convolutions in the blocks."""
     rows = analysis.summarize(cnnjax.create_model(name), (224, 224, 3)).layers
-    return [row.kind for row in rows if row.name.startswith("block") and row.kind.startswith("conv")]
+    return [
+        row.kind for row in rows if row.name.startswith("block") and row.kind.startswith("conv")
+    ]
 
 
 @pytest.mark.parametrize(
     ("name", "layers", "pointwise"),
-    [("vgg11", 11, 0), ("vgg11_lrn", 11, 0), ("vgg13", 13, 0), ("vgg16_c", 16, 3), ("vgg16", 16, 0), ("vgg19", 19, 0)],
+    [
+        ("vgg11", 11, 0),
+        ("vgg11_lrn", 11, 0),
+        ("vgg13", 13, 0),
+        ("vgg16_c", 16, 3),
+        ("vgg16", 16, 0),
+        ("vgg19", 19, 0),
+    ],
 )
 def test_a_columns_number_is_its_layers_with_weights(name, layers, pointwise):
     kernels = convolutions(name)
     assert len(kernels) + 3 == layers
-    assert kernels.count("conv 1x1") == pointwise and kernels.count("conv 3x3") == layers - 3 - pointwise
+    assert (
+        kernels.count("conv 1x1") == pointwise
+        and kernels.count("conv 3x3") == layers - 3 - pointwise
+    )
 
 
 @pytest.mark.parametrize("name", ["vgg11", "vgg16_c", "vgg19_bn"])
@@ -58,7 +72,9 @@ def test_three_stacked_3x3_see_7x7_with_fewer_weights():
 def test_only_one_variant_normalises_locally():
     def normalised(name):
         return [
-            row.name for row in analysis.summarize(cnnjax.create_model(name), (224, 224, 3)).layers if "lrn" in row.name
+            row.name
+            for row in analysis.summarize(cnnjax.create_model(name), (224, 224, 3)).layers
+            if "lrn" in row.name
         ]
 
     assert normalised("vgg11_lrn") == ["block1/lrn"]
@@ -68,7 +84,9 @@ def test_only_one_variant_normalises_locally():
 def test_batch_norm_keeps_the_bias_of_its_convolution():
     """As in torchvision: there every convolution has one."""
     params = shapes(cnnjax.create_model("vgg11_bn"), 32)[0]["params"]
-    assert set(params["block1"]["conv1"]) == {"conv", "bn"} and set(params["block1"]["conv1"]["conv"]) == {
+    assert set(params["block1"]["conv1"]) == {"conv", "bn"} and set(
+        params["block1"]["conv1"]["conv"]
+    ) == {
         "kernel",
         "bias",
     }
@@ -76,14 +94,17 @@ def test_batch_norm_keeps_the_bias_of_its_convolution():
 
 def test_dense_evaluation_has_the_same_variables():
     model = cnnjax.create_model("vgg16_bn")
-    small, large = (analysis.abstract_variables(m, (256, 320, 3)) for m in (model, model.clone(dense=True)))
+    small, large = (
+        analysis.abstract_variables(m, (256, 320, 3)) for m in (model, model.clone(dense=True))
+    )
     assert small == large == analysis.abstract_variables(model, (224, 224, 3))
 
 
 def test_dense_evaluation_needs_a_map_of_7x7():
     dense = cnnjax.create_model("vgg16", dense=True)
     with pytest.raises(
-        ValueError, match="dense evaluation of VGG needs images of at least 224x224 pixels, got 223x300"
+        ValueError,
+        match="dense evaluation of VGG needs images of at least 224x224 pixels, got 223x300",
     ):
         analysis.abstract_variables(dense, (223, 300, 3))
 
@@ -99,8 +120,8 @@ def test_dense_evaluation_slides_the_classifier():
         jax.jit(dense.apply)(variables, small).logits, jax.jit(model.apply)(variables, small).logits
     )
 
-    outputs, kept = jax.jit(lambda v, x: dense.apply(v, x, mutable=["stages"]))(variables, image)
-    assert kept["stages"]["fc7"].shape == (1, 2, 3, 4096) and outputs.features.shape == (1, 4096)
+    outputs, stages = jax.jit(lambda v, x: apply_with_stages(dense, v, x))(variables, image)
+    assert stages["fc7"].shape == (1, 2, 3, 4096) and outputs.features.shape == (1, 4096)
 
     def classify(window):
         x = window.reshape(-1)
@@ -110,14 +131,18 @@ def test_dense_evaluation_slides_the_classifier():
             x = x if name == "head" else np.maximum(x, 0)
         return x
 
-    last = np.asarray(kept["stages"]["block5"])[0]
+    last = np.asarray(stages["block5"])[0]
     scores = [classify(last[i : i + 7, j : j + 7]) for i in range(2) for j in range(3)]
-    np.testing.assert_allclose(outputs.logits[0], np.mean(scores, axis=0), atol=1e-5 * np.std(scores))
+    np.testing.assert_allclose(
+        outputs.logits[0], np.mean(scores, axis=0), atol=1e-5 * np.std(scores)
+    )
 
 
 def test_starting_values_of_torchvision():
     def init(key):
-        params = cnnjax.create_model("vgg11", num_classes=2).init(key, jnp.zeros((1, 32, 32, 3)))["params"]
+        params = cnnjax.create_model("vgg11", num_classes=2).init(key, jnp.zeros((1, 32, 32, 3)))[
+            "params"
+        ]
         return params["block3"]["conv1"]["conv"], params["fc7"]
 
     conv, dense = jax.jit(init)(jax.random.key(0))

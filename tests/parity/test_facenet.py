@@ -65,11 +65,22 @@ def port(identities):
 
     def block35():
         three = (32, 3, 1, 1)
-        return Block(256, 96, 0.17, branch(256, (32,)), branch(256, (32,), three), branch(256, (32,), three, three))
+        return Block(
+            256,
+            96,
+            0.17,
+            branch(256, (32,)),
+            branch(256, (32,), three),
+            branch(256, (32,), three, three),
+        )
 
     def block17():
         return Block(
-            896, 256, 0.10, branch(896, (128,)), branch(896, (128,), (128, (1, 7), 1, (0, 3)), (128, (7, 1), 1, (3, 0)))
+            896,
+            256,
+            0.10,
+            branch(896, (128,)),
+            branch(896, (128,), (128, (1, 7), 1, (0, 3)), (128, (7, 1), 1, (3, 0))),
         )
 
     def block8(scale=0.20, relu=True):
@@ -81,9 +92,15 @@ def port(identities):
             super().__init__()
             self.conv2d_1a, self.conv2d_2a = Layer(3, 32, 3, 2), Layer(32, 32, 3)
             self.conv2d_2b, self.maxpool_3a = Layer(32, 64, **same), nn.MaxPool2d(3, 2)
-            self.conv2d_3b, self.conv2d_4a, self.conv2d_4b = Layer(64, 80), Layer(80, 192, 3), Layer(192, 256, 3, 2)
+            self.conv2d_3b, self.conv2d_4a, self.conv2d_4b = (
+                Layer(64, 80),
+                Layer(80, 192, 3),
+                Layer(192, 256, 3, 2),
+            )
             self.repeat_1 = nn.Sequential(*(block35() for _ in range(5)))
-            self.mixed_6a = Module(branch(256, (384, 3, 2)), branch(256, (192,), (192, 3, 1, 1), (256, 3, 2)))
+            self.mixed_6a = Module(
+                branch(256, (384, 3, 2)), branch(256, (192,), (192, 3, 1, 1), (256, 3, 2))
+            )
             self.repeat_2 = nn.Sequential(*(block17() for _ in range(10)))
             self.mixed_7a = Module(
                 branch(896, (256,), (384, 3, 2)),
@@ -92,7 +109,10 @@ def port(identities):
             )
             self.repeat_3 = nn.Sequential(*(block8() for _ in range(5)))
             self.block8 = block8(1.0, relu=False)
-            self.last_linear, self.last_bn = nn.Linear(1792, 512, bias=False), nn.BatchNorm1d(512, eps=1e-3)
+            self.last_linear, self.last_bn = (
+                nn.Linear(1792, 512, bias=False),
+                nn.BatchNorm1d(512, eps=1e-3),
+            )
             self.logits = nn.Linear(512, identities)
 
         def forward(self, x):
@@ -120,11 +140,17 @@ def test_checkpoint(tmp_path):
     network = port(identities=100)
     tensors = of_timm(network, FACENET)
     network.last_bn.weight.data.fill_(1.0)
-    values = (network.last_bn.bias.detach(), network.last_bn.running_mean, network.last_bn.running_var)
+    values = (
+        network.last_bn.bias.detach(),
+        network.last_bn.running_mean,
+        network.last_bn.running_var,
+    )
     kernel = network.last_linear.weight.detach().numpy().T
     tensors |= normalised("Bottleneck", kernel, *(value.numpy() for value in values))
     tensors = {f"InceptionResnetV1/{name}": value for name, value in tensors.items()}
-    tensors |= biased("Logits", network.logits.weight.detach().numpy().T, network.logits.bias.detach().numpy())
+    tensors |= biased(
+        "Logits", network.logits.weight.detach().numpy().T, network.logits.bias.detach().numpy()
+    )
     tensors["global_step"] = np.int64(275)
     path = write_checkpoint(tmp_path / "model-20180402-114759.ckpt-275", tensors)
     pretrained = load(path, "inception_resnet_v1_facenet", "facenet")

@@ -60,7 +60,9 @@ def test_a_whole_module_is_refused(tmp_path):
     import torch
 
     torch.save(torch.nn.Linear(2, 3), tmp_path / "file.pth")
-    assert "holds pickled objects or code (torch.nn.modules.linear.Linear)" in sentence(tmp_path / "file.pth")
+    assert "holds pickled objects or code (torch.nn.modules.linear.Linear)" in sentence(
+        tmp_path / "file.pth"
+    )
 
 
 @pytest.mark.parametrize("new", [True, False])
@@ -103,6 +105,8 @@ def test_training_checkpoints(tensors, tmp_path):
         torch.save(content, tmp_path / f"{name}.pth")
     expected = tensors["conv1.conv.weight"].numpy().transpose(2, 3, 1, 0)
     for name in (*contents, "older", "halves"):
-        kernel = load(tmp_path / f"{name}.pth", MODEL, "torchvision").variables["params"]["conv1"]["conv"]["kernel"]
+        kernel = load(tmp_path / f"{name}.pth", MODEL, "torchvision").variables["params"]["conv1"][
+            "conv"
+        ]["kernel"]
         assert kernel.dtype == np.float32
         np.testing.assert_allclose(kernel, expected, rtol=1e-3 if name == "halves" else 0)

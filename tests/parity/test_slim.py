@@ -20,11 +20,23 @@ from tests.parity.peers import (
     without_dropout,
 )
 from tests.parity.test_timm import RESNET_V2, V4, created
-from tests.weights.slim_names import INCEPTION_RESNET_V2, INCEPTION_V4, biased, normalised, write_checkpoint
+from tests.weights.slim_names import (
+    INCEPTION_RESNET_V2,
+    INCEPTION_V4,
+    biased,
+    normalised,
+    write_checkpoint,
+)
 
 pytestmark = pytest.mark.parity
 
-SHIFTED = {"3a": "3b", "3b": "3c", **{f"4{a}": f"4{b}" for a, b in zip("abcde", "bcdef")}, "5a": "5b", "5b": "5c"}
+SHIFTED = {
+    "3a": "3b",
+    "3b": "3c",
+    **{f"4{a}": f"4{b}" for a, b in zip("abcde", "bcdef")},
+    "5a": "5b",
+    "5b": "5c",
+}
 STEM = {"conv1": "Conv2d_1a_7x7", "conv2": "Conv2d_2c_3x3"}
 V1 = STEM | {f"mixed{ours}": f"Mixed_{theirs}" for ours, theirs in SHIFTED.items()}
 V2 = STEM | {
@@ -35,7 +47,12 @@ V2 = STEM | {
     )
 }
 V3 = {
-    **{"conv1a": "Conv2d_1a_3x3", "conv2a": "Conv2d_2a_3x3", "conv2b": "Conv2d_2b_3x3", "pool3a": "MaxPool_3a_3x3"},
+    **{
+        "conv1a": "Conv2d_1a_3x3",
+        "conv2a": "Conv2d_2a_3x3",
+        "conv2b": "Conv2d_2b_3x3",
+        "pool3a": "MaxPool_3a_3x3",
+    },
     **{"conv3b": "Conv2d_3b_1x1", "conv4a": "Conv2d_4a_3x3", "pool5a": "MaxPool_5a_3x3"},
     **modules("mixed", "Mixed_", {5: "bcd", 6: "abcde", 7: "abc"}),
 }
@@ -54,12 +71,16 @@ class Graph:
 
         module = vgg if name.startswith("vgg") else inception
         scope = (vgg.vgg_arg_scope if module is vgg else getattr(inception, f"{name}_arg_scope"))()
-        for options_of_layer in scope.values():  # its other BatchNorm needs a Keras 2 beside TensorFlow
+        for (
+            options_of_layer
+        ) in scope.values():  # its other BatchNorm needs a Keras 2 beside TensorFlow
             options_of_layer.get("normalizer_params", {})["updates_collections"] = None
         self.tf, self.graph = tf.compat.v1, tf.Graph()
         with self.graph.as_default(), tf_slim.arg_scope(scope):
             self.images = self.tf.placeholder(tf.float32, (2, size, size, 3))
-            self.logits, self.end_points = getattr(module, name)(self.images, is_training=False, **options)
+            self.logits, self.end_points = getattr(module, name)(
+                self.images, is_training=False, **options
+            )
             self.session, self.saver = self.tf.Session(), self.tf.train.Saver()
             self.variables = self.tf.global_variables()
 
@@ -68,7 +89,9 @@ class Graph:
         for variable in self.variables:
             shape, kind = variable.shape.as_list(), variable.op.name.rpartition("/")[2]
             if kind.endswith("weights"):
-                fan_in = math.prod(shape[:2]) if kind.startswith("depthwise") else math.prod(shape[:-1])
+                fan_in = (
+                    math.prod(shape[:2]) if kind.startswith("depthwise") else math.prod(shape[:-1])
+                )
                 value = rng.normal(0, math.sqrt(2 / fan_in), shape)
             elif kind == "moving_variance":
                 value = rng.uniform(0.8, 1.25, shape)
@@ -112,7 +135,9 @@ def test_vgg(name, model, tmp_path):
     path = graph.save(tmp_path / f"{name}.ckpt", version=1)
     pretrained = load(path, model, "slim")
     assert pretrained.model.num_classes == 100
-    stages = {f"block{i}": f"{name}/pool{i}" for i in range(1, 6)} | {f"fc{i}": f"{name}/fc{i}" for i in (6, 7)}
+    stages = {f"block{i}": f"{name}/pool{i}" for i in range(1, 6)} | {
+        f"fc{i}": f"{name}/fc{i}" for i in (6, 7)
+    }
     compare(name, pretrained, graph, 224, stages, lambda x: x)
     dense = load(path, model, "slim", dense=True)
     larger = Graph(name, 288, num_classes=100, spatial_squeeze=False).restore(path)
@@ -139,14 +164,29 @@ def test_inception(name, model, stages, size, tmp_path):
         found = difference(outputs.aux[0], end_points["AuxLogits"][:, 1:])
         print(f"slim {name} head at {size}: {found:.1e}")
         assert found <= LIMIT
-    if name == "inception_v1":  # its last pooling is 7x7, whatever the map: compare positions, and average them
+    if (
+        name == "inception_v1"
+    ):  # its last pooling is 7x7, whatever the map: compare positions, and average them
         options, logits = {"spatial_squeeze": False}, None
     else:
-        options, logits = ({"create_aux_logits": False} if name == "inception_v3" else {}), lambda x: x[:, 1:]
+        options, logits = (
+            ({"create_aux_logits": False} if name == "inception_v3" else {}),
+            lambda x: x[:, 1:],
+        )
     size = 288 if name == "inception_v1" else 155
-    compare(name, pretrained, Graph(name, size, num_classes=1001, **options).restore(path), size, stages, logits)
+    compare(
+        name,
+        pretrained,
+        Graph(name, size, num_classes=1001, **options).restore(path),
+        size,
+        stages,
+        logits,
+    )
     kept = load(path, model, "slim", keep_background=True)
-    assert difference(ours(kept, images(graph.images.shape[1]))[0].logits, end_points["Logits"]) <= LIMIT
+    assert (
+        difference(ours(kept, images(graph.images.shape[1]))[0].logits, end_points["Logits"])
+        <= LIMIT
+    )
 
 
 def of_timm(network, layers):
@@ -177,7 +217,10 @@ def head(channels, classes, seed=1):
         kernel = rng.normal(0, math.sqrt(2 / (c_in * k * k)), (k, k, c_in, c_out))
         layers.append([kernel, *rng.normal(0, 0.1, (2, c_out)), rng.uniform(0.8, 1.25, c_out)])
     layers = [[value.astype(np.float32) for value in layer] for layer in layers]
-    dense = [rng.normal(0, 0.05, (768, classes)).astype(np.float32), rng.normal(0, 0.1, classes).astype(np.float32)]
+    dense = [
+        rng.normal(0, 0.05, (768, classes)).astype(np.float32),
+        rng.normal(0, 0.1, classes).astype(np.float32),
+    ]
 
     def apply(x):
         x = torch.nn.functional.avg_pool2d(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()), 5, 3)
@@ -195,7 +238,14 @@ def head(channels, classes, seed=1):
 @pytest.mark.parametrize(
     ("model", "stages", "layers", "scope", "tap", "head_names"),
     [
-        ("inception_v4", V4, INCEPTION_V4, "InceptionV4", "mixed6h", ("Conv2d_1b_1x1", "Conv2d_2a", "Aux_logits")),
+        (
+            "inception_v4",
+            V4,
+            INCEPTION_V4,
+            "InceptionV4",
+            "mixed6h",
+            ("Conv2d_1b_1x1", "Conv2d_2a", "Aux_logits"),
+        ),
         (
             "inception_resnet_v2",
             RESNET_V2,
@@ -216,7 +266,9 @@ def test_checkpoint_of_slims_names(model, stages, layers, scope, tap, head_names
         tensors |= normalised(f"AuxLogits/{name}", *values)
     tensors |= biased(f"AuxLogits/{head_names[2]}", *dense)
     path = write_checkpoint(
-        tmp_path / "model.ckpt", {f"{scope}/{name}": value for name, value in tensors.items()}, version=1
+        tmp_path / "model.ckpt",
+        {f"{scope}/{name}": value for name, value in tensors.items()},
+        version=1,
     )
     pretrained = load(path, model, "slim")
     assert pretrained.model.num_classes == 1000
@@ -226,7 +278,9 @@ def test_checkpoint_of_slims_names(model, stages, layers, scope, tap, head_names
         outputs, our_maps = ours(pretrained, x)
         worst = max(difference(our_maps[name], value) for name, value in their_maps.items())
         found = difference(outputs.logits, expected[:, 1:])
-        print(f"slim {model} at {size}: logits {found:.1e}, {len(stages)} stages, worst {worst:.1e}")
+        print(
+            f"slim {model} at {size}: logits {found:.1e}, {len(stages)} stages, worst {worst:.1e}"
+        )
         assert max(found, worst) <= LIMIT
         if size == 299:
             with frozen_statistics():

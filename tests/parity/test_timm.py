@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from cnnjax import weights
-from tests.parity.peers import compare, compare_heads, difference, images, load, ours, randomise, theirs, timm_module
+from tests.parity.peers import (
+    compare,
+    compare_heads,
+    difference,
+    images,
+    load,
+    ours,
+    randomise,
+    theirs,
+    timm_module,
+)
 from tests.parity.test_torchvision import INCEPTION_V3, vgg_stages
 
 pytestmark = pytest.mark.parity
@@ -116,7 +126,11 @@ def test_records_are_timms_own():
     timm = timm_module()
     from timm.data import resolve_data_config
 
-    rows = [record for record in weights.RECORDS if record.source == "timm" and record.file == "model.safetensors"]
+    rows = [
+        record
+        for record in weights.RECORDS
+        if record.source == "timm" and record.file == "model.safetensors"
+    ]
     tagged = {f"{record.model}.{record.tag}" for record in rows}
     for family in ("vgg*", "inception_v3*", "inception_v4*", "inception_resnet_v2*"):
         assert set(timm.list_pretrained(family)) <= tagged
@@ -125,6 +139,12 @@ def test_records_are_timms_own():
         data = resolve_data_config({}, pretrained_cfg=config.to_dict())
         p, size = record.preprocessing, data["input_size"][1]
         assert record.licence.lower() == config.license
-        assert (p.size, p.resize, p.interpolation) == (size, int(size / data["crop_pct"]), data["interpolation"])
+        assert (p.size, p.resize, p.interpolation) == (
+            size,
+            int(size / data["crop_pct"]),
+            data["interpolation"],
+        )
         for of_record, of_timm in ((p.mean, data["mean"]), (p.std, data["std"])):
-            assert list(np.broadcast_to(of_record, 3)) == pytest.approx([255 * value for value in of_timm])
+            assert list(np.broadcast_to(of_record, 3)) == pytest.approx(
+                [255 * value for value in of_timm]
+            )

@@ -27,9 +27,18 @@ pytestmark = pytest.mark.parity
 
 ALEXNET = {"conv1": "features.2", "conv2": "features.5", "conv3": "features.7", "conv4": "features.9", "conv5": "features.12",
            "fc6": "classifier.2", "fc7": "classifier.5"}  # fmt: skip
-GOOGLENET = {"conv1": "conv1", "conv2": "conv3", **modules("mixed", "inception", {3: "ab", 4: "abcde", 5: "ab"})}
+GOOGLENET = {
+    "conv1": "conv1",
+    "conv2": "conv3",
+    **modules("mixed", "inception", {3: "ab", 4: "abcde", 5: "ab"}),
+}
 INCEPTION_V3 = {
-    **{"conv1a": "Conv2d_1a_3x3", "conv2a": "Conv2d_2a_3x3", "conv2b": "Conv2d_2b_3x3", "pool3a": "maxpool1"},
+    **{
+        "conv1a": "Conv2d_1a_3x3",
+        "conv2a": "Conv2d_2a_3x3",
+        "conv2b": "Conv2d_2b_3x3",
+        "pool3a": "maxpool1",
+    },
     **{"conv3b": "Conv2d_3b_1x1", "conv4a": "Conv2d_4a_3x3", "pool5a": "maxpool2"},
     **modules("mixed", "Mixed_", {5: "bcd", 6: "abcde", 7: "abc"}),
 }
@@ -38,7 +47,11 @@ INCEPTION_V3 = {
 def vgg_stages(network):
     import torch
 
-    pools = [str(i) for i, module in enumerate(network.features) if isinstance(module, torch.nn.MaxPool2d)]
+    pools = [
+        str(i)
+        for i, module in enumerate(network.features)
+        if isinstance(module, torch.nn.MaxPool2d)
+    ]
     return {f"block{i}": f"features.{pool}" for i, pool in enumerate(pools, 1)} | {
         "fc6": "classifier.1",
         "fc7": "classifier.4",
@@ -52,7 +65,9 @@ def saved(network, path):
     return path
 
 
-@pytest.mark.parametrize("name", ["vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"])
+@pytest.mark.parametrize(
+    "name", ["vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"]
+)
 def test_vgg(name, tmp_path):
     network = randomise(torchvision_models().get_model(name, num_classes=100))
     pretrained = load(saved(network, tmp_path / "file.pth"), name, "torchvision")
@@ -114,10 +129,17 @@ def test_training(name, size, request):
     network.float()
     with jax.enable_x64(True):
         double = without_dropout(pretrained)
-        double = dataclasses.replace(double, variables=jax.tree.map(lambda v: v.astype(np.float64), double.variables))
+        double = dataclasses.replace(
+            double, variables=jax.tree.map(lambda v: v.astype(np.float64), double.variables)
+        )
         outputs, _ = ours(double, x, train=True)
-    found = [difference(a, b) for a, b in zip((outputs.logits, *outputs.aux), expected, strict=True)]
-    print(f"{name} in training at {size}: logits {found[0]:.1e}, heads", *(f"{value:.1e}" for value in found[1:]))
+    found = [
+        difference(a, b) for a, b in zip((outputs.logits, *outputs.aux), expected, strict=True)
+    ]
+    print(
+        f"{name} in training at {size}: logits {found[0]:.1e}, heads",
+        *(f"{value:.1e}" for value in found[1:]),
+    )
     assert max(found) <= LIMIT
 
 
@@ -125,7 +147,11 @@ def test_records_are_torchvisions_own():
     """File name, accuracy, resize and crop of every record, against torchvision's metadata."""
     models = torchvision_models()
     names = {"alexnet_owt": "alexnet", "inception_v1_bn": "googlenet"}
-    rows = [record for record in weights.RECORDS if record.source == "torchvision" and "earlier" not in record.note]
+    rows = [
+        record
+        for record in weights.RECORDS
+        if record.source == "torchvision" and "earlier" not in record.note
+    ]
     for record in rows:
         entry = models.get_model_weights(names.get(record.model, record.model)).IMAGENET1K_V1
         transform, p = entry.transforms(), record.preprocessing

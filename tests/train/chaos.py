@@ -57,7 +57,9 @@ def wait(processes: list[subprocess.Popen], ready) -> bool:
     return True
 
 
-def disturb(event: str, workdir: Path, processes: list[subprocess.Popen], chance: random.Random) -> None:
+def disturb(
+    event: str, workdir: Path, processes: list[subprocess.Popen], chance: random.Random
+) -> None:
     """Strikes at a random step behind the rows that stand."""
     step = last_row(workdir) + chance.randrange(5, 60)
     if not wait(processes, lambda: last_row(workdir) >= step):
@@ -125,7 +127,10 @@ def one_run(
     for event in events:
         if event == "full disk" and disk:
             codes, said = full_disk(disk, workdir, chance)
-            allowed = ALLOWED | {2, 4}  # the folder could not be made, or the last checkpoint not be written
+            allowed = ALLOWED | {
+                2,
+                4,
+            }  # the folder could not be made, or the last checkpoint not be written
         else:
             running = start(workdir, processes)
             disturb(event, workdir, running, chance)
@@ -185,7 +190,8 @@ def chaos(folder: Path, runs: int, seed: int = 0, several: bool = True, most: in
         different = differences(workdir, references[processes])
         equal += not different
         print(
-            f"run {number}, {processes} process(es): {'; '.join(happened)}: {different or 'bit-identical'}", flush=True
+            f"run {number}, {processes} process(es): {'; '.join(happened)}: {different or 'bit-identical'}",
+            flush=True,
         )
     print(f"{equal} of {runs} runs ended bit-identical to the undisturbed ones", flush=True)
     return equal

@@ -16,8 +16,8 @@ from typing import Any
 
 import jax
 
-from train import machine
-from train.benchmark import for_model
+from train.benchmark import roofline
+from train.benchmark.race import for_model
 from train.build import Task
 
 FILE = Path(__file__).with_suffix(".json")
@@ -40,7 +40,7 @@ def task_of(model: str) -> tuple[Task, tuple]:
 
 def of_equations(model: str) -> dict[str, int]:
     task, arguments = task_of(model)
-    return machine.count(task.step, *arguments)._asdict()
+    return roofline.count(task.step, *arguments)._asdict()
 
 
 def of_program(model: str) -> dict[str, int]:
@@ -50,7 +50,7 @@ def of_program(model: str) -> dict[str, int]:
     return {
         "operations": int(cost["flops"]),
         "bytes": int(cost["bytes accessed"]),
-        "all_reduces": len(machine.all_reduces(text)),
+        "all_reduces": len(roofline.all_reduces(text)),
         "custom_calls": text.count(" custom-call("),
     }
 

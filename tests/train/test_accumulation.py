@@ -37,7 +37,15 @@ def make(model, mapping="pmap", devices=1, rate=0.1, **options):
     loss_fn = partial(losses.objective, **dataclasses.asdict(Loss(label_smoothing=0.1)))
     preprocess = partial(step.normalize, mean=(0.5,), std=(0.5,))
     create = jax.jit(partial(state.create_state, model, tx, image_shape=SHAPE, ema=True))
-    share = partial(step.train_step, model=model, tx=tx, loss_fn=loss_fn, preprocess=preprocess, ema=0.9, **options)
+    share = partial(
+        step.train_step,
+        model=model,
+        tx=tx,
+        loss_fn=loss_fn,
+        preprocess=preprocess,
+        ema=0.9,
+        **options,
+    )
     return (
         spread,
         spread.replicate(create(jax.random.key(0))),
@@ -71,7 +79,12 @@ def test_batchnorm_sees_each_part_on_its_own():
     """The documented difference: statistics are those of the parts, and the moving average takes each of them in."""
     whole, _ = run(Small(), steps=1)
     parts, _ = run(Small(), steps=1, accumulate=4, mapping="shard_map")
-    assert np.abs(whole.params["conv1"]["conv"]["kernel"] - parts.params["conv1"]["conv"]["kernel"]).max() > 1e-5
+    assert (
+        np.abs(
+            whole.params["conv1"]["conv"]["kernel"] - parts.params["conv1"]["conv"]["kernel"]
+        ).max()
+        > 1e-5
+    )
     images = next(batches(1))["image"] / 127.5 - 1.0
     initial = make(Small())[1].params["conv1"]["conv"]["kernel"]
     features = jax.lax.conv_general_dilated(
@@ -106,7 +119,9 @@ def test_a_bad_update_is_skipped_and_the_rest_goes_on():
 
 def test_a_skipped_update_counts_for_the_learning_rate():
     """The rate that is logged goes by the step, and so does the one that is used: here there is one in the last step only."""
-    spread, current, mapped = make(Plain(), skip_bad=True, rate=lambda t: jnp.where(t == 2, 0.1, 0.0))
+    spread, current, mapped = make(
+        Plain(), skip_bad=True, rate=lambda t: jnp.where(t == 2, 0.1, 0.0)
+    )
     heads = []
     for number, values in enumerate(batches(4)):
         if number == 0:

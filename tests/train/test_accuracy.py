@@ -15,7 +15,11 @@ def test_five_seeds_reach_98_7_percent_on_the_test_digits(tmp_path, capsys):
     for seed in range(5):
         began = time.perf_counter()
         result = main(
-            [f"--config={ROOT}/configs/lenet_mnist.py", f"--workdir={tmp_path / str(seed)}", f"--config.seed={seed}"]
+            [
+                f"--config={ROOT}/configs/lenet_mnist.py",
+                f"--workdir={tmp_path / str(seed)}",
+                f"--config.seed={seed}",
+            ]
         )
         seconds.append(time.perf_counter() - began)
         assert result["examples"] == 1000

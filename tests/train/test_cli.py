@@ -87,8 +87,14 @@ def test_help_lists_every_option():
         (["--config.optim.lrr=1"], "no key 'optim.lrr'; did you mean optim.lr"),
         (["--config.optm.lr=1"], "no key 'optm.lr'; did you mean optim.lr"),
         (["--config.optim.lr=fast"], "--config.optim.lr takes a number, got 'fast'"),
-        (["--config.data.batch_size=12.5"], "--config.data.batch_size takes a whole number, got '12.5'"),
-        (["--config.optim.nesterov=maybe"], "--config.optim.nesterov takes true or false, got 'maybe'"),
+        (
+            ["--config.data.batch_size=12.5"],
+            "--config.data.batch_size takes a whole number, got '12.5'",
+        ),
+        (
+            ["--config.optim.nesterov=maybe"],
+            "--config.optim.nesterov takes true or false, got 'maybe'",
+        ),
         (["--config.optim=sgd"], "--config.optim is a group of keys"),
         (["--config.optim.lr"], "--config.optim.lr needs a value"),
         (["--config.optim.lr.x=1"], "optim.lr is a value"),
@@ -97,18 +103,45 @@ def test_help_lists_every_option():
         (["--config.model.options.dropuot=0.1"], "lenet5 has no option 'dropuot'"),
         (["--config.model.dtype=float16"], "model.dtype is float32 or bfloat16, got 'float16'"),
         (["--config.model.num_classes=3"], "model.num_classes=3, but the data has 10 classes"),
-        (["--config.optim.schedule=cosin"], "optim.schedule='cosin' is unknown; did you mean cosine"),
-        (["--config.parallel.mapping=vmap"], "parallel.mapping is auto, pmap or shard_map, got 'vmap'"),
+        (
+            ["--config.optim.schedule=cosin"],
+            "optim.schedule='cosin' is unknown; did you mean cosine",
+        ),
+        (
+            ["--config.parallel.mapping=vmap"],
+            "parallel.mapping is auto, pmap or shard_map, got 'vmap'",
+        ),
         (["--config.parallel.devices=99"], "parallel.devices=99, but this process has"),
         (["--config.data.batch_size=0"], "data.batch_size=0 must be a positive multiple"),
-        (["--config.data.augment.rotate=much"], "--config.data.augment.rotate takes a number, got 'much'"),
-        (["--config.data.augment.color=slimm"], "data.augment.color='slimm' is unknown; did you mean slim"),
-        (["--config.data.augment.distort=hots"], "data.augment.distort='hots' is unknown; did you mean host"),
-        (["--config.data.augment.crop=areas"], "data.augment.crop='areas' is unknown; did you mean area"),
-        (["--config.data.size=32", "--config.data.transform.style=slimm"], "data.transform.style='slimm' is unknown"),
-        (["--config.data.on_bad_image=skipp"], "data.on_bad_image='skipp' is unknown; did you mean skip"),
+        (
+            ["--config.data.augment.rotate=much"],
+            "--config.data.augment.rotate takes a number, got 'much'",
+        ),
+        (
+            ["--config.data.augment.color=slimm"],
+            "data.augment.color='slimm' is unknown; did you mean slim",
+        ),
+        (
+            ["--config.data.augment.distort=hots"],
+            "data.augment.distort='hots' is unknown; did you mean host",
+        ),
+        (
+            ["--config.data.augment.crop=areas"],
+            "data.augment.crop='areas' is unknown; did you mean area",
+        ),
+        (
+            ["--config.data.size=32", "--config.data.transform.style=slimm"],
+            "data.transform.style='slimm' is unknown",
+        ),
+        (
+            ["--config.data.on_bad_image=skipp"],
+            "data.on_bad_image='skipp' is unknown; did you mean skip",
+        ),
         (["--config.data.mean=(0.1, 0.2)"], "data.mean has 2 values for images of 1 channel"),
-        (["--config.data.source=synthetic:8x8x1/10"], "lenet5 needs images of at least 28x28 pixels, got 8x8"),
+        (
+            ["--config.data.source=synthetic:8x8x1/10"],
+            "lenet5 needs images of at least 28x28 pixels, got 8x8",
+        ),
         (["--config.epochs=0"], "epochs=0.0 of 2048 examples make no batch"),
         (["--config.epochs=nan"], "epochs=nan must be at least 0, and finite"),
         (["--config.seed=-1"], "seed=-1 must be at least 0"),
@@ -122,22 +155,37 @@ def test_help_lists_every_option():
         (["--config.data.std=(0.0,)"], "data.std=(0.0,) must be positive"),
         (["--config.log.profile=(5, 3)"], "log.profile=(5, 3) must be two steps (a, b)"),
         (["--config.log.profile=(0, 3)"], "log.profile=(0, 3) must be two steps (a, b)"),
-        (["--config.data.batch_size=1"], "multiple of the 4 device(s); parallel.devices takes fewer of them"),
+        (
+            ["--config.data.batch_size=1"],
+            "multiple of the 4 device(s); parallel.devices takes fewer of them",
+        ),
     ],
 )
 def test_usage_mistakes(tmp_path, arguments, sentence):
     config = [a for a in arguments if a.startswith("--config=")] or [f"--config={LENET}"]
     with pytest.raises(UserError) as caught:
-        main([*config, f"--workdir={tmp_path / 'run'}", *TINY, *(a for a in arguments if a not in config)])
+        main(
+            [
+                *config,
+                f"--workdir={tmp_path / 'run'}",
+                *TINY,
+                *(a for a in arguments if a not in config),
+            ]
+        )
     assert sentence in str(caught.value)
     assert caught.value.exit_code == 2
-    assert not (tmp_path / "run").exists()  # or the command, put right, would meet a run with another config
+    assert not (
+        tmp_path / "run"
+    ).exists()  # or the command, put right, would meet a run with another config
 
 
 def test_a_mistake_prints_one_line_and_no_trace(tmp_path):
     done = command("train", f"--config={LENET}", f"--workdir={tmp_path}", "--config.optim.lrr=1")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: the config has no key 'optim.lrr'") and done.stderr.count("\n") == 1
+    assert (
+        done.stderr.startswith("error: the config has no key 'optim.lrr'")
+        and done.stderr.count("\n") == 1
+    )
     assert done.stdout == ""
 
 
@@ -168,9 +216,14 @@ def test_workdir_that_cannot_be_one(tmp_path):
 
 @pytest.mark.parametrize(
     ("override", "difference"),
-    [("--config.model.name=lenet5_1998", "model.name: lenet5 -> lenet5_1998"), ("--config.optim.lr=0.3", "-> 0.3")],
+    [
+        ("--config.model.name=lenet5_1998", "model.name: lenet5 -> lenet5_1998"),
+        ("--config.optim.lr=0.3", "-> 0.3"),
+    ],
 )
-def test_a_run_folder_of_another_config_is_refused_with_the_difference(finished, override, difference):
+def test_a_run_folder_of_another_config_is_refused_with_the_difference(
+    finished, override, difference
+):
     with pytest.raises(UserError, match="holds a run with another config") as caught:
         train(override, workdir=finished[0])
     assert difference in str(caught.value)
@@ -185,7 +238,9 @@ def test_a_folder_older_than_an_option_is_resumed_with_its_default_alone(finishe
     with pytest.raises(UserError, match=r"data\.augment\.distort: device -> host"):
         train("--config.data.augment.distort=host", workdir=folder)
     train(workdir=folder)
-    assert json.loads((folder / "config.json").read_text())["data"]["augment"]["distort"] == "device"
+    assert (
+        json.loads((folder / "config.json").read_text())["data"]["augment"]["distort"] == "device"
+    )
 
 
 def test_other_data_is_refused_with_the_difference(finished, tmp_path):
@@ -195,7 +250,10 @@ def test_other_data_is_refused_with_the_difference(finished, tmp_path):
     values = json.loads((folder / "config.json").read_text())
     for change, difference in [
         ({"steps": 9}, "steps: 9 -> 8"),
-        ({"class_names": ["cat", *values["class_names"][1:]]}, "class_names: 0: 'cat' -> 'grating0'. Take"),
+        (
+            {"class_names": ["cat", *values["class_names"][1:]]},
+            "class_names: 0: 'cat' -> 'grating0'. Take",
+        ),
     ]:
         (folder / "config.json").write_text(json.dumps(values | change))
         with pytest.raises(UserError, match="holds a run with another config") as caught:
@@ -221,7 +279,9 @@ def test_the_config_of_a_run_is_never_half_written(finished, tmp_path):
 def test_harmless_options_may_change(finished):
     workdir, result = finished
     assert (
-        train("--config.checkpoint.keep=7", "--config.parallel.mapping=shard_map", workdir=workdir).items()
+        train(
+            "--config.checkpoint.keep=7", "--config.parallel.mapping=shard_map", workdir=workdir
+        ).items()
         <= result.items()
     )
 
@@ -251,19 +311,37 @@ def good(n=20, **changes):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"x_train": np.zeros((0, 28, 28, 1), np.uint8), "y_train": np.zeros(0, int)}, "x_train is empty"),
+        (
+            {"x_train": np.zeros((0, 28, 28, 1), np.uint8), "y_train": np.zeros(0, int)},
+            "x_train is empty",
+        ),
         ({"y_train": np.arange(20) - 1}, "y_train has the label -1"),
         (
             {"y_train": np.arange(20), "class_names": np.array(list("abcdefghij"))},
             "has the label 19, but there are 10 class",
         ),
-        ({"x_train": np.zeros((20, 784), np.uint8)}, r"must be (N, H, W, C) or (N, H, W), got shape (20, 784)"),
-        ({"x_train": np.zeros((20, 28, 28, 1), np.float32)}, "x_train must be uint8 in 0..255, got float32"),
-        ({"y_train": np.zeros(20, np.float32)}, "y_train must be integers of shape (N,), got float32"),
+        (
+            {"x_train": np.zeros((20, 784), np.uint8)},
+            r"must be (N, H, W, C) or (N, H, W), got shape (20, 784)",
+        ),
+        (
+            {"x_train": np.zeros((20, 28, 28, 1), np.float32)},
+            "x_train must be uint8 in 0..255, got float32",
+        ),
+        (
+            {"y_train": np.zeros(20, np.float32)},
+            "y_train must be integers of shape (N,), got float32",
+        ),
         ({"x_train": np.zeros((7, 28, 28, 1), np.uint8)}, "x_train has 7 examples, y_train has 20"),
         ({"x_test": None}, "has no split 'test'"),
-        ({"x_test": None, "x_train": None}, "needs arrays x_train, y_train, x_test, y_test or images, labels"),
-        ({"y_train": np.array([{}] * 20, object)}, "it holds pickled Python objects, which are never loaded"),
+        (
+            {"x_test": None, "x_train": None},
+            "needs arrays x_train, y_train, x_test, y_test or images, labels",
+        ),
+        (
+            {"y_train": np.array([{}] * 20, object)},
+            "it holds pickled Python objects, which are never loaded",
+        ),
     ],
 )
 def test_bad_npz(tmp_path, changes, sentence):
@@ -290,11 +368,17 @@ def test_files_that_are_no_npz(tmp_path):
 
 def test_own_arrays_train(tmp_path):
     path = save(tmp_path / "data.npz", **good(n=200))
-    result = train(f"--config.data.source=npz:{path}", "--config.epochs=2", workdir=tmp_path / "run")
+    result = train(
+        f"--config.data.source=npz:{path}", "--config.epochs=2", workdir=tmp_path / "run"
+    )
     assert result["examples"] == 200
 
 
 def test_one_array_pair_is_split(tmp_path):
-    path = save(tmp_path / "one.npz", images=np.zeros((100, 28, 28), np.uint8), labels=np.arange(100) % 10)
-    result = train(f"--config.data.source=npz:{path}", "--config.epochs=2", workdir=tmp_path / "run")
+    path = save(
+        tmp_path / "one.npz", images=np.zeros((100, 28, 28), np.uint8), labels=np.arange(100) % 10
+    )
+    result = train(
+        f"--config.data.source=npz:{path}", "--config.epochs=2", workdir=tmp_path / "run"
+    )
     assert result["examples"] == 20

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from tests.helpers import ROOT
-from train import data, evaluate, report, statistics, step
+from train import data, step
 from train.__main__ import main
 from train.config import Data
 from train.data import Arrays
 from train.errors import CheckpointError, DataError, UserError
+from train.evaluate import evaluation, statistics
 from train.parallel import Parallel
+from train.report import pages
+from train.report.__main__ import main as report
 from train.run import Run
 
 
@@ -32,7 +35,9 @@ def npz(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(npz, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run") / "finished"
-    plain = [f"--config.data.augment.{change}=0" for change in ("rotate", "scale", "shear", "shift")]
+    plain = [
+        f"--config.data.augment.{change}=0" for change in ("rotate", "scale", "shear", "shift")
+    ]
     arguments = [f"--config={ROOT}/configs/lenet_mnist.py", f"--workdir={workdir}", f"--config.data.source=npz:{npz}", *plain,
                  "--config.data.batch_size=32", "--config.data.eval_batch_size=48", "--config.epochs=4",
                  "--config.checkpoint.every=20", "--config.log.every=10", "--config.log.eval_every=20"]  # fmt: skip
@@ -47,7 +52,9 @@ def one_by_one(workdir, checkpoint="latest"):
     apply = jax.jit(partial(run.model.apply, train=False))
     losses, ranks = [], []
     for image, label in zip(split.images, split.labels):
-        logits = np.asarray(apply(variables, image[None].astype(np.float32) / 255).logits[0], np.float64)
+        logits = np.asarray(
+            apply(variables, image[None].astype(np.float32) / 255).logits[0], np.float64
+        )
         losses.append(np.log(np.exp(logits - logits[label]).sum()))
         ranks.append((logits > logits[label]).sum())
     return np.mean(losses), np.mean(np.array(ranks) < 1), np.mean(np.array(ranks) < 5), len(split)
@@ -55,7 +62,7 @@ def one_by_one(workdir, checkpoint="latest"):
 
 def test_numbers_of_training_evaluation_and_a_plain_loop_agree(finished):
     workdir, trained = finished
-    result = evaluate.evaluate(str(workdir))
+    result = evaluation.evaluate(str(workdir))
     loss, top1, top5, examples = one_by_one(workdir)
     assert (result["examples"], result["step"]) == (130, 60) == (examples, trained["step"])
     assert result["top1"] == pytest.approx(top1) and result["top5"] == pytest.approx(top5)
@@ -78,7 +85,7 @@ def test_every_example_counts_once_on_any_devices(finished, mapping, devices):
     _, variables = run.restore("latest")
     spread = Parallel(mapping, devices)
     preprocess = partial(step.normalize, mean=(0.0,), std=(1.0,))
-    result = evaluate.Evaluator(spread, run.model, preprocess, Data(eval_batch_size=64))(
+    result = evaluation.Evaluator(spread, run.model, preprocess, Data(eval_batch_size=64))(
         spread.replicate(variables), split
     )
     logits = run.model.apply(variables, split.images.astype(np.float32) / 255, train=False).logits
@@ -87,13 +94,17 @@ def test_every_example_counts_once_on_any_devices(finished, mapping, devices):
 
 
 def test_processes_share_an_evaluation_without_overlap():
-    split = Arrays(np.arange(103, dtype=np.uint8).reshape(-1, 1, 1, 1), np.zeros(103, np.int32), ("a",))
+    split = Arrays(
+        np.arange(103, dtype=np.uint8).reshape(-1, 1, 1, 1), np.zeros(103, np.int32), ("a",)
+    )
     for processes in (1, 2, 4):
         parts = [
             list(data.eval_batches(split, Data(eval_batch_size=16), process=p, processes=processes))
             for p in range(processes)
         ]
-        assert len({len(part) for part in parts}) == 1  # or the collectives of one would wait for ever
+        assert (
+            len({len(part) for part in parts}) == 1
+        )  # or the collectives of one would wait for ever
         seen = [batch["image"][batch["mask"]].ravel() for part in parts for batch in part]
         assert sorted(np.concatenate(seen)) == list(range(103))
 
@@ -102,15 +113,15 @@ def test_best_and_numbered_checkpoints(finished):
     workdir, _ = finished
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     tested = {row["step"]: row["top1"] for row in rows if row["split"] == "test"}
-    best = evaluate.evaluate(str(workdir), "best")
+    best = evaluation.evaluate(str(workdir), "best")
     assert best["top1"] == max(tested.values()) == tested[best["step"]]
-    assert evaluate.evaluate(str(workdir), "40")["top1"] == tested[40]
+    assert evaluation.evaluate(str(workdir), "40")["top1"] == tested[40]
     with pytest.raises(CheckpointError, match="has no checkpoint 41; there are"):
-        evaluate.evaluate(str(workdir), "41")
+        evaluation.evaluate(str(workdir), "41")
 
 
 def test_a_split_by_name(finished):
-    assert evaluate.evaluate(str(finished[0]), split_name="train")["examples"] == 480
+    assert evaluation.evaluate(str(finished[0]), split_name="train")["examples"] == 480
 
 
 def test_folders_that_are_no_run(tmp_path):
@@ -125,14 +136,16 @@ def test_other_class_names_are_an_error_with_the_differences(finished, npz, tmp_
     arrays = dict(np.load(npz))
     arrays["class_names"] = np.array([f"angle{k}" if k != 3 else "square" for k in range(12)])
     np.savez(other, **arrays)
-    (tmp_path / "config.json").write_text(json.dumps(config | {"data": config["data"] | {"source": f"npz:{other}"}}))
+    (tmp_path / "config.json").write_text(
+        json.dumps(config | {"data": config["data"] | {"source": f"npz:{other}"}})
+    )
     with pytest.raises(DataError, match="3: 'angle3' is now 'square'"):
         Run(str(tmp_path)).load_split()
 
 
 def test_report_is_one_page_with_the_numbers(finished):
     workdir, trained = finished
-    result = report.write_report(str(workdir))
+    result = pages.write_report(str(workdir))
     page = (workdir / "report.html").read_text()
     assert result["top1"] == pytest.approx(trained["top1"])
     assert f"{trained['top1']:.2%}" in page
@@ -156,12 +169,12 @@ def test_runs_are_compared_on_one_page(finished, npz, tmp_path):
     other = tmp_path / "other"
     main([f"--config={ROOT}/configs/lenet_mnist.py", f"--workdir={other}", f"--config.data.source=npz:{npz}",
           "--config.data.batch_size=32", "--config.epochs=0.2", "--config.optim.lr=0.3"])  # fmt: skip
-    result = report.main(["--compare", str(workdir), str(other), f"--out={tmp_path}/compare.html"])
+    result = report(["--compare", str(workdir), str(other), f"--out={tmp_path}/compare.html"])
     assert {"optim.lr", "epochs"} <= set(result["different"]) and "seed" not in result["different"]
     page = (tmp_path / "compare.html").read_text()
     assert f"{trained['top1']:.2%} at 60" in page and "<td>optim.lr</td>" in page
     with pytest.raises(UserError, match="two run folders or more"):
-        report.main(["--compare", str(workdir)])
+        report(["--compare", str(workdir)])
 
 
 def test_confusion_matrix_counts_pairs():

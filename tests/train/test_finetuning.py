@@ -29,14 +29,19 @@ def params(workdir):
 
 def test_a_new_head_is_fresh_and_the_rest_is_taken(tmp_path, trained, capsys):
     """Six classes instead of ten; everything but the head is frozen, so it has to be what the first run left."""
-    options = ["--config.data.source=synthetic:28x28x1/6", "--config.epochs=0.1", f"--config.init.weights={trained}"]
+    options = [
+        "--config.data.source=synthetic:28x28x1/6",
+        "--config.epochs=0.1",
+        f"--config.init.weights={trained}",
+    ]
     rules = "--config.optim.lr_scale=('^output/=1', '=0')"
     main([*FLAGS, *options, rules, f"--workdir={tmp_path / 'run'}"])
     assert f"starting from {trained}; fresh: output" in capsys.readouterr().err
     before, after = params(trained), params(tmp_path / "run")
     assert after["output"]["kernel"].shape == (84, 6)
     assert_trees_close(
-        {k: v for k, v in after.items() if k != "output"}, {k: v for k, v in before.items() if k != "output"}
+        {k: v for k, v in after.items() if k != "output"},
+        {k: v for k, v in before.items() if k != "output"},
     )
 
 
@@ -80,12 +85,25 @@ def test_a_file_of_published_weights(tmp_path, capsys):
     variables = model.init(jax.random.key(7), np.zeros((1, 28, 28, 1), np.float32), train=True)
     file = tmp_path / "lenet.safetensors"
     preprocessing = weights.Preprocessing(28, (127.5,), (127.5,), channels="L")
-    weights.save(file, weights.Pretrained(model, jax.device_get(variables), preprocessing, name="lenet5"))
+    weights.save(
+        file, weights.Pretrained(model, jax.device_get(variables), preprocessing, name="lenet5")
+    )
     frozen = "--config.optim.lr_scale=('=0',)"
-    main([*DIGITS, f"--config.init.weights={file}", "--config.epochs=0.1", frozen, f"--workdir={tmp_path / 'run'}"])
+    main(
+        [
+            *DIGITS,
+            f"--config.init.weights={file}",
+            "--config.epochs=0.1",
+            frozen,
+            f"--workdir={tmp_path / 'run'}",
+        ]
+    )
     assert_trees_close(params(tmp_path / "run"), jax.device_get(variables["params"]))
     said = capsys.readouterr().err
-    assert f"starting from {file}" in said and "were trained with data.mean=(0.5,); here it is (0.0,)" in said
+    assert (
+        f"starting from {file}" in said
+        and "were trained with data.mean=(0.5,); here it is (0.0,)" in said
+    )
 
 
 def test_a_missing_file(tmp_path):

@@ -49,10 +49,14 @@ def test_a_folder_that_cannot_be_made_is_a_failed_save(tmp_path, capsys):
 def test_a_folder_that_cannot_be_opened_is_a_failed_save(tmp_path, capsys, monkeypatch):
     (tmp_path / "checkpoints").mkdir()
     with Checkpoints(tmp_path / "checkpoints") as checkpoints, monkeypatch.context() as patch:
-        patch.setattr("orbax.checkpoint.CheckpointManager", Mock(side_effect=OSError(5, "Input/output error")))
+        patch.setattr(
+            "orbax.checkpoint.CheckpointManager", Mock(side_effect=OSError(5, "Input/output error"))
+        )
         checkpoints.save(1, {"x": np.zeros(3)}, {}, None)
         assert "checkpoint 1 could not be written" in capsys.readouterr().err
-        with pytest.raises(CheckpointError, match="checkpoints cannot be opened: Input/output error"):
+        with pytest.raises(
+            CheckpointError, match="checkpoints cannot be opened: Input/output error"
+        ):
             checkpoints.steps()
 
 
@@ -68,5 +72,9 @@ def test_rows_that_cannot_be_written_are_kept_and_not_torn(tmp_path, capsys):
         limit_files(resource.RLIM_INFINITY)
     assert [row["step"] for row in logs.read(tmp_path)] == [1]
     rows.write(3, "train", {"loss": 0.125})
-    assert [(row["step"], row["loss"]) for row in logs.read(tmp_path)] == [(1, 0.5), (2, 0.25), (3, 0.125)]
+    assert [(row["step"], row["loss"]) for row in logs.read(tmp_path)] == [
+        (1, 0.5),
+        (2, 0.25),
+        (3, 0.125),
+    ]
     assert "metrics.jsonl cannot be written" in capsys.readouterr().err

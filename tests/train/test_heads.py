@@ -26,7 +26,10 @@ def runs(tmp_path_factory):
     found = {}
     for heads, smoothing in [(True, 0.1), (True, 0.0), (False, 0.1)]:
         workdir = tmp_path_factory.mktemp("run") / "v1"
-        more = [f"--config.model.options.aux={str(heads).lower()}", f"--config.loss.label_smoothing={smoothing}"]
+        more = [
+            f"--config.model.options.aux={str(heads).lower()}",
+            f"--config.loss.label_smoothing={smoothing}",
+        ]
         main([*FLAGS, *more, f"--workdir={workdir}"])
         rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
         found[heads, smoothing] = workdir, rows
@@ -38,7 +41,9 @@ def test_losses_are_logged_separately_and_add_up(runs):
         for row in (row for row in rows if row["split"] == "train"):
             assert ("aux_loss" in row) == heads
             if heads:
-                assert row["loss"] == pytest.approx(0.7 * row["main_loss"] + 0.3 * row["aux_loss"], rel=1e-4)
+                assert row["loss"] == pytest.approx(
+                    0.7 * row["main_loss"] + 0.3 * row["aux_loss"], rel=1e-4
+                )
 
 
 def test_smoothing_changes_the_loss_of_training_only_in_what_it_is(runs):

@@ -11,7 +11,7 @@ import json, re, jax
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 from tests.train.test_accumulation import Plain, Small, batches, make
-from train.machine import all_reduces
+from train.benchmark.roofline import all_reduces
 
 found = {}
 for name, model, mapping in [("plain", Plain(), "pmap"), ("plain_shard_map", Plain(), "shard_map"),
@@ -19,7 +19,7 @@ for name, model, mapping in [("plain", Plain(), "pmap"), ("plain_shard_map", Pla
                              ("accumulated", Plain(), "shard_map"),
                              ("alone", Plain(), "pmap"), ("alone_shard_map", Plain(), "shard_map")]:
     alone = name.startswith("alone")
-    options = {"alone": True} if alone else {"accumulate": 2} if name == "accumulated" else {}
+    options = {"accumulate": 2} if name == "accumulated" else {}
     spread, state, step = make(model, mapping, 1 if alone else 8, **options)
     text = step.lower(state, spread.shard(next(batches(1))), jax.random.key(0)).compile().as_text()
     size = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
@@ -69,7 +69,9 @@ def test_synced_batchnorm_adds_two_small_ones_a_layer(found):
     assert min(step["bytes"]) <= 2 * channels * 4
 
 
-@pytest.mark.parametrize("name", ["plain", "plain_shard_map", "local", "synced", "accumulated", "alone"])
+@pytest.mark.parametrize(
+    "name", ["plain", "plain_shard_map", "local", "synced", "accumulated", "alone"]
+)
 def test_nothing_goes_to_the_host_and_the_state_is_donated(found, name):
     step = found[name]
     assert step["other"] == [] and step["calls"] == []

@@ -11,9 +11,13 @@ from train.errors import UserError
 
 def test_cosine_with_warm_up():
     schedule = optim.make_schedule("cosine", 0.4, steps=110, warmup=10)
-    np.testing.assert_allclose([schedule(t) for t in range(11)], 0.4 * np.arange(11) / 10, rtol=1e-6)
+    np.testing.assert_allclose(
+        [schedule(t) for t in range(11)], 0.4 * np.arange(11) / 10, rtol=1e-6
+    )
     for t in range(10, 111):
-        np.testing.assert_allclose(schedule(t), 0.2 * (1 + np.cos(np.pi * (t - 10) / 100)), atol=1e-7)
+        np.testing.assert_allclose(
+            schedule(t), 0.2 * (1 + np.cos(np.pi * (t - 10) / 100)), atol=1e-7
+        )
 
 
 def test_steps_count_from_the_start_of_the_run():
@@ -39,10 +43,14 @@ def test_sgd_for_fifty_steps(nesterov):
     opt_state = tx.init(ours)
     velocity = {name: np.zeros_like(p) for name, p in params.items()}
     for t, gradient in enumerate(gradients):
-        updates, opt_state = tx.update({n: jnp.array(g, jnp.float32) for n, g in gradient.items()}, opt_state, ours)
+        updates, opt_state = tx.update(
+            {n: jnp.array(g, jnp.float32) for n, g in gradient.items()}, opt_state, ours
+        )
         ours = optax.apply_updates(ours, updates)
         for name in params:
-            g = gradient[name] + (0.01 * params[name] if name == "kernel" else 0)  # decay spares the bias
+            g = gradient[name] + (
+                0.01 * params[name] if name == "kernel" else 0
+            )  # decay spares the bias
             velocity[name] = 0.9 * velocity[name] + g
             params[name] = params[name] - float(schedule(t)) * (
                 g + 0.9 * velocity[name] if nesterov else velocity[name]

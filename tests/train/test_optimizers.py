@@ -11,7 +11,10 @@ from train.errors import UserError
 
 STEPS = 50
 RANDOM = np.random.RandomState(0)
-PARAMS = {"conv1": {"kernel": RANDOM.randn(3, 4), "bias": RANDOM.randn(4)}, "bn": {"bias": RANDOM.randn(4)}}
+PARAMS = {
+    "conv1": {"kernel": RANDOM.randn(3, 4), "bias": RANDOM.randn(4)},
+    "bn": {"bias": RANDOM.randn(4)},
+}
 GRADIENTS = [jax.tree.map(lambda p: RANDOM.randn(*p.shape), PARAMS) for _ in range(STEPS)]
 SCHEDULE = optim.make_schedule("cosine", 0.1, steps=STEPS, warmup=5)
 
@@ -51,7 +54,9 @@ def reference(update, gradients=GRADIENTS):
 
 def close(actual, expected, rtol=2e-6):
     # Relative to the size of the parameters, which the steps of float32 are too.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol), actual, expected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol), actual, expected
+    )
 
 
 def is_kernel(name):
@@ -67,7 +72,10 @@ def test_sgd(lr_inside, nesterov):
         v = memory["v"] = 0.9 * memory.get("v", 0) + g
         return p - (1 if lr_inside else rate) * (g + 0.9 * v if nesterov else v)
 
-    close(run(name="sgd", lr_inside=lr_inside, nesterov=nesterov, weight_decay=0.01), reference(update))
+    close(
+        run(name="sgd", lr_inside=lr_inside, nesterov=nesterov, weight_decay=0.01),
+        reference(update),
+    )
 
 
 @pytest.mark.parametrize("epsilon", [1.0, 1e-3])
@@ -88,7 +96,9 @@ def test_rmsprop_is_tensorflow_s():
 
     def update(memory, name, t, rate, p, g):
         if not memory:
-            memory.update(var=tf.Variable(np.float32(p)), ms=tf.Variable(np.ones_like(p, np.float32)))
+            memory.update(
+                var=tf.Variable(np.float32(p)), ms=tf.Variable(np.ones_like(p, np.float32))
+            )
             memory["mom"] = tf.Variable(np.zeros_like(p, np.float32))
         tf.raw_ops.ResourceApplyRMSProp(
             var=memory["var"].handle, ms=memory["ms"].handle, mom=memory["mom"].handle,
@@ -135,10 +145,14 @@ def test_lars():
 
 
 def test_clipping_bounds_the_norm_of_all_gradients_together():
-    norms = [np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(gradient))) for gradient in GRADIENTS]
+    norms = [
+        np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(gradient))) for gradient in GRADIENTS
+    ]
     assert min(norms) < 4.5 < max(norms)  # both cases occur
     factors = [min(1, 4.5 / norm) for norm in norms]
-    clipped = [jax.tree.map(lambda g, by=by: g * by, gradient) for gradient, by in zip(GRADIENTS, factors)]
+    clipped = [
+        jax.tree.map(lambda g, by=by: g * by, gradient) for gradient, by in zip(GRADIENTS, factors)
+    ]
 
     def update(memory, name, t, rate, p, g):
         v = memory["v"] = 0.9 * memory.get("v", 0) + g
@@ -167,7 +181,10 @@ def test_rates_by_parameter_and_frozen_ones():
     [
         (("bias",), "takes rules such as 'bias$=2', got 'bias'"),
         (("(=1",), "takes rules such as"),
-        (("bias$=2", "fc9=1"), "no parameter is left for optim.lr_scale='fc9'; there are bn/bias, conv1/bias"),
+        (
+            ("bias$=2", "fc9=1"),
+            "no parameter is left for optim.lr_scale='fc9'; there are bn/bias, conv1/bias",
+        ),
     ],
 )
 def test_rules_that_fit_nothing(rules, sentence):
@@ -193,9 +210,17 @@ T = np.arange(STEPS)
     [
         ("exponential", dict(decay_every=7, decay_rate=0.94), 0.1 * 0.94 ** (T / 7)),
         ("step", dict(decay_every=7, decay_rate=0.94), 0.1 * 0.94 ** (T // 7)),
-        ("step", dict(decay_every=10, decay_rate=0.1, floor=0.01), 0.1 * np.maximum(0.01, 0.1 ** (T // 10))),
+        (
+            "step",
+            dict(decay_every=10, decay_rate=0.1, floor=0.01),
+            0.1 * np.maximum(0.01, 0.1 ** (T // 10)),
+        ),
         ("polynomial", dict(power=0.5), 0.1 * (1 - T / STEPS) ** 0.5),
-        ("piecewise", dict(boundaries=(10, 30), factors=(0.4, 0.2)), 0.1 * np.select([T < 10, T < 30], [1, 0.4], 0.2)),
+        (
+            "piecewise",
+            dict(boundaries=(10, 30), factors=(0.4, 0.2)),
+            0.1 * np.select([T < 10, T < 30], [1, 0.4], 0.2),
+        ),
         ("cosine", {}, 0.05 * (1 + np.cos(np.pi * T / STEPS))),
         ("plateau", {}, np.full(STEPS, 0.1)),
     ],
@@ -219,11 +244,23 @@ def test_piecewise_needs_pairs():
 
 def test_a_plateau_reduces_the_rate_of_what_comes_next():
     plateau = optim.Plateau(factor=0.1, patience=2, floor=0.01)
-    tx = optim.make_optimizer("sgd", optax.constant_schedule(1.0), momentum=0.0, plateau=plateau.scale)
+    tx = optim.make_optimizer(
+        "sgd", optax.constant_schedule(1.0), momentum=0.0, plateau=plateau.scale
+    )
     params = {"kernel": jnp.ones((2, 2))}
     state = tx.init(params)
     rates = []
-    for top1 in (0.5, 0.6, 0.6, 0.55, 0.61, 0.6, 0.6, 0.6, 0.6):  # reduced behind the 4th, the 7th and never below 0.01
+    for top1 in (
+        0.5,
+        0.6,
+        0.6,
+        0.55,
+        0.61,
+        0.6,
+        0.6,
+        0.6,
+        0.6,
+    ):  # reduced behind the 4th, the 7th and never below 0.01
         state = plateau.observe(state, top1)
         updates, state = tx.update(params, state, params)
         rates.append(-float(updates["kernel"][0, 0]))

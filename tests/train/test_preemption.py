@@ -15,7 +15,11 @@ from train.__main__ import main
 from train.errors import CheckpointError, DataError, DivergedError, Preempted, UserError
 from train.loop import Training
 
-SHORT = [*OPTIONS, "--config.epochs=1", "--config.parallel.devices=1"]  # 32 steps, saved every 7, evaluated every 17
+SHORT = [
+    *OPTIONS,
+    "--config.epochs=1",
+    "--config.parallel.devices=1",
+]  # 32 steps, saved every 7, evaluated every 17
 
 
 def go(workdir, *more, options=SHORT):
@@ -31,7 +35,7 @@ def whole(tmp_path_factory):
 
 def at_step(monkeypatch, number, action):
     """Does something once, right before the training loop looks for signals behind a step."""
-    from train.interrupt import Interrupt
+    from train.runtime.signals import Interrupt
 
     requested, done = Interrupt.requested, []
 
@@ -48,7 +52,9 @@ def at_step(monkeypatch, number, action):
 def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, monkeypatch, whole, number, capfd):
     before = signal.getsignal(number)
     at_step(monkeypatch, 19, lambda: os.kill(os.getpid(), number))
-    with pytest.raises(Preempted, match="ended by a signal behind step 19 of 32, and saved") as caught:
+    with pytest.raises(
+        Preempted, match="ended by a signal behind step 19 of 32, and saved"
+    ) as caught:
         go(tmp_path / "run")
     assert caught.value.exit_code == 75 and signal.getsignal(number) == before
     assert (tmp_path / "run/checkpoints/19").is_dir()
@@ -80,7 +86,9 @@ def test_failed_saves_are_warnings_and_leave_what_is_there(tmp_path, monkeypatch
         limit_files(resource.RLIM_INFINITY)
     said = capsys.readouterr().err
     assert (
-        "warning: checkpoint 14 could not be written" in said and "training goes on" in said and "Traceback" not in said
+        "warning: checkpoint 14 could not be written" in said
+        and "training goes on" in said
+        and "Traceback" not in said
     )
     assert seen == [7] and result["step"] == 32
     assert not list((tmp_path / "run/checkpoints").glob("*tmp*"))
@@ -91,7 +99,9 @@ def test_failed_saves_are_warnings_and_leave_what_is_there(tmp_path, monkeypatch
 def test_an_end_that_cannot_be_saved_is_an_error(tmp_path, monkeypatch):
     try:
         at_step(monkeypatch, 30, lambda: limit_files(2000))
-        with pytest.raises(CheckpointError, match="step 32 is done, but could not be saved") as caught:
+        with pytest.raises(
+            CheckpointError, match="step 32 is done, but could not be saved"
+        ) as caught:
             go(tmp_path / "run")
     finally:
         limit_files(resource.RLIM_INFINITY)
@@ -106,7 +116,9 @@ def test_a_foreign_checkpoint_is_refused_by_name(tmp_path, whole):
     config = json.loads((other / "config.json").read_text())
     config["model"]["num_classes"] = 0
     (other / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="checkpoints/32 is of another network: output/bias is") as caught:
+    with pytest.raises(
+        CheckpointError, match="checkpoints/32 is of another network: output/bias is"
+    ) as caught:
         go(other)
     assert "(12,) there and (10,) here" in str(caught.value) and caught.value.exit_code == 4
     assert (other / "checkpoints/32").is_dir()
@@ -116,7 +128,13 @@ def test_a_changed_config_is_shown_and_harmless_keys_pass(tmp_path, whole):
     with pytest.raises(UserError, match=r"optim\.momentum: 0\.9 -> 0\.8; seed: 0 -> 1"):
         go(whole, "--config.optim.momentum=0.8", "--config.seed=1")
     assert (
-        go(whole, "--config.checkpoint.every=3", "--config.rollbacks=9", "--config.log.tensorboard=true")["step"] == 32
+        go(
+            whole,
+            "--config.checkpoint.every=3",
+            "--config.rollbacks=9",
+            "--config.log.tensorboard=true",
+        )["step"]
+        == 32
     )
 
 
@@ -134,7 +152,11 @@ def test_the_best_so_far_survives_resume(tmp_path, monkeypatch):
 def test_the_best_is_saved_where_no_checkpoint_is_due(tmp_path, monkeypatch):
     """Evaluations at 8, 16, 24 and 32, checkpoints at 30 only; an interruption forgets nothing."""
     monkeypatch.setattr(Training, "evaluate", made_up({8: 0.3, 16: 0.9, 24: 0.5, 32: 0.4}))
-    every = ["--config.checkpoint.every=30", "--config.checkpoint.keep=1", "--config.log.eval_every=8"]
+    every = [
+        "--config.checkpoint.every=30",
+        "--config.checkpoint.keep=1",
+        "--config.log.eval_every=8",
+    ]
     at_step(monkeypatch, 20, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Preempted):
         go(tmp_path / "run", *every)
@@ -188,10 +210,15 @@ def test_nothing_but_skipped_updates_is_diverged(tmp_path, monkeypatch):
 def test_rollback_goes_back_and_on_in_another_order(tmp_path, monkeypatch, whole, capfd):
     poison(monkeypatch, {(0, 13)})
     go(tmp_path / "run", "--config.on_nan=rollback")
-    assert "the loss of step 13 is nan" in (said := capfd.readouterr().err) and "going on at step 7 of 32" in said
+    assert (
+        "the loss of step 13 is nan" in (said := capfd.readouterr().err)
+        and "going on at step 7 of 32" in said
+    )
     rows, undisturbed = numbers(tmp_path / "run"), numbers(whole)
     assert [row["step"] for row in rows] == [row["step"] for row in undisturbed]
-    assert rows[0] == undisturbed[0] and rows[1] != undisturbed[1]  # step 5, and step 10 behind checkpoint 7
+    assert (
+        rows[0] == undisturbed[0] and rows[1] != undisturbed[1]
+    )  # step 5, and step 10 behind checkpoint 7
 
     # What comes later remembers the order.
     at_step(monkeypatch, 20, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -244,23 +271,33 @@ def test_out_of_memory_says_what_to_lower(tmp_path, monkeypatch):
     with pytest.raises(UserError) as caught:
         go(tmp_path / "run")
     sentence = str(caught.value)
-    assert sentence.startswith("out of memory with lenet5 and 64 images at once on each of 1 device(s)")
-    assert "parallel.accumulate=2" in sentence and "model.dtype=bfloat16" in sentence and "remat" not in sentence
+    assert sentence.startswith(
+        "out of memory with lenet5 and 64 images at once on each of 1 device(s)"
+    )
+    assert (
+        "parallel.accumulate=2" in sentence
+        and "model.dtype=bfloat16" in sentence
+        and "remat" not in sentence
+    )
 
 
 def test_out_of_memory_in_evaluation_names_its_batch(tmp_path, monkeypatch):
-    from train.evaluate import Evaluator
+    from train.evaluator import Evaluator
 
     def fail(self, *_):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes")
 
     monkeypatch.setattr(Evaluator, "__call__", fail)
-    with pytest.raises(UserError, match=r"out of memory in evaluation; try less than data\.eval_batch_size=128"):
+    with pytest.raises(
+        UserError, match=r"out of memory in evaluation; try less than data\.eval_batch_size=128"
+    ):
         go(tmp_path / "run")
 
 
 def test_dry_run(capsys, tmp_path):
-    result = main([f"--config={ROOT}/configs/lenet_mnist.py", f"--workdir={tmp_path / 'run'}", "--dry_run"])
+    result = main(
+        [f"--config={ROOT}/configs/lenet_mnist.py", f"--workdir={tmp_path / 'run'}", "--dry_run"]
+    )
     said = capsys.readouterr().err
     assert result["parameters"] == 61706 and result["multiply_adds"] == 416520
     assert result["device_bytes"] > result["state_bytes"] > 2 * 4 * 61706

@@ -18,7 +18,9 @@ from train import parallel
 from train.__main__ import main
 from train.errors import UserError
 
-LAUNCHER_VARIABLES = {name for pair in parallel.LAUNCHERS.values() for name in pair} | {"JAX_COORDINATOR_ADDRESS"}
+LAUNCHER_VARIABLES = {name for pair in parallel.LAUNCHERS.values() for name in pair} | {
+    "JAX_COORDINATOR_ADDRESS"
+}
 
 
 def free_port():
@@ -111,7 +113,11 @@ def test_two_processes_of_different_configs_do_not_train(tmp_path):
 def test_two_processes_start_from_a_run_folder(tmp_path):
     """Each reads it to a device of its own."""
     main([*OPTIONS, "--config.epochs=0.2", f"--workdir={tmp_path / 'first'}"])
-    more = ["--config.epochs=0.1", f"--config.init.weights={tmp_path / 'first'}", f"--workdir={tmp_path / 'run'}"]
+    more = [
+        "--config.epochs=0.1",
+        f"--config.init.weights={tmp_path / 'first'}",
+        f"--workdir={tmp_path / 'run'}",
+    ]
     codes, errors = finish(start_two("-m", "train", *OPTIONS, *more))
     assert codes == [0, 0] and f"starting from {tmp_path / 'first'}" in errors[0], errors
 
@@ -138,13 +144,21 @@ def test_when_one_dies_the_other_ends_with_a_sentence(tmp_path, victim):
         ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, ("", 1, 0)),
         ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "1"}, ("Open MPI", 4, 1)),
         ({"PMI_SIZE": "2", "PMI_RANK": "1"}, ("MPI", 2, 1)),
-        ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1", "PMI_SIZE": "9", "PMI_RANK": "0"}, ("JAX", 2, 1)),
+        (
+            {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1", "PMI_SIZE": "9", "PMI_RANK": "0"},
+            ("JAX", 2, 1),
+        ),
         ({"TPU_WORKER_HOSTNAMES": "a,b,c,d", "TPU_WORKER_ID": "2"}, ("TPU", 4, 2)),
         ({"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}, ("", 1, 0)),
     ],
 )
 def test_launchers(monkeypatch, environment, expected):
-    for name in (*LAUNCHER_VARIABLES, "TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES", "TPU_WORKER_ID"):
+    for name in (
+        *LAUNCHER_VARIABLES,
+        "TPU_WORKER_HOSTNAMES",
+        "TPU_PROCESS_ADDRESSES",
+        "TPU_WORKER_ID",
+    ):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

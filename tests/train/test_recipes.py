@@ -62,7 +62,11 @@ def on_synthetic(config: Config, **data) -> Task:
         epochs=1,
         optim=dataclasses.replace(config.optim, warmup=min(config.optim.warmup, 0.5)),
         data=dataclasses.replace(
-            config.data, source=f"synthetic:28x28x{channels}/10", train_split="train", eval_split="test", **data
+            config.data,
+            source=f"synthetic:28x28x{channels}/10",
+            train_split="train",
+            eval_split="test",
+            **data,
         ),
         parallel=dataclasses.replace(config.parallel, mapping="shard_map", devices=1),
     )
@@ -72,7 +76,11 @@ def on_synthetic(config: Config, **data) -> Task:
 def abstract_batch(task, size):
     channels = 1 if task.config.model.name.startswith("lenet") else 3
     n = task.config.data.batch_size
-    shapes = {"image": ((n, size, size, channels), np.uint8), "label": ((n,), np.int32), "mask": ((n,), bool)}
+    shapes = {
+        "image": ((n, size, size, channels), np.uint8),
+        "label": ((n,), np.int32),
+        "mask": ((n,), bool),
+    }
     if affine.wanted(task.config.data.augment):
         shapes["affine"] = ((n, 6), np.float32)
     return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
@@ -92,7 +100,8 @@ def test_a_recipe_builds_and_its_step_is_traced_at_full_size(name, variant):
     state, metrics = task.step.eval_shape(task.abstract_state, abstract_batch(task, size), task.key)
     assert jax.tree.structure(state) == jax.tree.structure(task.abstract_state)
     assert all(
-        a.shape == b.shape and a.dtype == b.dtype for a, b in zip(*map(jax.tree.leaves, (state, task.abstract_state)))
+        a.shape == b.shape and a.dtype == b.dtype
+        for a, b in zip(*map(jax.tree.leaves, (state, task.abstract_state)))
     )
     assert {"loss", "top1", "grad_norm"} <= set(metrics)
     rates = np.array([task.schedule(t) for t in range(0, task.steps, max(1, task.steps // 20))])
@@ -114,7 +123,9 @@ def step_once(name, variant, size, options):
     task = on_synthetic(config, size=0 if size == 28 else size, batch_size=4)
     batch = next(task.batches(0))
     assert batch["image"].shape[1:3] == (size, size)
-    compiled = task.step.lower(task.abstract_state, task.spread.shard(batch), task.key).compile(compiler_options=HASTY)
+    compiled = task.step.lower(task.abstract_state, task.spread.shard(batch), task.key).compile(
+        compiler_options=HASTY
+    )
     before = task.fresh_state()
     kept = jax.device_get(before.params)
     state, metrics = jax.device_get(compiled(before, task.spread.shard(batch), task.key))
@@ -130,7 +141,9 @@ def step_once(name, variant, size, options):
 def test_a_real_step_at_a_reduced_size(name, variant, size, options):
     metrics = step_once(name, variant, size, options)
     if name == "inception_v1":
-        np.testing.assert_allclose(metrics["loss"], 0.7 * metrics["main_loss"] + 0.3 * metrics["aux_loss"], rtol=1e-5)
+        np.testing.assert_allclose(
+            metrics["loss"], 0.7 * metrics["main_loss"] + 0.3 * metrics["aux_loss"], rtol=1e-5
+        )
 
 
 @pytest.mark.slow
@@ -142,9 +155,23 @@ def test_a_real_step_of_a_large_network(name, variant, size, options):
 def test_recipes_differ_in_what_the_papers_do():
     """The values that make a recipe the paper's, once more, so that no change of a default takes them away."""
     alexnet, v3, tpu = load("alexnet"), load("inception_v3"), load("inception_v3", "tpu")
-    assert (alexnet.optim.schedule, alexnet.optim.lr_inside, alexnet.optim.lr_scale) == ("plateau", True, ("bias$=2",))
-    for config in (v3, tpu, load("inception_v4"), load("inception_resnet_v1"), load("inception_resnet_v2")):
-        assert (config.optim.name, config.optim.epsilon, config.optim.decay) == ("rmsprop", 1.0, 0.9)
+    assert (alexnet.optim.schedule, alexnet.optim.lr_inside, alexnet.optim.lr_scale) == (
+        "plateau",
+        True,
+        ("bias$=2",),
+    )
+    for config in (
+        v3,
+        tpu,
+        load("inception_v4"),
+        load("inception_resnet_v1"),
+        load("inception_resnet_v2"),
+    ):
+        assert (config.optim.name, config.optim.epsilon, config.optim.decay) == (
+            "rmsprop",
+            1.0,
+            0.9,
+        )
         assert config.optim.ema and config.optim.decay_rate == 0.94
     assert v3.optim.clip == 2.0 and v3.loss.label_smoothing == 0.1 and v3.loss.aux_weight == 0.4
     assert tpu.optim.lr * tpu.data.batch_size / tpu.optim.lr_per == pytest.approx(0.66)
@@ -155,7 +182,9 @@ def test_recipes_differ_in_what_the_papers_do():
 def test_the_modern_recipe_takes_every_model(name):
     config = load("modern_imagenet", name)
     assert config.model.name == name and config.data.size == get_spec(name).input_size[0]
-    assert config.optim.name == ("sgd" if "bn_momentum" in config_fields(name) and normalised(name) else "adamw")
+    assert config.optim.name == (
+        "sgd" if "bn_momentum" in config_fields(name) and normalised(name) else "adamw"
+    )
 
 
 def config_fields(name):

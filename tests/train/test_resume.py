@@ -36,7 +36,12 @@ def start(workdir):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     arguments = [sys.executable, "-m", "train", *OPTIONS, f"--workdir={workdir}"]
     return subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=ROOT,
     )
 
 
@@ -60,7 +65,10 @@ def kill_behind(process, workdir, step):
 def numbers(workdir):
     """Every logged number but those of the clock."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in ("images_per_second", "data_wait")} for row in rows]
+    return [
+        {k: v for k, v in row.items() if k not in ("images_per_second", "data_wait")}
+        for row in rows
+    ]
 
 
 def final_state(workdir):
@@ -68,7 +76,9 @@ def final_state(workdir):
     import orbax.checkpoint as ocp
 
     steps = sorted(int(p.name) for p in (workdir / "checkpoints").iterdir())
-    return steps[-1], ocp.StandardCheckpointer().restore((workdir / "checkpoints" / str(steps[-1]) / "state").resolve())
+    return steps[-1], ocp.StandardCheckpointer().restore(
+        (workdir / "checkpoints" / str(steps[-1]) / "state").resolve()
+    )
 
 
 def test_kill_9_and_resume_is_bit_identical(tmp_path):
@@ -87,7 +97,9 @@ def test_kill_9_and_resume_is_bit_identical(tmp_path):
 
     assert numbers(killed) == numbers(whole)
     keys = [(row["step"], row["split"]) for row in numbers(killed)]
-    assert keys == sorted(keys, key=lambda key: (key[0], key[1] != "train")) and len(keys) == len(set(keys))
+    assert keys == sorted(keys, key=lambda key: (key[0], key[1] != "train")) and len(keys) == len(
+        set(keys)
+    )
     (step, state), (expected_step, expected) = final_state(killed), final_state(whole)
     assert step == expected_step == 96
     assert_trees_close(state, expected)
@@ -123,7 +135,11 @@ def test_a_damaged_newest_checkpoint_is_passed_over(finished, tmp_path, capsys):
     damage(workdir / "checkpoints" / "32")
     result = main([*OPTIONS, f"--workdir={workdir}", "--config.epochs=1"])
     said = capsys.readouterr().err
-    assert "warning" in said and "checkpoints/32 cannot be restored" in said and "going on at step 28 of 32" in said
+    assert (
+        "warning" in said
+        and "checkpoints/32 cannot be restored" in said
+        and "going on at step 28 of 32" in said
+    )
     assert result["step"] == 32
     assert numbers(workdir) == numbers(finished)
     assert_trees_close(final_state(workdir), final_state(finished))
@@ -165,7 +181,10 @@ def test_what_is_saved_is_what_stood_there_when_it_was_asked_for(tmp_path):
             checkpoints.save(step, state, meta, None)
             meta["window"]["steps"] += 100
         checkpoints.wait()
-        assert [checkpoints.restore(step, on_one_device(state))[1]["window"]["steps"] for step in range(1, 6)] == [
+        assert [
+            checkpoints.restore(step, on_one_device(state))[1]["window"]["steps"]
+            for step in range(1, 6)
+        ] == [
             1,
             2,
             3,

@@ -11,7 +11,8 @@ import optax
 import pytest
 
 from cnnjax import Outputs, create_model
-from cnnjax.layers import ConvBN, global_avg_pool
+from cnnjax.models.layers import ConvBN
+from cnnjax.ops.pooling import global_avg_pool
 from tests.helpers import assert_trees_close
 from train import losses, state, step
 from train.config import Augment, Loss
@@ -29,7 +30,9 @@ class Small(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train=False):
-        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, axis_name=self.bn_axis)
+        norm = partial(
+            nn.BatchNorm, use_running_average=not train, momentum=0.9, axis_name=self.bn_axis
+        )
         x = ConvBN(8, (3, 3), norm, name="conv1")(x)
         aux = (nn.Dense(self.num_classes, name="aux")(global_avg_pool(x)),) if train else ()
         x = ConvBN(8, (3, 3), norm, strides=2, name="conv2")(x)
@@ -45,7 +48,9 @@ def run(model, mapping, devices, steps=20, shape=(8, 8, 1), batch=16, distorted=
     preprocess = partial(step.normalize, mean=(0.5,), std=(0.5,))
     create = jax.jit(partial(state.create_state, model, tx, image_shape=shape, ema=True))
     current = spread.replicate(create(jax.random.key(0)))
-    share = partial(step.train_step, model=model, tx=tx, loss_fn=loss_fn, preprocess=preprocess, ema=0.9)
+    share = partial(
+        step.train_step, model=model, tx=tx, loss_fn=loss_fn, preprocess=preprocess, ema=0.9
+    )
     mapped = spread.map(share, split=(False, True, False), donate=True)
     random = np.random.RandomState(0)
     for number in range(steps):
@@ -90,10 +95,12 @@ def test_distortion_is_done_before_all_else(reference):
         "label": np.arange(16, dtype=np.int32) % 10,
     }
     transforms = affine.draw(Augment(rotate=20, shift=3), 0, np.arange(16), *shape[:2])
-    distorted = batch | {"image": np.asarray(warp(jnp.asarray(batch["image"]), jnp.asarray(transforms)))}
+    distorted = batch | {
+        "image": np.asarray(warp(jnp.asarray(batch["image"]), jnp.asarray(transforms)))
+    }
     tx, loss_fn = optax.sgd(0.1), partial(losses.objective, **dataclasses.asdict(Loss()))
     before = state.create_state(model, tx, jax.random.key(0), image_shape=shape)
-    share = partial(step.train_step, model=model, tx=tx, loss_fn=loss_fn, alone=True)
+    share = partial(step.train_step, model=model, tx=tx, loss_fn=loss_fn)
     share = partial(share, preprocess=partial(step.normalize, mean=(0.5,), std=(0.5,)))
 
     def after(batch, parts):
@@ -109,7 +116,8 @@ def test_distortion_is_done_before_all_else(reference):
 def test_statistics_of_each_device_differ_from_the_synced_ones(reference):
     local, _ = run(Small(bn_axis=None), "pmap", 4)
     distance = jnp.abs(
-        local.params["conv2"]["conv"]["kernel"] - reference["small"][0].params["conv2"]["conv"]["kernel"]
+        local.params["conv2"]["conv"]["kernel"]
+        - reference["small"][0].params["conv2"]["conv"]["kernel"]
     ).max()
     assert distance > 1e-4
 
@@ -125,7 +133,9 @@ def test_moving_average_covers_statistics(reference):
     final, _ = reference["small"]
     assert set(final.ema) == {"params", "batch_stats"}
     assert final.variables is final.ema
-    change = jax.tree.map(lambda a, b: np.abs(a - b).max(), final.ema["batch_stats"], final.batch_stats)
+    change = jax.tree.map(
+        lambda a, b: np.abs(a - b).max(), final.ema["batch_stats"], final.batch_stats
+    )
     assert min(jax.tree.leaves(change)) > 0
 
 
@@ -153,5 +163,7 @@ def test_one_step_is_plain_gradient_descent():
 def test_a_batch_that_does_not_divide_is_refused():
     from train.errors import UserError
 
-    with pytest.raises(UserError, match=r"data\.batch_size=6 must be a positive multiple of the 4 device"):
+    with pytest.raises(
+        UserError, match=r"data\.batch_size=6 must be a positive multiple of the 4 device"
+    ):
         Parallel("pmap", 4).check("data.batch_size", 6)

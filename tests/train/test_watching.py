@@ -29,7 +29,9 @@ def test_lines_trace_and_trackers(tmp_path, monkeypatch, capsys):
     )
     started = {}
     monkeypatch.setitem(
-        sys.modules, "wandb", types.SimpleNamespace(init=lambda **options: started.update(options) or run)
+        sys.modules,
+        "wandb",
+        types.SimpleNamespace(init=lambda **options: started.update(options) or run),
     )
     workdir = tmp_path / "run"
     main(
@@ -43,18 +45,35 @@ def test_lines_trace_and_trackers(tmp_path, monkeypatch, capsys):
     )
     said = capsys.readouterr().err
     assert (
-        "compiling lenet5 for 1 device(s)" in said and "compiled, first step done, in " in said and "left 0:0" in said
+        "compiling lenet5 for 1 device(s)" in said
+        and "compiled, first step done, in " in said
+        and "left 0:0" in said
     )
     assert "trace of steps 3 to 5" in said and list((workdir / "profile").rglob("*.xplane.pb"))
     row = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[0])
-    assert {"step", "epoch", "loss", "top1", "lr", "grad_norm", "images_per_second", "data_wait"} <= set(row)
+    assert {
+        "step",
+        "epoch",
+        "loss",
+        "top1",
+        "lr",
+        "grad_norm",
+        "images_per_second",
+        "data_wait",
+    } <= set(row)
     assert row["step"] == 4 and row["epoch"] == pytest.approx(0.25)
     assert list((workdir / "tensorboard").glob("events*"))
-    assert started["project"] == "project" and started["id"].startswith("run-") and started["config"]["optim"]["lr"]
+    assert (
+        started["project"] == "project"
+        and started["id"].startswith("run-")
+        and started["config"]["optim"]["lr"]
+    )
     assert told[0][0] == 4 and told[0][1]["train/loss"] == row["loss"] and told[-1] == "finished"
 
 
-@pytest.mark.parametrize(("key", "package"), [("wandb=project", "wandb"), ("tensorboard=true", "tensorboardX")])
+@pytest.mark.parametrize(
+    ("key", "package"), [("wandb=project", "wandb"), ("tensorboard=true", "tensorboardX")]
+)
 def test_a_tracker_that_is_not_installed(tmp_path, monkeypatch, key, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=f"needs the package {package}"):
@@ -64,7 +83,11 @@ def test_a_tracker_that_is_not_installed(tmp_path, monkeypatch, key, package):
 def test_a_trace_that_a_run_does_not_come_to_the_end_of(tmp_path, capsys):
     """Asked for beyond the last step; then of none of the steps that a resumed run has, and of the last ones of it."""
     workdir, every = tmp_path / "run", "--config.checkpoint.every=7"
-    for steps, said in [("(7, 99)", "trace of steps 7 to 8"), ("(3, 5)", ""), ("(3, 8)", "trace of steps 8 to 8")]:
+    for steps, said in [
+        ("(7, 99)", "trace of steps 7 to 8"),
+        ("(3, 5)", ""),
+        ("(3, 8)", "trace of steps 8 to 8"),
+    ]:
         main([*FLAGS, every, f"--config.log.profile={steps}", f"--workdir={workdir}"])
         told = capsys.readouterr().err
         assert said in told if said else "trace of" not in told
@@ -114,7 +137,9 @@ def test_a_first_step_has_no_speed(tmp_path):
     """It compiled: an image rate of nothing would be a lie."""
     main([*FLAGS, "--config.log.every=1", f"--workdir={tmp_path / 'run'}"])
     rows = [row for row in logs.read(tmp_path / "run") if row["split"] == "train"]
-    assert "images_per_second" not in rows[0] and all(row["images_per_second"] > 0 for row in rows[1:])
+    assert "images_per_second" not in rows[0] and all(
+        row["images_per_second"] > 0 for row in rows[1:]
+    )
 
 
 def test_rows_that_are_no_rows(tmp_path):
@@ -127,11 +152,26 @@ def test_one_compilation_a_run(tmp_path):
     """Behind the first step nothing large is compiled but the evaluation: the step's inputs never change their kind."""
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
-        lambda name, seconds, **of: compiled.append(of.get("fun_name", "")) if "backend_compile" in name else None
+        lambda name, seconds, **of: (
+            compiled.append(of.get("fun_name", "")) if "backend_compile" in name else None
+        )
     )
     for mapping in ("pmap", "shard_map"):
         compiled.clear()
-        options = ["--config.optim.schedule=plateau", "--config.log.eval_every=3", "--config.checkpoint.every=2"]
-        main([*FLAGS, *options, f"--config.parallel.mapping={mapping}", f"--workdir={tmp_path / mapping}"])
-        large = [name for name in compiled if "_fun" in name or "step" in name]  # pmap calls it _fun
+        options = [
+            "--config.optim.schedule=plateau",
+            "--config.log.eval_every=3",
+            "--config.checkpoint.every=2",
+        ]
+        main(
+            [
+                *FLAGS,
+                *options,
+                f"--config.parallel.mapping={mapping}",
+                f"--workdir={tmp_path / mapping}",
+            ]
+        )
+        large = [
+            name for name in compiled if "_fun" in name or "step" in name
+        ]  # pmap calls it _fun
         assert len(large) == 2, compiled  # the step, and the evaluation

@@ -13,20 +13,28 @@ from cnnjax.weights.layout import leaves, rename
 @functools.cache
 def shapes(model, **options):
     """The leaves of a model's variables by path."""
-    tree = abstract_variables(create_model(model, **options), get_spec(model).input_size, train=True)
+    tree = abstract_variables(
+        create_model(model, **options), get_spec(model).input_size, train=True
+    )
     return {path: leaf.shape for path, leaf in leaves(tree)}
 
 
 def variables(model, **options):
     rng = np.random.default_rng(0)
-    return {path: rng.normal(size=shape).astype(np.float32) for path, shape in shapes(model, **options).items()}
+    return {
+        path: rng.normal(size=shape).astype(np.float32)
+        for path, shape in shapes(model, **options).items()
+    }
 
 
 def torchvision_tensors(model, values):
     """What torchvision's `state_dict` of these values is. Its names and axes are proven in tests/parity, not here."""
     rules = SOURCES["torchvision"][0].maps[model].rules
     axes = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
-    named = {rename(path.partition("/")[2], rules): x.transpose(axes[x.ndim]) for path, x in values.items()}
+    named = {
+        rename(path.partition("/")[2], rules): x.transpose(axes[x.ndim])
+        for path, x in values.items()
+    }
     return {name: np.ascontiguousarray(x) for name, x in named.items()}
 
 

@@ -27,7 +27,9 @@ V4_C = (
     "Branch_0/Conv2d_0a_1x1 Branch_1/Conv2d_0a_1x1 Branch_1/Conv2d_0b_1x3 Branch_1/Conv2d_0c_3x1 Branch_2/Conv2d_0a_1x1 "
     "Branch_2/Conv2d_0b_3x1 Branch_2/Conv2d_0c_1x3 Branch_2/Conv2d_0d_1x3 Branch_2/Conv2d_0e_3x1 Branch_3/Conv2d_0b_1x1"
 )
-REDUCTION_A = "Branch_0/Conv2d_1a_3x3 Branch_1/Conv2d_0a_1x1 Branch_1/Conv2d_0b_3x3 Branch_1/Conv2d_1a_3x3"
+REDUCTION_A = (
+    "Branch_0/Conv2d_1a_3x3 Branch_1/Conv2d_0a_1x1 Branch_1/Conv2d_0b_3x3 Branch_1/Conv2d_1a_3x3"
+)
 REDUCTION_B = (
     "Branch_0/Conv2d_0a_1x1 Branch_0/Conv2d_1a_3x3 Branch_1/Conv2d_0a_1x1 Branch_1/Conv2d_0b_1x7 Branch_1/Conv2d_0c_7x1 "
     "Branch_1/Conv2d_1a_3x3"
@@ -37,7 +39,12 @@ STEM = ["Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Con
 INCEPTION_V3 = [
     *STEM,
     *under("Mixed_5b", V3_A),
-    *under("Mixed_5c", V3_A.replace("1/Conv2d_0a_1x1", "1/Conv2d_0b_1x1").replace("Conv2d_0b_5x5", "Conv_1_0c_5x5")),
+    *under(
+        "Mixed_5c",
+        V3_A.replace("1/Conv2d_0a_1x1", "1/Conv2d_0b_1x1").replace(
+            "Conv2d_0b_5x5", "Conv_1_0c_5x5"
+        ),
+    ),
     *under("Mixed_5d", V3_A),
     *under("Mixed_6a", REDUCTION_A.replace("1a_3x3", "1a_1x1")),
     *[name for letter in "bcde" for name in under(f"Mixed_6{letter}", V3_B)],
@@ -93,7 +100,9 @@ FACENET = [*STEM, "Conv2d_4b_3x3", *resnet(5, 10, 5)]
 def normalised(prefix, kernel, beta, mean, variance):
     """The variables of a convolution (or dense layer) with BatchNorm."""
     batch_norm = {"beta": beta, "moving_mean": mean, "moving_variance": variance}
-    return {f"{prefix}/weights": kernel} | {f"{prefix}/BatchNorm/{name}": value for name, value in batch_norm.items()}
+    return {f"{prefix}/weights": kernel} | {
+        f"{prefix}/BatchNorm/{name}": value for name, value in batch_norm.items()
+    }
 
 
 def biased(prefix, kernel, bias):
@@ -108,5 +117,7 @@ def write_checkpoint(path, tensors, version=2):
     if version == 1:
         tf.raw_ops.Save(filename=str(path), tensor_names=names, data=values)
     else:
-        tf.raw_ops.SaveV2(prefix=str(path), tensor_names=names, shape_and_slices=[""] * len(names), tensors=values)
+        tf.raw_ops.SaveV2(
+            prefix=str(path), tensor_names=names, shape_and_slices=[""] * len(names), tensors=values
+        )
     return path

@@ -21,7 +21,9 @@ def test_the_table():
     done = command("cnnjax", "weights", "vgg19")
     assert {line.split()[1].partition(".")[0] for line in done.stdout.splitlines()[1:]} == {"vgg19"}
     done = command("cnnjax", "weights", "vgg91")
-    assert done.returncode == 2 and done.stderr.startswith("error: no model is called 'vgg91'; did you mean vgg")
+    assert done.returncode == 2 and done.stderr.startswith(
+        "error: no model is called 'vgg91'; did you mean vgg"
+    )
 
 
 def test_import(tmp_path):
@@ -30,7 +32,13 @@ def test_import(tmp_path):
     (tmp_path / "names.txt").write_text("cat\ndog\n")
     out = tmp_path / "out.safetensors"
     done = command(
-        "cnnjax", "import", "--source=torchvision", f"--model={MODEL}", f"--class-names={tmp_path}/names.txt", file, out
+        "cnnjax",
+        "import",
+        "--source=torchvision",
+        f"--model={MODEL}",
+        f"--class-names={tmp_path}/names.txt",
+        file,
+        out,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith(f"warning: {file} is not the published file: its sha256 is ")
@@ -48,12 +56,21 @@ def test_import(tmp_path):
 def test_import_of_a_bad_file(tmp_path):
     (tmp_path / "page.pth").write_text("<html>")
     out = tmp_path / "out.safetensors"
-    done = command("cnnjax", "import", "--source=torchvision", f"--model={MODEL}", tmp_path / "page.pth", out)
+    done = command(
+        "cnnjax", "import", "--source=torchvision", f"--model={MODEL}", tmp_path / "page.pth", out
+    )
     assert (done.returncode, done.stderr) == (
         4,
         f"error: {tmp_path}/page.pth is a web page, not weights: the download went wrong\n",
     )
-    done = command("cnnjax", "import", "--source=torchvision", "--model=vgg61", tmp_path / "page.pth", out)
-    assert done.returncode == 2 and done.stderr.startswith("error: no model is called 'vgg61'; did you mean")
-    assert command("cnnjax", "import", "--source=torchvision", tmp_path / "page.pth", out).returncode == 2
+    done = command(
+        "cnnjax", "import", "--source=torchvision", "--model=vgg61", tmp_path / "page.pth", out
+    )
+    assert done.returncode == 2 and done.stderr.startswith(
+        "error: no model is called 'vgg61'; did you mean"
+    )
+    assert (
+        command("cnnjax", "import", "--source=torchvision", tmp_path / "page.pth", out).returncode
+        == 2
+    )
     assert not out.exists()

@@ -52,8 +52,13 @@ def test_tensors_that_do_not_fit(tensors, tmp_path):
     start = f"{path} does not fit torchvision's {MODEL}: "
     without = {name: x for name, x in tensors.items() if name != "conv2.bn.running_var"}
     assert sentence(write(path, without)) == start + "tensor 'conv2.bn.running_var' is missing"
-    more = tensors | {"conv9.weight": np.zeros(3, np.float32), "conv9.bias": np.zeros(3, np.float32)}
-    assert sentence(write(path, more)) == start + "tensor 'conv9.bias' (and 1 more) has no place in it"
+    more = tensors | {
+        "conv9.weight": np.zeros(3, np.float32),
+        "conv9.bias": np.zeros(3, np.float32),
+    }
+    assert (
+        sentence(write(path, more)) == start + "tensor 'conv9.bias' (and 1 more) has no place in it"
+    )
     renamed = without | {"conv2.bn.variance": tensors["conv2.bn.running_var"]}
     assert (
         sentence(write(path, renamed))
@@ -75,22 +80,33 @@ def test_values_that_are_not_finite(tensors, tmp_path):
 
 def test_another_architecture_or_source(tensors, tmp_path):
     path = write(tmp_path / "a.safetensors", tensors)
-    assert "does not fit torchvision's vgg16: it holds none of its tensors, but 'conv1.bn.bias' (and" in sentence(
-        path, "vgg16"
+    assert (
+        "does not fit torchvision's vgg16: it holds none of its tensors, but 'conv1.bn.bias' (and"
+        in sentence(path, "vgg16")
     )
-    assert "does not fit torchvision's inception_v3: tensor 'Conv2d_1a_3x3." in sentence(path, "inception_v3")
+    assert "does not fit torchvision's inception_v3: tensor 'Conv2d_1a_3x3." in sentence(
+        path, "inception_v3"
+    )
     assert (
         sentence(path, MODEL, "slim")
         == f"{path} is a safetensors file, and slim publishes none of {MODEL} in that format"
     )
-    assert "is a safetensors file, and keras publishes none of vgg16" in sentence(path, "vgg16", "keras")
+    assert "is a safetensors file, and keras publishes none of vgg16" in sentence(
+        path, "vgg16", "keras"
+    )
 
 
 def test_usage(tmp_path):
     for arguments, message in [
-        (("a", "vgg16", "torchvison"), "no source is called 'torchvison'; did you mean torchvision"),
+        (
+            ("a", "vgg16", "torchvison"),
+            "no source is called 'torchvison'; did you mean torchvision",
+        ),
         (("a", "vgg61", "torchvision"), "no model is called 'vgg61'; did you mean vgg"),
-        (("a", "inception_v4", "torchvision"), "torchvision publishes no inception_v4; it has alexnet_owt, vgg11,"),
+        (
+            ("a", "inception_v4", "torchvision"),
+            "torchvision publishes no inception_v4; it has alexnet_owt, vgg11,",
+        ),
         (("a", None, "torchvision"), "weights of torchvision need model="),
     ]:
         with pytest.raises(ValueError, match=message) as caught:
@@ -108,7 +124,9 @@ def test_files_that_are_something_else(tensors, tmp_path):
     assert sentence(file("empty.pth", b"")).endswith("empty.pth is empty")
     page = b"\n<!DOCTYPE html><html><body>Quota exceeded</body></html>"
     for name in ("page.pth", "page.h5", "page.safetensors"):
-        assert sentence(file(name, page)).endswith(f"{name} is a web page, not weights: the download went wrong")
+        assert sentence(file(name, page)).endswith(
+            f"{name} is a web page, not weights: the download went wrong"
+        )
     assert sentence(file("a.tar.gz", b"\x1f\x8b\x08" + bytes(99))).endswith(
         "is a packed archive: unpack it and name the checkpoint in it"
     )
@@ -118,7 +136,9 @@ def test_files_that_are_something_else(tensors, tmp_path):
     assert "is none of the known formats" in sentence(file("noise.pth", bytes(range(256)) * 4))
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("readme.txt", "hello")
-    assert "is a zip archive, but neither torch nor Keras wrote it" in sentence(tmp_path / "other.zip")
+    assert "is a zip archive, but neither torch nor Keras wrote it" in sentence(
+        tmp_path / "other.zip"
+    )
 
 
 def test_truncated_files(tensors, tmp_path):
@@ -131,7 +151,9 @@ def test_truncated_files(tensors, tmp_path):
 
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["x"] = np.zeros(10_000)
-    assert "is an HDF5 file, but not one of Keras: it lists no layers" in sentence(tmp_path / "a.h5", "vgg16", "keras")
+    assert "is an HDF5 file, but not one of Keras: it lists no layers" in sentence(
+        tmp_path / "a.h5", "vgg16", "keras"
+    )
     whole = (tmp_path / "a.h5").read_bytes()
     (tmp_path / "a.h5").write_bytes(whole[:4000])
     assert "is truncated or damaged" in sentence(tmp_path / "a.h5", "vgg16", "keras")
@@ -160,11 +182,14 @@ def test_early_keras_3(tmp_path):
     with h5py.File(tmp_path / "b.weights.h5", "w") as file:
         file["_layer_checkpoint_dependencies/conv2d/vars/0"] = np.zeros((3, 3, 3, 64))
     for name in ("a.weights.h5", "b.weights.h5"):
-        assert "is of an early Keras 3, which named no layers" in sentence(tmp_path / name, "vgg16", "keras")
+        assert "is of an early Keras 3, which named no layers" in sentence(
+            tmp_path / name, "vgg16", "keras"
+        )
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("torch", b"\x80\x02}q\x00."), ("h5py", b"\x89HDF\r\n\x1a\n"), ("safetensors", None)]
+    ("name", "content"),
+    [("torch", b"\x80\x02}q\x00."), ("h5py", b"\x89HDF\r\n\x1a\n"), ("safetensors", None)],
 )
 def test_a_library_that_is_not_there(name, content, tmp_path, monkeypatch):
     path = write(tmp_path / "file", {"x": np.zeros(3, np.float32)})
@@ -172,7 +197,9 @@ def test_a_library_that_is_not_there(name, content, tmp_path, monkeypatch):
         path.write_bytes(content)
     monkeypatch.setitem(sys.modules, name, None)
     source, model = ("keras", "vgg16") if name == "h5py" else ("torchvision", MODEL)
-    assert sentence(path, model, source).endswith(f"and reading it needs {name}: pip install it first")
+    assert sentence(path, model, source).endswith(
+        f"and reading it needs {name}: pip install it first"
+    )
 
 
 def test_only_equal_axes_are_folded():

@@ -34,7 +34,11 @@ def test_round_trip_is_exact(tmp_path):
     weights.save(tmp_path / "a.safetensors", saved)
     loaded = weights.load(tmp_path / "a.safetensors")
     assert loaded.model == saved.model
-    assert (loaded.name, loaded.preprocessing, loaded.origin) == ("lenet5", PLAIN, {"source": "a test"})
+    assert (loaded.name, loaded.preprocessing, loaded.origin) == (
+        "lenet5",
+        PLAIN,
+        {"source": "a test"},
+    )
     assert loaded.class_names is None and loaded.fresh == ()
     assert params["c1"]["bias"].tobytes() == loaded.variables["params"]["c1"]["bias"].tobytes()
     assert_trees_close(loaded.variables, saved.variables)
@@ -51,7 +55,9 @@ def test_options_statistics_and_class_names(tmp_path):
     )
     weights.save(tmp_path / "a.safetensors", named)
     loaded = weights.load(tmp_path / "a.safetensors")
-    assert loaded.model == cnnjax.create_model("inception_v1_bn", **options)  # without the axis of the training run
+    assert loaded.model == cnnjax.create_model(
+        "inception_v1_bn", **options
+    )  # without the axis of the training run
     assert loaded.class_names == ("a", "b", "c")
     assert_trees_close(loaded.variables, saved.variables)
     content = json.loads(safetensors_metadata(tmp_path / "a.safetensors")["cnnjax"])
@@ -63,7 +69,9 @@ def test_options_statistics_and_class_names(tmp_path):
 def test_options_that_are_tuples(tmp_path):
     options = {"residual_scale": (0.1, 0.2, 0.3), "num_classes": 2}
     weights.save(tmp_path / "a.safetensors", pretrained("inception_resnet_v1", **options))
-    assert weights.load(tmp_path / "a.safetensors").model == cnnjax.create_model("inception_resnet_v1", **options)
+    assert weights.load(tmp_path / "a.safetensors").model == cnnjax.create_model(
+        "inception_resnet_v1", **options
+    )
 
 
 def test_running_options_and_another_number_of_classes(tmp_path):
@@ -103,7 +111,9 @@ def test_a_new_classifier(model, tmp_path):
 def test_saving_checks_the_variables(change, message, tmp_path):
     wrong = pretrained()
     change(wrong)
-    with pytest.raises(weights.WeightsError, match=f"^these variables do not fit lenet5: {message}$"):
+    with pytest.raises(
+        weights.WeightsError, match=f"^these variables do not fit lenet5: {message}$"
+    ):
         weights.save(tmp_path / "a.safetensors", wrong)
     assert not list(tmp_path.iterdir())
 
@@ -115,7 +125,8 @@ def test_saving_checks_the_rest(tmp_path):
         weights.save(tmp_path / "a.safetensors", wrong)
     with pytest.raises(weights.WeightsError, match="a LeNet5 is not the registry's lenet5_1998"):
         weights.save(
-            tmp_path / "a.safetensors", weights.Pretrained(saved.model, saved.variables, PLAIN, None, "lenet5_1998")
+            tmp_path / "a.safetensors",
+            weights.Pretrained(saved.model, saved.variables, PLAIN, None, "lenet5_1998"),
         )
 
 
@@ -127,12 +138,21 @@ def test_loading_says_what_is_wrong(tmp_path):
         weights.load(tmp_path / "a.safetensors", colour=3)
     write(tmp_path / "b.safetensors", {"x": np.zeros(3, np.float32)})
     with pytest.raises(
-        weights.WeightsError, match=r"b\.safetensors is a safetensors file, but not one of cnnjax: source="
+        weights.WeightsError,
+        match=r"b\.safetensors is a safetensors file, but not one of cnnjax: source=",
     ):
         weights.load(tmp_path / "b.safetensors")
-    write(tmp_path / "c.safetensors", {"x": np.zeros(3, np.float32)}, {"cnnjax": json.dumps({"version": 99})})
-    with pytest.raises(weights.WeightsError, match=r"written by a newer cnnjax \(format 99, this one reads 1\)"):
+    write(
+        tmp_path / "c.safetensors",
+        {"x": np.zeros(3, np.float32)},
+        {"cnnjax": json.dumps({"version": 99})},
+    )
+    with pytest.raises(
+        weights.WeightsError, match=r"written by a newer cnnjax \(format 99, this one reads 1\)"
+    ):
         weights.load(tmp_path / "c.safetensors")
     write(tmp_path / "d.safetensors", {"x": np.zeros(3, np.float32)}, {"cnnjax": "{"})
-    with pytest.raises(weights.WeightsError, match="is damaged: what it says of itself cannot be read"):
+    with pytest.raises(
+        weights.WeightsError, match="is damaged: what it says of itself cannot be read"
+    ):
         weights.load(tmp_path / "d.safetensors")

@@ -13,8 +13,15 @@ import numpy as np
 import pytest
 
 from cnnjax import weights
+from cnnjax.stages import apply_with_stages
 from tests.helpers import assert_trees_close
-from tests.weights.slim_names import INCEPTION_RESNET_V2, INCEPTION_V3, biased, normalised, write_checkpoint
+from tests.weights.slim_names import (
+    INCEPTION_RESNET_V2,
+    INCEPTION_V3,
+    biased,
+    normalised,
+    write_checkpoint,
+)
 
 LIMIT = 5e-5  # the largest difference, as a share of the standard deviation of what is compared
 
@@ -47,7 +54,10 @@ def randomise(network):
             shape, leaf = tuple(variable.shape), variable.path.rpartition("/")[2]
             if leaf == "kernel":
                 # Drawn in float32: VGG has a hundred million.
-                values.append(rng.standard_normal(shape, np.float32) * np.float32(math.sqrt(2 / math.prod(shape[:-1]))))
+                values.append(
+                    rng.standard_normal(shape, np.float32)
+                    * np.float32(math.sqrt(2 / math.prod(shape[:-1])))
+                )
             elif leaf == "moving_variance":
                 values.append(rng.uniform(0.8, 1.25, shape))
             else:
@@ -75,12 +85,18 @@ def compare(keras, network, pretrained, stages, logits=True):
     """The network at its own size, with all its stages, against ours."""
     layers = [network.get_layer(name) for name in stages.values()]
     x = images(network.input_shape[1])
-    with_stages = keras.Model(network.inputs, [network.outputs[0], *(layer.output for layer in layers)])
+    with_stages = keras.Model(
+        network.inputs, [network.outputs[0], *(layer.output for layer in layers)]
+    )
     answer, *maps = with_stages(x)
-    outputs, new = jax.jit(lambda v, x: pretrained.model.apply(v, x, mutable=["stages"]))(pretrained.variables, x)
-    worst = max(difference(new["stages"][name], value.numpy()) for name, value in zip(stages, maps))
+    outputs, ours = jax.jit(lambda v, x: apply_with_stages(pretrained.model, v, x))(
+        pretrained.variables, x
+    )
+    worst = max(difference(ours[name], value.numpy()) for name, value in zip(stages, maps))
     found = difference(outputs.logits, answer.numpy()) if logits else 0.0
-    print(f"{network.name} at {x.shape[1]}: logits {found:.1e}, {len(stages)} stages, worst {worst:.1e}")
+    print(
+        f"{network.name} at {x.shape[1]}: logits {found:.1e}, {len(stages)} stages, worst {worst:.1e}"
+    )
     assert max(found, worst) <= LIMIT
 
 
@@ -119,16 +135,24 @@ def convolutions(network):
         found = re.fullmatch(r"\w+?(?:_(\d+))?", layer.name)
         return int(found[1] or 0)
 
-    anonymous = [layer for layer in network.layers if re.fullmatch(r"(conv2d|batch_normalization)(_\d+)?", layer.name)]
+    anonymous = [
+        layer
+        for layer in network.layers
+        if re.fullmatch(r"(conv2d|batch_normalization)(_\d+)?", layer.name)
+    ]
     convs = sorted((layer for layer in anonymous if layer.name.startswith("conv")), key=number)
     norms = sorted((layer for layer in anonymous if layer.name.startswith("batch")), key=number)
-    return [[*conv.get_weights(), *norm.get_weights()] for conv, norm in zip(convs, norms, strict=True)]
+    return [
+        [*conv.get_weights(), *norm.get_weights()] for conv, norm in zip(convs, norms, strict=True)
+    ]
 
 
 @pytest.fixture(scope="module")
 def inception_v3(keras):
     return randomise(
-        keras.applications.InceptionV3(weights=None, input_shape=(139, 139, 3), classes=12, classifier_activation=None)
+        keras.applications.InceptionV3(
+            weights=None, input_shape=(139, 139, 3), classes=12, classifier_activation=None
+        )
     )
 
 
@@ -159,19 +183,29 @@ def test_inception_v3_as_slim(inception_v3, tmp_path):
     tensors = {}
     for name, values in zip(INCEPTION_V3, convolutions(inception_v3), strict=True):
         tensors |= normalised(name, *values)
-    kernel, bias = rng.normal(size=(1, 1, 2048, 1001)).astype(np.float32), rng.normal(size=1001).astype(np.float32)
+    kernel, bias = (
+        rng.normal(size=(1, 1, 2048, 1001)).astype(np.float32),
+        rng.normal(size=1001).astype(np.float32),
+    )
     tensors |= biased("Logits/Conv2d_1c_1x1", kernel, bias)
     head = {"Conv2d_1b_1x1": (1, 1, 768, 128), "Conv2d_2a_5x5": (5, 5, 128, 768)}
     for name, shape in head.items():
         tensors |= normalised(
-            f"AuxLogits/{name}", *(rng.normal(size=s).astype(np.float32) for s in (shape, *[shape[-1]] * 3))
+            f"AuxLogits/{name}",
+            *(rng.normal(size=s).astype(np.float32) for s in (shape, *[shape[-1]] * 3)),
         )
-    tensors |= biased("AuxLogits/Conv2d_2b_1x1", rng.normal(size=(1, 1, 768, 1001)).astype(np.float32), bias)
+    tensors |= biased(
+        "AuxLogits/Conv2d_2b_1x1", rng.normal(size=(1, 1, 768, 1001)).astype(np.float32), bias
+    )
     tensors = {f"InceptionV3/{name}": value for name, value in tensors.items()}
     tensors["global_step"] = np.int64(1)
-    tensors["InceptionV3/Conv2d_1a_3x3/weights/RMSProp"] = tensors["InceptionV3/Conv2d_1a_3x3/weights"]
+    tensors["InceptionV3/Conv2d_1a_3x3/weights/RMSProp"] = tensors[
+        "InceptionV3/Conv2d_1a_3x3/weights"
+    ]
 
-    pretrained = load(write_checkpoint(tmp_path / "inception_v3.ckpt", tensors, version=1), "inception_v3", "slim")
+    pretrained = load(
+        write_checkpoint(tmp_path / "inception_v3.ckpt", tensors, version=1), "inception_v3", "slim"
+    )
     assert pretrained.model.num_classes == 1000
     assert pretrained.preprocessing.fraction == 0.875
     params, stats = pretrained.variables["params"], pretrained.variables["batch_stats"]
@@ -185,10 +219,12 @@ def test_inception_v3_as_slim(inception_v3, tmp_path):
     np.testing.assert_array_equal(params["head"]["bias"], bias[1:])
     np.testing.assert_array_equal(params["aux"]["head"]["bias"], bias[1:])
     np.testing.assert_array_equal(
-        params["aux"]["conv1"]["conv"]["kernel"], tensors["InceptionV3/AuxLogits/Conv2d_2a_5x5/weights"]
+        params["aux"]["conv1"]["conv"]["kernel"],
+        tensors["InceptionV3/AuxLogits/Conv2d_2a_5x5/weights"],
     )
     np.testing.assert_array_equal(
-        stats["aux"]["conv0"]["bn"]["var"], tensors["InceptionV3/AuxLogits/Conv2d_1b_1x1/BatchNorm/moving_variance"]
+        stats["aux"]["conv0"]["bn"]["var"],
+        tensors["InceptionV3/AuxLogits/Conv2d_1b_1x1/BatchNorm/moving_variance"],
     )
     write_checkpoint(tmp_path / "newer.ckpt", tensors)
     kept = load(tmp_path / "newer.ckpt", "inception_v3", "slim", keep_background=True, aux=False)
@@ -210,7 +246,9 @@ def test_inception_resnet_v2(keras, tmp_path):
     compare(keras, network, pretrained, RESNET_V2)
     compare(keras, smaller, pretrained, RESNET_V2)
     write_keras_2(smaller, tmp_path / "keras_2.h5", keras_2_name)
-    assert_trees_close(load(tmp_path / "keras_2.h5", "inception_resnet_v2").variables, pretrained.variables)
+    assert_trees_close(
+        load(tmp_path / "keras_2.h5", "inception_resnet_v2").variables, pretrained.variables
+    )
 
     # Under TF-slim's names: the projections have names of their own in Keras, at the end of each block.
     anonymous, tensors = iter(convolutions(network)), {}
@@ -218,33 +256,48 @@ def test_inception_resnet_v2(keras, tmp_path):
     for name in INCEPTION_RESNET_V2:
         block = re.fullmatch(r"(Repeat(?:_\d)?/)block\d+_(\d+)/Conv2d_1x1", name)
         if block:
-            tensors |= biased(name, *network.get_layer(f"{counts[block[1]]}_{block[2]}_conv").get_weights())
+            tensors |= biased(
+                name, *network.get_layer(f"{counts[block[1]]}_{block[2]}_conv").get_weights()
+            )
         elif name == "Block8/Conv2d_1x1":
             tensors |= biased(name, *network.get_layer("block8_10_conv").get_weights())
         elif name == "Conv2d_7b_1x1":
             layers = network.get_layer("conv_7b"), network.get_layer("conv_7b_bn")
-            tensors |= normalised(name, *(value for layer in layers for value in layer.get_weights()))
+            tensors |= normalised(
+                name, *(value for layer in layers for value in layer.get_weights())
+            )
         else:
             tensors |= normalised(name, *next(anonymous))
     assert next(anonymous, None) is None
     tensors |= biased("Logits/Logits", *network.get_layer("predictions").get_weights())
     tensors = {f"InceptionResnetV2/{name}": value for name, value in tensors.items()}
     write_checkpoint(tmp_path / "model.ckpt", tensors)
-    assert_trees_close(load(tmp_path / "model.ckpt", "inception_resnet_v2", "slim").variables, pretrained.variables)
+    assert_trees_close(
+        load(tmp_path / "model.ckpt", "inception_resnet_v2", "slim").variables, pretrained.variables
+    )
 
 
 @pytest.mark.parametrize("name", [pytest.param("vgg16", marks=pytest.mark.parity), "vgg19"])
 def test_vgg(keras, name, tmp_path):
     """With the classifier, whose shape makes 224 the only size that it can have in Keras."""
-    network = randomise(getattr(keras.applications, name.upper())(weights=None, classes=12, classifier_activation=None))
+    network = randomise(
+        getattr(keras.applications, name.upper())(
+            weights=None, classes=12, classifier_activation=None
+        )
+    )
     path = write_keras_2(network, tmp_path / "model.h5", keras_1_name)
     pretrained = load(path, name)
     compare(
-        keras, network, pretrained, {f"block{i}": f"block{i}_pool" for i in range(1, 6)} | {"fc6": "fc1", "fc7": "fc2"}
+        keras,
+        network,
+        pretrained,
+        {f"block{i}": f"block{i}_pool" for i in range(1, 6)} | {"fc6": "fc1", "fc7": "fc2"},
     )
     if name == "vgg16":
         network.save_weights(tmp_path / "model.weights.h5")
-        assert_trees_close(load(tmp_path / "model.weights.h5", name).variables, pretrained.variables)
+        assert_trees_close(
+            load(tmp_path / "model.weights.h5", name).variables, pretrained.variables
+        )
 
 
 @pytest.mark.parametrize("name", ["vgg16", "vgg19"])
@@ -253,7 +306,9 @@ def test_without_a_classifier(keras, name, tmp_path):
     build = getattr(keras.applications, name.upper())
     network = randomise(build(weights=None, include_top=False, input_shape=(64, 64, 3)))
     path = write_keras_2(network, tmp_path / "model.h5", keras_1_name)
-    with pytest.warns(weights.WeightsWarning, match="has no values for fc6, fc7, head: initialised at random"):
+    with pytest.warns(
+        weights.WeightsWarning, match="has no values for fc6, fc7, head: initialised at random"
+    ):
         pretrained = weights.load(path, name, "keras", num_classes=7)
     assert pretrained.fresh == ("fc6", "fc7", "head")
     assert pretrained.variables["params"]["head"]["kernel"].shape == (4096, 7)
@@ -273,7 +328,9 @@ def test_preprocessing_is_keras_own(keras):
     }
     for record in weights.RECORDS:
         if record.source == "keras":
-            theirs = getattr(keras.applications, modules[record.model]).preprocess_input(pixels.astype(np.float32))
+            theirs = getattr(keras.applications, modules[record.model]).preprocess_input(
+                pixels.astype(np.float32)
+            )
             np.testing.assert_allclose(record.preprocessing(pixels), theirs, atol=1e-4)
 
 
@@ -286,5 +343,9 @@ def test_records_are_keras_own(keras):
         if record.source == "keras":
             module = importlib.import_module(f"keras.src.applications.{record.model}")
             code = re.sub(r'"\s+"', "", inspect.getsource(module))  # long texts are in parts
-            for part in (record.hash.removeprefix("md5:"), record.file.removeprefix(record.model), record.where):
+            for part in (
+                record.hash.removeprefix("md5:"),
+                record.file.removeprefix(record.model),
+                record.where,
+            ):
                 assert part in code

@@ -19,19 +19,28 @@ MODEL = "inception_v1_bn"
 
 
 def test_every_map_has_records_and_every_record_a_map():
-    maps = {(source, model) for source, parts in SOURCES.items() for part in parts for model in part.maps}
+    maps = {
+        (source, model)
+        for source, parts in SOURCES.items()
+        for part in parts
+        for model in part.maps
+    }
     assert {(record.source, record.model) for record in RECORDS} == maps
 
 
 @pytest.mark.parametrize(
-    "record", RECORDS, ids=lambda record: f"{record.source}-{record.model}-{record.tag or record.file}"
+    "record",
+    RECORDS,
+    ids=lambda record: f"{record.source}-{record.model}-{record.tag or record.file}",
 )
 def test_a_record_is_complete(record):
     spec = get_spec(record.model)
     assert record.preprocessing.size == spec.input_size[0]
     assert record.where.startswith("http")
     assert record.hash is None or re.fullmatch("sha256:[0-9a-f]{8}|md5:[0-9a-f]{32}", record.hash)
-    assert (record.preprocessing.resize is None) or record.preprocessing.resize > record.preprocessing.size
+    assert (
+        record.preprocessing.resize is None
+    ) or record.preprocessing.resize > record.preprocessing.size
     assert record.top1 is None or 50 < record.top1 < 100
     assert record.top5 is None or record.top1 < record.top5 < 100
     if record.background:
@@ -131,7 +140,9 @@ def test_another_hash_than_the_record(file):
     found = hashlib.sha256(file.read_bytes()).hexdigest()
     with pytest.warns(weights.WeightsWarning) as caught:
         pretrained = weights.load(file, MODEL, "torchvision")
-    message = f"{file} is not the published file: its sha256 is {found}, that of the record 1378be20…"
+    message = (
+        f"{file} is not the published file: its sha256 is {found}, that of the record 1378be20…"
+    )
     assert [str(warning.message) for warning in caught] == [message]
     assert not {"hash", "top1", "top5"} & set(pretrained.origin)  # nothing published is said of it
     assert pretrained.preprocessing == metadata.TORCH_224_SYMMETRIC
@@ -141,7 +152,8 @@ def test_the_hash_of_the_record(file, monkeypatch):
     """Found under any name."""
     digits = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
     rows = tuple(
-        r._replace(hash=f"sha256:{digits}") if (r.source, r.model) == ("torchvision", MODEL) else r for r in RECORDS
+        r._replace(hash=f"sha256:{digits}") if (r.source, r.model) == ("torchvision", MODEL) else r
+        for r in RECORDS
     )
     monkeypatch.setattr(metadata, "RECORDS", rows)
     renamed = file.with_name("renamed.safetensors")
@@ -150,7 +162,11 @@ def test_the_hash_of_the_record(file, monkeypatch):
         warnings.simplefilter("error", weights.WeightsWarning)
         for path in (file, renamed):
             origin = weights.load(path, MODEL, "torchvision").origin
-            assert (origin["file"], origin["hash"], origin["top1"]) == (path.name, f"sha256:{digits}", 69.778)
+            assert (origin["file"], origin["hash"], origin["top1"]) == (
+                path.name,
+                f"sha256:{digits}",
+                69.778,
+            )
 
 
 def test_no_record(file):
@@ -171,7 +187,9 @@ def record_of(path, model, tag=""):
 
 def test_timms_tags(tmp_path):
     """All its files have one name: the tag comes from the folder of its hub, or from the caller."""
-    hub = tmp_path / "models--timm--inception_v3.gluon_in1k" / "snapshots" / "1" / "model.safetensors"
+    hub = (
+        tmp_path / "models--timm--inception_v3.gluon_in1k" / "snapshots" / "1" / "model.safetensors"
+    )
     record, note = record_of(hub, "inception_v3")
     assert (record.tag, note) == ("gluon_in1k", "")
     record, note = record_of(tmp_path / "model.safetensors", "inception_v3", "tf_adv_in1k")
@@ -184,5 +202,7 @@ def test_timms_tags(tmp_path):
     )
     record, note = record_of(tmp_path / "model.safetensors", "vgg16")
     assert (record.tag, note) == ("tv_in1k", "")
-    with pytest.raises(ValueError, match=r"timm has no inception_v3\.gluon; did you mean gluon_in1k"):
+    with pytest.raises(
+        ValueError, match=r"timm has no inception_v3\.gluon; did you mean gluon_in1k"
+    ):
         record_of(tmp_path / "model.safetensors", "inception_v3", "gluon")

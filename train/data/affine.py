@@ -7,7 +7,7 @@ cores of the host, and suits devices that read at scattered places slowly.
 
 import numpy as np
 
-from cnnjax.registry import nearest
+from cnnjax.spelling import nearest
 from train.config import Augment
 from train.data.plan import uniform
 from train.errors import UserError
@@ -19,13 +19,20 @@ PLACES = ("device", "host")
 def wanted(config: Augment, place: str = "device") -> bool:
     """Whether images are distorted, and there; on the device: whether batches carry transforms."""
     if config.distort not in PLACES:
-        raise UserError(f"data.augment.distort={config.distort!r} is unknown; {nearest(config.distort, PLACES)}")
-    return bool(config.rotate or config.scale or config.shear or config.shift) and config.distort == place
+        raise UserError(
+            f"data.augment.distort={config.distort!r} is unknown; {nearest(config.distort, PLACES)}"
+        )
+    return (
+        bool(config.rotate or config.scale or config.shear or config.shift)
+        and config.distort == place
+    )
 
 
 def draw(config: Augment, seed: int, positions: np.ndarray, height: int, width: int) -> np.ndarray:
     """(n, 6) float32 transforms, as `matrix` has them, of the examples at these positions of the plan."""
-    return transforms(uniform(seed, NUMBERS[0], positions, NUMBERS[1]), config=config, height=height, width=width)
+    return transforms(
+        uniform(seed, NUMBERS[0], positions, NUMBERS[1]), config=config, height=height, width=width
+    )
 
 
 def transforms(numbers: np.ndarray, *, config: Augment, height: int, width: int) -> np.ndarray:

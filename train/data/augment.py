@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnjax.registry import nearest
+from cnnjax.spelling import nearest
 from train.config import Augment, Data
 from train.data import affine, randaugment
 from train.errors import UserError
@@ -24,7 +24,9 @@ CUSTOM_COLUMNS = 16  # as many numbers as a function of the user gets for each i
 
 # Eigenvalues and eigenvectors of the covariance of ImageNet's pixels in [0, 1], as PyTorch's and others' recipes have them.
 PCA_VALUES = np.array([0.2175, 0.0188, 0.0045], np.float32)
-PCA_VECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]], np.float32)
+PCA_VECTORS = np.array(
+    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]], np.float32
+)
 
 
 class Change(NamedTuple):
@@ -51,11 +53,15 @@ def check_crop(config: Data) -> None:
     for name in ("short_side", "area", "aspect"):
         values = getattr(chosen, name)
         if len(values) != 2 or not 0 < values[0] <= values[1]:
-            raise UserError(f"data.augment.{name} is a range such as {getattr(Augment(), name)}, got {values}")
+            raise UserError(
+                f"data.augment.{name} is a range such as {getattr(Augment(), name)}, got {values}"
+            )
     if chosen.crop == "area" and chosen.area[1] > 1:
         raise UserError(f"data.augment.area={chosen.area} is a share of the image, at most 1")
     if chosen.crop == "scale" and chosen.short_side[0] < config.size:
-        raise UserError(f"data.augment.short_side={chosen.short_side} is smaller than data.size={config.size}")
+        raise UserError(
+            f"data.augment.short_side={chosen.short_side} is smaller than data.size={config.size}"
+        )
 
 
 def make_changes(config: Augment, shape: tuple[int, ...]) -> list[Change]:
@@ -70,26 +76,50 @@ def make_changes(config: Augment, shape: tuple[int, ...]) -> list[Change]:
         found.append(Change("randaugment", 2 * config.randaugment, draw, layers))
     if config.color not in ("none", "slim", "slim_fast"):
         known = ("none", "slim", "slim_fast")
-        raise UserError(f"data.augment.color={config.color!r} is unknown; {nearest(config.color, known)}")
+        raise UserError(
+            f"data.augment.color={config.color!r} is unknown; {nearest(config.color, known)}"
+        )
     if config.color != "none":
-        found.append(Change("color", 5, draw_color, partial(distort_color, fast=config.color == "slim_fast")))
+        found.append(
+            Change("color", 5, draw_color, partial(distort_color, fast=config.color == "slim_fast"))
+        )
     if config.lighting:
-        found.append(Change("lighting", 6, partial(draw_lighting, deviation=config.lighting), shift_color))
+        found.append(
+            Change("lighting", 6, partial(draw_lighting, deviation=config.lighting), shift_color)
+        )
     if config.permute_channels:
-        found.append(Change("permute_channels", 3, lambda numbers: numbers.argsort(axis=1), permute_channels))
+        found.append(
+            Change("permute_channels", 3, lambda numbers: numbers.argsort(axis=1), permute_channels)
+        )
     if config.erase:
         draw = partial(draw_erase, probability=config.erase, height=height, width=width)
         found.append(Change("erase", 6, draw, erase))
     if config.cutout:
-        found.append(Change("cutout", 2, partial(draw_cutout, side=config.cutout, height=height, width=width), cutout))
+        found.append(
+            Change(
+                "cutout",
+                2,
+                partial(draw_cutout, side=config.cutout, height=height, width=width),
+                cutout,
+            )
+        )
     if config.custom:
-        found.append(Change("custom", CUSTOM_COLUMNS, lambda numbers: numbers, custom(config.custom)))
+        found.append(
+            Change("custom", CUSTOM_COLUMNS, lambda numbers: numbers, custom(config.custom))
+        )
     if affine.wanted(config, "host"):  # last, as on the device
         draw = partial(affine.transforms, config=config, height=height, width=width)
         found.append(Change(*affine.NUMBERS, draw, affine.distort))
     for change in found:
-        if channels != 3 and change.name in ("randaugment", "color", "lighting", "permute_channels"):
-            raise UserError(f"data.augment.{change.name} is for images in colour; these have {channels} channel(s)")
+        if channels != 3 and change.name in (
+            "randaugment",
+            "color",
+            "lighting",
+            "permute_channels",
+        ):
+            raise UserError(
+                f"data.augment.{change.name} is for images in colour; these have {channels} channel(s)"
+            )
     return found
 
 
@@ -98,7 +128,9 @@ def in_numpy(changes: list[Change]) -> bool:
     return all(change.name in ("flip", "cutout") for change in changes)
 
 
-def apply_in_numpy(changes: list[Change], images: np.ndarray, parameters: list[np.ndarray]) -> np.ndarray:
+def apply_in_numpy(
+    changes: list[Change], images: np.ndarray, parameters: list[np.ndarray]
+) -> np.ndarray:
     """The changes of a batch uint8 (N, H, W, C)."""
     for change, values in zip(changes, parameters):
         if change.name == "flip":
@@ -138,7 +170,14 @@ def draw_color(numbers: np.ndarray) -> np.ndarray:
     """Brightness, saturation, hue, contrast and which of the four orders."""
     brightness, saturation, hue, contrast, order = numbers.T
     return np.stack(
-        [64 * brightness - 32, 0.5 + saturation, 0.4 * hue - 0.2, 0.5 + contrast, np.floor(4 * order)], axis=1
+        [
+            64 * brightness - 32,
+            0.5 + saturation,
+            0.4 * hue - 0.2,
+            0.5 + contrast,
+            np.floor(4 * order),
+        ],
+        axis=1,
     )
 
 
@@ -173,7 +212,9 @@ def draw_lighting(numbers: np.ndarray, *, deviation: float) -> np.ndarray:
 
     Krizhevsky et al. 2012, section 4.1, with a deviation of 0.1. VGG (section 3.1) calls it random RGB colour shift.
     """
-    normal = np.sqrt(-2 * np.log1p(-numbers[:, :3])) * np.cos(2 * np.pi * numbers[:, 3:])  # Box and Muller
+    normal = np.sqrt(-2 * np.log1p(-numbers[:, :3])) * np.cos(
+        2 * np.pi * numbers[:, 3:]
+    )  # Box and Muller
     return (255 * deviation * (normal * PCA_VALUES) @ PCA_VECTORS.T).astype(np.float32)
 
 
@@ -197,8 +238,13 @@ def draw_erase(numbers: np.ndarray, *, probability: float, height: int, width: i
     high = np.minimum(height - 1, np.round(np.sqrt(share * height * width * ratio)))
     wide = np.minimum(width - 1, np.round(np.sqrt(share * height * width / ratio)))
     high = np.where(numbers[:, 0] < probability, high, 0)
-    top, left = np.floor(numbers[:, 3] * (height - high + 1)), np.floor(numbers[:, 4] * (width - wide + 1))
-    return np.stack([top, left, top + high, left + wide, np.floor(numbers[:, 5] * 2**24)], axis=1).astype(np.float32)
+    top, left = (
+        np.floor(numbers[:, 3] * (height - high + 1)),
+        np.floor(numbers[:, 4] * (width - wide + 1)),
+    )
+    return np.stack(
+        [top, left, top + high, left + wide, np.floor(numbers[:, 5] * 2**24)], axis=1
+    ).astype(np.float32)
 
 
 def erase(image, parameters):
@@ -207,7 +253,9 @@ def erase(image, parameters):
 
     def noise():
         seed = tf.stack([0, tf.cast(parameters[4], tf.int32)])
-        random = tf.cast(tf.random.stateless_uniform(image.shape, seed, 0, 256, tf.int32), image.dtype)
+        random = tf.cast(
+            tf.random.stateless_uniform(image.shape, seed, 0, 256, tf.int32), image.dtype
+        )
         return tf.where(_inside(image, parameters), random, image)
 
     return tf.cond(parameters[2] > parameters[0], noise, lambda: image)
@@ -215,7 +263,10 @@ def erase(image, parameters):
 
 def draw_cutout(numbers: np.ndarray, *, side: int, height: int, width: int) -> np.ndarray:
     """(top, left, bottom, right) of a square around a pixel anywhere: it may reach beyond the border."""
-    top, left = np.floor(numbers[:, 0] * height) - side // 2, np.floor(numbers[:, 1] * width) - side // 2
+    top, left = (
+        np.floor(numbers[:, 0] * height) - side // 2,
+        np.floor(numbers[:, 1] * width) - side // 2,
+    )
     return np.stack([top, left, top + side, left + side], axis=1).astype(np.float32)
 
 
@@ -230,7 +281,10 @@ def _inside(image, box):
     """(H, W, 1) bool: the pixels of the rectangle (top, left, bottom, right)."""
     from train.data.tf import tf
 
-    y, x = tf.range(image.shape[0], dtype=tf.float32)[:, None], tf.range(image.shape[1], dtype=tf.float32)
+    y, x = (
+        tf.range(image.shape[0], dtype=tf.float32)[:, None],
+        tf.range(image.shape[1], dtype=tf.float32),
+    )
     return ((y >= box[0]) & (y < box[2]) & (x >= box[1]) & (x < box[3]))[..., None]
 
 
@@ -238,7 +292,9 @@ def custom(reference: str) -> Callable:
     """A function of the user's: (image uint8 (H, W, C), 16 numbers in [0, 1)) -> image uint8, as tf tensors."""
     place, colon, name = reference.rpartition(":")
     if not colon:
-        raise UserError(f"data.augment.custom={reference!r} must read package.module:function or path/file.py:function")
+        raise UserError(
+            f"data.augment.custom={reference!r} must read package.module:function or path/file.py:function"
+        )
     try:
         if place.endswith(".py"):
             spec = importlib.util.spec_from_file_location(Path(place).stem, place)
@@ -249,4 +305,6 @@ def custom(reference: str) -> Callable:
             module = importlib.import_module(place)
         return getattr(module, name)
     except Exception as error:
-        raise UserError(f"data.augment.custom={reference!r} cannot be had: {type(error).__name__}: {error}") from None
+        raise UserError(
+            f"data.augment.custom={reference!r} cannot be had: {type(error).__name__}: {error}"
+        ) from None

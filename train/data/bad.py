@@ -6,13 +6,22 @@ from typing import Any
 
 import numpy as np
 
-from cnnjax.registry import nearest
+from cnnjax.spelling import nearest
 from train.config import Data
 from train.data.decode import BadImage, check_size, decode
 from train.data.split import Split
 from train.errors import DataError, UserError
 
-__all__ = ["BadImage", "DataError", "check_policy", "find", "next_good", "reason", "replaced", "report"]
+__all__ = [
+    "BadImage",
+    "DataError",
+    "check_policy",
+    "find",
+    "next_good",
+    "reason",
+    "replaced",
+    "report",
+]
 
 Item = tuple[Any, int, str]  # payload, label and key of an example of a stream
 
@@ -30,7 +39,11 @@ def report(split: Split, index: int | str, why: str, *, skip: bool) -> None:
                         "data.on_bad_image=skip goes on without them")  # fmt: skip
     if index not in split.bad:
         split.bad[index] = why
-        print(f"skipping {split.name(index)}: {why} ({len(split.bad)} so far)", file=sys.stderr, flush=True)
+        print(
+            f"skipping {split.name(index)}: {why} ({len(split.bad)} so far)",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def next_good(split: Split, index: int, config: Data) -> int:
@@ -58,7 +71,9 @@ def replaced(split: Split, batch: list[Item], config: Data) -> list[Item]:
     return [stand_in(place) if item[2] in split.bad else item for place, item in enumerate(batch)]
 
 
-def find(split: Split, examples: list[int] | list[Item], config: Data, workers: int) -> list[int | str]:
+def find(
+    split: Split, examples: list[int] | list[Item], config: Data, workers: int
+) -> list[int | str]:
     """Reports those of some examples that tf.data cannot read, and returns them. Of a stream the examples are items."""
     with ThreadPoolExecutor(workers) as pool:
         reasons = list(pool.map(lambda example: reason(split, example, config), examples))
@@ -72,7 +87,9 @@ def find(split: Split, examples: list[int] | list[Item], config: Data, workers: 
 def reason(split: Split, example: int | Item, config: Data) -> str | None:
     """Why an example cannot be read; None if it can."""
     try:
-        payload = example[0] if isinstance(example, tuple) else split.fetch(np.array([example]))[0][0]
+        payload = (
+            example[0] if isinstance(example, tuple) else split.fetch(np.array([example]))[0][0]
+        )
         unreadable(split.load(payload), config.channels or split.image_shape[2], config)
     except (BadImage, OSError) as error:
         return str(error)

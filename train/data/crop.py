@@ -25,7 +25,9 @@ class Crop(NamedTuple):
     window: Callable
 
 
-NO_CROP = Crop(0, lambda numbers: numbers, lambda height, width, parameters: tf.stack([0, 0, height, width]))
+NO_CROP = Crop(
+    0, lambda numbers: numbers, lambda height, width, parameters: tf.stack([0, 0, height, width])
+)
 
 
 def area_crop(area: tuple[float, ...], aspect: tuple[float, ...]) -> Crop:
@@ -37,8 +39,12 @@ def area_crop(area: tuple[float, ...], aspect: tuple[float, ...]) -> Crop:
 
     def draw(numbers):
         share = area[0] + (area[1] - area[0]) * numbers[:, :TRIES]
-        ratio = aspect[0] * (aspect[1] / aspect[0]) ** numbers[:, TRIES : 2 * TRIES]  # width over height
-        return np.concatenate([np.sqrt(share / ratio), np.sqrt(share * ratio), numbers[:, 2 * TRIES :]], axis=1)
+        ratio = (
+            aspect[0] * (aspect[1] / aspect[0]) ** numbers[:, TRIES : 2 * TRIES]
+        )  # width over height
+        return np.concatenate(
+            [np.sqrt(share / ratio), np.sqrt(share * ratio), numbers[:, 2 * TRIES :]], axis=1
+        )
 
     def window(height, width, parameters):
         # Each operation costs some microseconds for each image, so there are few.
@@ -86,7 +92,9 @@ def center_crop(size: int, short_side: int) -> Crop:
 
     def window(height, width, parameters):
         short = tf.minimum(height, width)
-        side = tf.maximum(tf.cast(tf.round(tf.cast(short * size, tf.float32) / short_side), tf.int32), 1)
+        side = tf.maximum(
+            tf.cast(tf.round(tf.cast(short * size, tf.float32) / short_side), tf.int32), 1
+        )
         return tf.stack([(height - side) // 2, (width - side) // 2, side, side])
 
     return Crop(0, lambda numbers: numbers, window)
@@ -114,7 +122,9 @@ def make_load(config: Data, channels: int, crop: Crop, *, encoded: bool) -> Call
             window = by_pillow(source, parameters)
         else:
             window = tf.cond(
-                tf.io.is_jpeg(source), lambda: from_jpeg(source, parameters), lambda: by_pillow(source, parameters)
+                tf.io.is_jpeg(source),
+                lambda: from_jpeg(source, parameters),
+                lambda: by_pillow(source, parameters),
             )
         window = tf.ensure_shape(window, [None, None, channels])
         if method != "random":
@@ -131,16 +141,26 @@ def make_load(config: Data, channels: int, crop: Crop, *, encoded: bool) -> Call
         def pixels(data):
             return decode(data, channels, exif=config.exif, max_pixels=config.max_pixels)
 
-        return cut(tf.ensure_shape(tf.numpy_function(pixels, [source], tf.uint8), [None, None, channels]), parameters)
+        return cut(
+            tf.ensure_shape(tf.numpy_function(pixels, [source], tf.uint8), [None, None, channels]),
+            parameters,
+        )
 
     def from_jpeg(source, parameters):
         height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(source))
         small = tf.cast(height, tf.int64) * tf.cast(width, tf.int64) <= config.max_pixels
-        with tf.control_dependencies([tf.raw_ops.Assert(condition=small, data=["more than data.max_pixels"])]):
+        with tf.control_dependencies(
+            [tf.raw_ops.Assert(condition=small, data=["more than data.max_pixels"])]
+        ):
             window = crop.window(height, width, parameters)
         # libjpeg scales well while it decodes, and for less than nothing: to the smallest that is not below the target.
-        halvings = tf.reduce_sum(tf.cast(tf.reduce_min(window[2:]) >= [2 * size, 4 * size, 8 * size], tf.int32))
-        ratios = [lambda ratio=2**k: _decode_window(source, window // ratio, channels, ratio) for k in range(4)]
+        halvings = tf.reduce_sum(
+            tf.cast(tf.reduce_min(window[2:]) >= [2 * size, 4 * size, 8 * size], tf.int32)
+        )
+        ratios = [
+            lambda ratio=2**k: _decode_window(source, window // ratio, channels, ratio)
+            for k in range(4)
+        ]
         return tf.switch_case(halvings, ratios)
 
     return load
@@ -153,7 +173,13 @@ def _decode_window(source, window, channels: int, ratio: int):
 def resize(image, size: int, method: str):
     """uint8 (H, W, C) -> uint8 (size, size, C), without antialiasing: that would take longer than decoding."""
     if method == "bilinear":
-        floats = tf.cast(image, tf.float32)[None]  # for these the kernel is vectorised, for bytes it is not
-        resized = tf.raw_ops.ResizeBilinear(images=floats, size=[size, size], half_pixel_centers=True)[0]
+        floats = tf.cast(image, tf.float32)[
+            None
+        ]  # for these the kernel is vectorised, for bytes it is not
+        resized = tf.raw_ops.ResizeBilinear(
+            images=floats, size=[size, size], half_pixel_centers=True
+        )[0]
         return tf.cast(resized + 0.5, tf.uint8)
-    return tf.saturate_cast(tf.round(tf.image.resize(tf.cast(image, tf.float32), [size, size], method)), tf.uint8)
+    return tf.saturate_cast(
+        tf.round(tf.image.resize(tf.cast(image, tf.float32), [size, size], method)), tf.uint8
+    )

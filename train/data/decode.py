@@ -39,7 +39,9 @@ def open_image(data: bytes, channels: int, *, exif: bool, max_pixels: int) -> Im
         if exif:
             image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):  # 16 bits, in whichever container
-            image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+            image = Image.fromarray(
+                (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+            )
         mode = "L" if channels == 1 else "RGB"
         if image.mode != mode:  # or it would make a copy
             return image.convert(mode)
@@ -47,11 +49,15 @@ def open_image(data: bytes, channels: int, *, exif: bool, max_pixels: int) -> Im
         return image
     except BadImage:
         raise
-    except Exception as error:  # damaged files raise anything: OSError, SyntaxError, struct.error, …
+    except (
+        Exception
+    ) as error:  # damaged files raise anything: OSError, SyntaxError, struct.error, …
         raise BadImage(str(error) or type(error).__name__) from None
 
 
-def decode(data: bytes, channels: int, *, exif: bool = False, max_pixels: int = 80_000_000) -> np.ndarray:
+def decode(
+    data: bytes, channels: int, *, exif: bool = False, max_pixels: int = 80_000_000
+) -> np.ndarray:
     """(H, W, channels) uint8; BadImage tells what is wrong."""
     pixels = np.asarray(open_image(data, channels, exif=exif, max_pixels=max_pixels))
     return pixels if pixels.ndim == 3 else pixels[..., None]

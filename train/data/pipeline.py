@@ -4,21 +4,19 @@ A training batch is a pure function of (seed, step); evaluation sees each exampl
 by threads where nothing is random, in numpy for small images in memory that keep their size, and in tf.data for all else.
 """
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
 from train.config import Augment, Data
 from train.data import affine, bad
-from train.data.augment import apply_in_numpy, check_crop, in_numpy, make_changes
+from train.data.augment import apply_in_numpy, in_numpy, make_changes
 from train.data.plan import Plan, uniform
-from train.data.split import Arrays, Split, Stream
+from train.data.shape import image_shape, in_color, is_whole
+from train.data.split import Split, Stream
+from train.data.threads import ahead, threads
 from train.data.transforms import make_transform
-from train.errors import UserError
-from train.memory import keep_memory
 
 # image (n, H, W, C) uint8, label (n,) int32, mask (n,) bool; in training affine (n, 6) float32, where the device distorts
 Batch = dict[str, np.ndarray]
@@ -26,44 +24,15 @@ Batch = dict[str, np.ndarray]
 SMALL = 60  # pixels a side, up to which numpy is faster than tf.data: mirroring 64 images of 128 takes 6.8 and 1.7 ms
 
 
-def image_shape(split: Split, config: Data) -> tuple[int, int, int]:
-    """(H, W, C) of the images in a batch."""
-    height, width, channels = split.image_shape
-    if config.size < 0 or config.channels not in (0, 1, 3):
-        raise UserError(f"data.size={config.size} must be positive and data.channels={config.channels} 0, 1 or 3")
-    grey_as_color = (channels, config.channels) == (1, 3)
-    if not split.encoded and config.channels not in (0, channels) and not grey_as_color:
-        raise UserError(f"data.channels={config.channels}, but the images of {config.source} have {channels}")
-    if config.size:
-        return config.size, config.size, config.channels or channels
-    if height is None or width is None:
-        raise UserError(f"the images of {config.source} are of any size: say which one the model reads with data.size")
-    return height, width, config.channels or channels
-
-
-def check(split: Split, config: Data) -> None:
-    """UserError for what reading would stumble over later: before anything is read or written, without TensorFlow."""
-    shape = image_shape(split, config)
-    bad.check_policy(config)
-    check_crop(config)
-    make_changes(config.augment, shape)
-    make_transform(config, shape[2])
-
-
-def is_whole(split: Split, config: Data) -> bool:
-    """Whether training reads images of one size as they are: in evaluation too these are neither scaled nor cut."""
-    return config.augment.crop == "center" and not split.encoded and image_shape(split, config) == split.image_shape
-
-
-def in_color(split: Split, config: Data) -> Split:
-    """Grey images in memory three times over, where a model that reads colours is to read them."""
-    if isinstance(split, Arrays) and (split.image_shape[-1], config.channels) == (1, 3):
-        return Arrays(np.repeat(split.images, 3, axis=-1), split.labels, split.class_names)
-    return split
-
-
 def train_batches(
-    split: Split, plan: Plan, config: Data, *, start: int, stop: int, process: int = 0, processes: int = 1
+    split: Split,
+    plan: Plan,
+    config: Data,
+    *,
+    start: int,
+    stop: int,
+    process: int = 0,
+    processes: int = 1,
 ) -> Iterator[Batch]:
     """This process's rows of the global batches of steps start..stop-1: together the processes' rows are the batch."""
     share = plan.batch_size // processes
@@ -78,7 +47,9 @@ def train_batches(
         yield batch | {"affine": affine.draw(config.augment, plan.seed, places, height, width)}
 
 
-def host_batches(split: Split, plan: Plan, config: Data, *, start: int, stop: int, rows: slice) -> Iterator[Batch]:
+def host_batches(
+    split: Split, plan: Plan, config: Data, *, start: int, stop: int, rows: slice
+) -> Iterator[Batch]:
     """These rows of the batches, with all changes but those that are left to the device."""
     split, shape = in_color(split, config), image_shape(split, config)
     changes = make_changes(config.augment, shape)
@@ -90,7 +61,10 @@ def host_batches(split: Split, plan: Plan, config: Data, *, start: int, stop: in
         for step in range(start, stop):
             images, labels = split.fetch(plan.indices(step)[rows])
             places = plan.positions(step)[rows]
-            drawn = [change.draw(uniform(plan.seed, change.name, places, change.columns)) for change in changes]
+            drawn = [
+                change.draw(uniform(plan.seed, change.name, places, change.columns))
+                for change in changes
+            ]
             yield {"image": apply_in_numpy(changes, images, drawn), "label": labels, "mask": mask}
     elif (
         config.augment.crop == "center"
@@ -100,9 +74,11 @@ def host_batches(split: Split, plan: Plan, config: Data, *, start: int, stop: in
         orders = (plan.indices(step)[rows] for step in range(start, stop))
         yield from in_threads(split, config, shape, orders, share)
     else:
-        from train.data.stream import augmented
+        from train.data.tfdata import augmented
 
-        for images, labels in augmented(split, plan, config, shape, changes, range(start, stop), rows):
+        for images, labels in augmented(
+            split, plan, config, shape, changes, range(start, stop), rows
+        ):
             yield {"image": images, "label": labels, "mask": mask}
 
 
@@ -124,7 +100,9 @@ def eval_batches(
 
 def read(split: Split, indices: np.ndarray, config: Data) -> np.ndarray:
     """Some examples as evaluation sees them."""
-    return next(in_threads(split, config, image_shape(split, config), iter([indices]), len(indices)))["image"]
+    return next(
+        in_threads(split, config, image_shape(split, config), iter([indices]), len(indices))
+    )["image"]
 
 
 def in_threads(
@@ -141,13 +119,15 @@ def in_threads(
     An unreadable example is an error, or is replaced, or left black and masked; so are the rows that an order lacks.
     """
     bad.check_policy(config)
-    keep_memory()
     if not split.encoded and shape == split.image_shape:
         for indices in orders:
             images, labels = split.fetch(indices)
             missing = share - len(indices)
             if missing:
-                images, labels = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))), np.pad(labels, (0, missing))
+                images, labels = (
+                    np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))),
+                    np.pad(labels, (0, missing)),
+                )
             yield {"image": images, "label": labels, "mask": np.arange(share) < len(indices)}
         return
     transform = make_transform(config, shape[2])
@@ -171,7 +151,9 @@ def in_threads(
     def submit(indices: np.ndarray) -> tuple[Batch, list[Future]]:
         payloads, labels = split.fetch(indices)
         batch: Batch = {
-            "image": np.empty((share, *shape), np.uint8),  # all of it black would take 1 to 2 % of the time
+            "image": np.empty(
+                (share, *shape), np.uint8
+            ),  # all of it black would take 1 to 2 % of the time
             "label": np.zeros(share, np.int32),
             "mask": np.zeros(share, bool),
         }
@@ -193,19 +175,7 @@ def in_threads(
 def checked(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """BadImage where a source that says that all its images have one shape holds another."""
     if image.shape != shape:
-        raise bad.BadImage(f"it is {'x'.join(map(str, image.shape))}, not {'x'.join(map(str, shape))}; say data.size")
+        raise bad.BadImage(
+            f"it is {'x'.join(map(str, image.shape))}, not {'x'.join(map(str, shape))}; say data.size"
+        )
     return image
-
-
-def ahead(submit: Callable, items: Iterable, count: int) -> Iterator:
-    """submit(item) of each item in their order, `count` of them handed in before the first is asked for."""
-    waiting: deque = deque()
-    for item in items:
-        waiting.append(submit(item))
-        if len(waiting) > count:
-            yield waiting.popleft()
-    yield from waiting
-
-
-def threads(config: Data) -> int:
-    return config.workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

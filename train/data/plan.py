@@ -47,7 +47,9 @@ def uniform(seed: int, name: str, positions: np.ndarray, columns: int) -> np.nda
     depends on another, nor on the batch that it is drawn with.
     """
     start = _start(seed, name)
-    counters = positions.astype(np.uint64)[:, None] << np.uint64(12) | np.arange(columns, dtype=np.uint64)
+    counters = positions.astype(np.uint64)[:, None] << np.uint64(12) | np.arange(
+        columns, dtype=np.uint64
+    )
     x = start + (counters + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)

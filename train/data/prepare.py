@@ -17,9 +17,9 @@ from etils import epath
 from PIL import Image
 
 from train.data import decode
-from train.data.pipeline import ahead
 from train.data.sources import folder, tfds
 from train.data.split import Split
+from train.data.threads import ahead
 from train.errors import DataError, UserError
 
 TARS = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
@@ -32,22 +32,38 @@ def imagenet2012(tars: str, out: str = "") -> dict[str, Any]:
         check_tar(source, name)
     tensorflow_datasets = import_tfds()
     place = epath.Path(out).expanduser() if out else tfds.data_dir()
-    builder = tensorflow_datasets.builder("imagenet2012", data_dir=place, file_format="array_record")
+    builder = tensorflow_datasets.builder(
+        "imagenet2012", data_dir=place, file_format="array_record"
+    )
     download = tensorflow_datasets.download.DownloadConfig(manual_dir=source)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # it warns that the test split, which nobody has, is missing
+    logging.getLogger("absl").setLevel(
+        logging.ERROR
+    )  # it warns that the test split, which nobody has, is missing
     with contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare(download_config=download)
-    return described(builder, "tfds:imagenet2012" if place == tfds.data_dir() else f"tfds:{builder.data_path}")
+    return described(
+        builder, "tfds:imagenet2012" if place == tfds.data_dir() else f"tfds:{builder.data_path}"
+    )
 
 
 def check_tar(place: epath.Path, name: str) -> None:
     """DataError unless the tar is there and begins as the official one does."""
     path = place / name
     if not path.exists():
-        there = sorted(p.name for p in place.iterdir() if p.name.endswith(".tar")) if place.is_dir() else []
+        there = (
+            sorted(p.name for p in place.iterdir() if p.name.endswith(".tar"))
+            if place.is_dir()
+            else []
+        )
         found = f"it holds {', '.join(there)}" if there else "it holds no tars"
-        hint = "extracted folders need no preparation: use folder:DIR" if place.is_dir() and not there else found
-        raise DataError(f"{place} must hold {' and '.join(TARS)} of image-net.org; {name} is missing, {hint}")
+        hint = (
+            "extracted folders need no preparation: use folder:DIR"
+            if place.is_dir() and not there
+            else found
+        )
+        raise DataError(
+            f"{place} must hold {' and '.join(TARS)} of image-net.org; {name} is missing, {hint}"
+        )
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r|") as tar:
             first = next(iter(tar), None)
@@ -56,7 +72,9 @@ def check_tar(place: epath.Path, name: str) -> None:
     wanted = ".tar" if "train" in name else ".JPEG"
     if first is None or not first.name.endswith(wanted):
         inside = f"the first member is {first.name}" if first else "it is empty"
-        raise DataError(f"{path} is not the official file: it should hold {wanted[1:]} files, but {inside}")
+        raise DataError(
+            f"{path} is not the official file: it should hold {wanted[1:]} files, but {inside}"
+        )
 
 
 def pack_folder(source: str, out: str, short_side: int = 0, quality: int = 95) -> dict[str, Any]:
@@ -64,9 +82,15 @@ def pack_folder(source: str, out: str, short_side: int = 0, quality: int = 95) -
     if not epath.Path(source).is_dir():
         raise DataError(f"{source} is not a folder")
     if short_side < 0 or not 1 <= quality <= 100:
-        raise UserError(f"--short-side={short_side} and --quality={quality} must be positive, and quality at most 100")
+        raise UserError(
+            f"--short-side={short_side} and --quality={quality} must be positive, and quality at most 100"
+        )
     children = {name for name, is_dir in folder.entries(source) if is_dir}
-    names = [name for name in folder.SPLITS if name in children] if "train" in children else ["train", "test"]
+    names = (
+        [name for name in folder.SPLITS if name in children]
+        if "train" in children
+        else ["train", "test"]
+    )
     splits = {name: folder.folder(source, name) for name in names}
     classes = splits["train"].class_names
 
@@ -86,7 +110,9 @@ def pack_folder(source: str, out: str, short_side: int = 0, quality: int = 95) -
                         "file_name": tensorflow_datasets.features.Text(),
                     }
                 )
-                return tensorflow_datasets.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+                return tensorflow_datasets.core.DatasetInfo(
+                    builder=self, features=features, disable_shuffling=True
+                )
 
             def _split_generators(self, dl_manager):
                 return {name: self._generate_examples(name) for name in splits}
@@ -130,7 +156,9 @@ def packed(split: Split, short_side: int, quality: int) -> Iterator[tuple[bytes,
             ) from None
 
     with ThreadPoolExecutor() as pool:
-        for future, label in zip(ahead(lambda i: pool.submit(one, i), iter(range(len(split))), 64), split.labels):
+        for future, label in zip(
+            ahead(lambda i: pool.submit(one, i), iter(range(len(split))), 64), split.labels
+        ):
             yield future.result(), int(label)
 
 

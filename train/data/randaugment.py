@@ -28,7 +28,11 @@ def draw(numbers: np.ndarray, *, magnitude: float) -> np.ndarray:
     """(n, 2 * layers): which operation, and its strength in -1..1, whose sign is random: magnitude / 10 either way."""
     which, sign = np.split(numbers, 2, axis=1)
     strength = magnitude / 10 * np.where(sign < 0.5, -1, 1)
-    return np.stack([np.floor(which * len(NAMES)), strength], axis=2).reshape(len(numbers), -1).astype(np.float32)
+    return (
+        np.stack([np.floor(which * len(NAMES)), strength], axis=2)
+        .reshape(len(numbers), -1)
+        .astype(np.float32)
+    )
 
 
 def apply(image, parameters, *, size: tuple[int, int]):
@@ -37,7 +41,9 @@ def apply(image, parameters, *, size: tuple[int, int]):
 
     for layer in range(parameters.shape[0] // 2):
         which, strength = tf.cast(parameters[2 * layer], tf.int32), parameters[2 * layer + 1]
-        branches = [lambda name=name, x=image, v=strength: operation(name, x, v, size) for name in NAMES]
+        branches = [
+            lambda name=name, x=image, v=strength: operation(name, x, v, size) for name in NAMES
+        ]
         image = tf.ensure_shape(tf.switch_case(which, branches), (*size, 3))
     return image
 
@@ -69,9 +75,13 @@ def operation(name: str, image, strength, size: tuple[int, int]):
         return _round(blend * x)
     if name == "sharpness":
         kernel = tf.constant([[1, 1, 1], [1, 5, 1], [1, 1, 1]], tf.float32) / 13
-        smooth = tf.nn.depthwise_conv2d(x[None], tf.tile(kernel[..., None, None], [1, 1, 3, 1]), [1] * 4, "VALID")[0]
+        smooth = tf.nn.depthwise_conv2d(
+            x[None], tf.tile(kernel[..., None, None], [1, 1, 3, 1]), [1] * 4, "VALID"
+        )[0]
         inner = _blend(smooth, x[1:-1, 1:-1], blend)
-        return _round(tf.concat([x[:1], tf.concat([x[1:-1, :1], inner, x[1:-1, -1:]], 1), x[-1:]], 0))
+        return _round(
+            tf.concat([x[:1], tf.concat([x[1:-1, :1], inner, x[1:-1, -1:]], 1), x[-1:]], 0)
+        )
 
     one, zero = tf.ones_like(strength), tf.zeros_like(strength)
     angle = strength * (np.pi / 6)

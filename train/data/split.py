@@ -10,15 +10,21 @@ class Split:
     """What every source offers. Reading takes two steps: `fetch`, in order and in one thread, then `load` in any thread."""
 
     class_names: tuple[str, ...]
-    image_shape: tuple[int | None, int | None, int]  # (H, W, C); sides are None where the images are of any size
+    image_shape: tuple[
+        int | None, int | None, int
+    ]  # (H, W, C); sides are None where the images are of any size
     encoded = True  # `load` gives the bytes of an image file, not pixels
     payload_is_path = False  # `load` reads a file, and nothing else
     # How the set is evaluated, where it differs from one right class out of all.
     counted: np.ndarray | None = None  # (K,) the classes that an answer is chosen from; None: all
-    accepted: list[np.ndarray] | None = None  # of each example every class that is right; none: it does not count
+    accepted: list[np.ndarray] | None = (
+        None  # of each example every class that is right; none: it does not count
+    )
 
     def __init__(self) -> None:
-        self.bad: dict[int | str, str] = {}  # the examples that turned out to be unreadable, and why
+        self.bad: dict[
+            int | str, str
+        ] = {}  # the examples that turned out to be unreadable, and why
 
     def __len__(self) -> int:
         raise NotImplementedError

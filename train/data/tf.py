@@ -12,7 +12,9 @@ try:
 except ModuleNotFoundError as error:
     from train.errors import DataError
 
-    raise DataError("augmentation and files are read with TensorFlow: pip install 'cnnjax[data]'") from error
+    raise DataError(
+        "augmentation and files are read with TensorFlow: pip install 'cnnjax[data]'"
+    ) from error
 
 for kind in ("GPU", "TPU"):
     tf.config.set_visible_devices([], kind)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from cnnjax.registry import nearest
+from cnnjax.spelling import nearest
 from train.config import Data, Transform
 from train.data.decode import BadImage, check_size, decode, open_image
 from train.errors import UserError
@@ -43,7 +43,9 @@ def make_transform(config: Data, channels: int) -> Callable[[Any], np.ndarray]:
         return partial(_as_is, channels=channels, exif=config.exif, max_pixels=config.max_pixels)
     wanted = config.transform
     if wanted.style not in STYLES:
-        raise UserError(f"data.transform.style={wanted.style!r} is unknown; {nearest(wanted.style, STYLES)}")
+        raise UserError(
+            f"data.transform.style={wanted.style!r} is unknown; {nearest(wanted.style, STYLES)}"
+        )
     style, size = STYLES[wanted.style], config.size
     interpolation = wanted.interpolation or style.interpolation
     kernels = PILLOW if style.half_pixels is None else {"bilinear": None}
@@ -55,7 +57,9 @@ def make_transform(config: Data, channels: int) -> Callable[[Any], np.ndarray]:
     short_side = wanted.resize or style.round_short_side(size / 0.875)
     if not fraction and short_side < size:
         raise UserError(f"data.transform.resize={short_side} is smaller than data.size={size}")
-    reading: dict[str, Any] = dict(channels=channels, exif=config.exif, max_pixels=config.max_pixels)
+    reading: dict[str, Any] = dict(
+        channels=channels, exif=config.exif, max_pixels=config.max_pixels
+    )
     where: dict[str, Any] = dict(size=size, fraction=fraction, short_side=short_side)
     if style.half_pixels is None:
         return partial(_pillow, kernel=PILLOW[interpolation], **where, **reading)
@@ -64,13 +68,21 @@ def make_transform(config: Data, channels: int) -> Callable[[Any], np.ndarray]:
 
 def from_preprocessing(preprocessing: Any) -> tuple[int, Transform]:
     """(data.size, data.transform) of a `cnnjax.weights.Preprocessing`."""
-    style = "torchvision" if preprocessing.antialias else "slim_vgg" if preprocessing.resize else "slim"
+    style = (
+        "torchvision" if preprocessing.antialias else "slim_vgg" if preprocessing.resize else "slim"
+    )
     fraction = 0.0 if preprocessing.resize else preprocessing.fraction
-    return preprocessing.size, Transform(style, preprocessing.resize or 0, fraction, preprocessing.interpolation)
+    return preprocessing.size, Transform(
+        style, preprocessing.resize or 0, fraction, preprocessing.interpolation
+    )
 
 
 def _as_is(source: Any, *, channels: int, exif: bool, max_pixels: int) -> np.ndarray:
-    return decode(source, channels, exif=exif, max_pixels=max_pixels) if isinstance(source, bytes) else source
+    return (
+        decode(source, channels, exif=exif, max_pixels=max_pixels)
+        if isinstance(source, bytes)
+        else source
+    )
 
 
 def _part(width: int, height: int, fraction: float) -> tuple[int, int, int, int]:
@@ -80,7 +92,15 @@ def _part(width: int, height: int, fraction: float) -> tuple[int, int, int, int]
 
 
 def _pillow(
-    source: Any, *, size: int, fraction: float, short_side: int, kernel: Any, channels: int, exif: bool, max_pixels: int
+    source: Any,
+    *,
+    size: int,
+    fraction: float,
+    short_side: int,
+    kernel: Any,
+    channels: int,
+    exif: bool,
+    max_pixels: int,
 ) -> np.ndarray:
     if isinstance(source, bytes):
         image = open_image(source, channels, exif=exif, max_pixels=max_pixels)
@@ -124,8 +144,12 @@ def resize_and_cut(image: Image.Image, size: int, short_side: int, kernel: Any) 
 
     # A level off along both axes could be two, and so it could behind bicubic weights, of which some are negative.
     windows: dict[int, Window] = {}
-    for axis in (0, 1) if new[0] >= new[1] else (1, 0):  # the long one, of which more can be left out, has the choice
-        exact = any(not window.exact for window in windows.values()) or (axis == first and kernel != PILLOW["bilinear"])
+    for axis in (
+        (0, 1) if new[0] >= new[1] else (1, 0)
+    ):  # the long one, of which more can be left out, has the choice
+        exact = any(not window.exact for window in windows.values()) or (
+            axis == first and kernel != PILLOW["bilinear"]
+        )
         windows[axis] = _window(image.size[axis], new[axis], corner[axis], size, exact)
     across, along = windows[first], windows[second]
     margin = 2 * max(1, image.size[second] / new[second]) + 1  # what the bicubic kernel covers
@@ -156,16 +180,22 @@ def _window(before: int, after: int, corner: int, size: int, exact: bool) -> Win
             return Window(skipped, before - rounded, rounded, off == 0)
     if exact or edge <= 8 * size:
         return Window(0, 0.0, before, True)
-    return Window(edge, edge * before / after, before - edge * before / after, False)  # too long to be worked out whole
+    return Window(
+        edge, edge * before / after, before - edge * before / after, False
+    )  # too long to be worked out whole
 
 
 def _cut(image: Image.Image, axis: int, start: int, stop: int) -> Image.Image:
     """From start to stop along one axis: 0 is that of columns, 1 of rows."""
-    left, top, right, bottom = (start, 0, stop, image.height) if axis == 0 else (0, start, image.width, stop)
+    left, top, right, bottom = (
+        (start, 0, stop, image.height) if axis == 0 else (0, start, image.width, stop)
+    )
     return image.crop((left, top, right, bottom))
 
 
-def _resize(image: Image.Image, axis: int, length: int, kernel: Any, start: float, stop: float) -> Image.Image:
+def _resize(
+    image: Image.Image, axis: int, length: int, kernel: Any, start: float, stop: float
+) -> Image.Image:
     """From start to stop along one axis to so many pixels; the other axis stays."""
     width, height = image.size
     if axis == 0:
@@ -203,6 +233,8 @@ def _tensorflow(
     else:
         scale = np.float32(short_side) / np.float32(min(height, width))
         shape = [int(np.float32(height) * scale), int(np.float32(width) * scale)]
-    image = tf.raw_ops.ResizeBilinear(images=image[None], size=shape, half_pixel_centers=half_pixels)[0].numpy()
+    image = tf.raw_ops.ResizeBilinear(
+        images=image[None], size=shape, half_pixel_centers=half_pixels
+    )[0].numpy()
     top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
     return (image[top : top + size, left : left + size] + 0.5).astype(np.uint8)

@@ -18,7 +18,13 @@ def lines(name: str) -> list[str]:
     """`collection/path shape` of all variables, auxiliary heads included even where they are off by default."""
     model, size = cnnjax.create_model(name), cnnjax.get_spec(name).input_size
     if hasattr(model, "aux"):
-        model, size = model.clone(aux=True), (299, 299, 3)  # large enough for every head; no shape depends on it
+        model, size = (
+            model.clone(aux=True),
+            (299, 299, 3),
+        )  # large enough for every head; no shape depends on it
     variables = analysis.abstract_variables(model, size, train=True)
-    paths = [("/".join(key.key for key in path), leaf.shape) for path, leaf in jax.tree.leaves_with_path(variables)]
+    paths = [
+        ("/".join(key.key for key in path), leaf.shape)
+        for path, leaf in jax.tree.leaves_with_path(variables)
+    ]
     return [f"{path} {'x'.join(map(str, shape))}" for path, shape in paths]

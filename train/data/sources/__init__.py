@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from cnnjax.registry import nearest
+from cnnjax.spelling import nearest
 from train.data.split import Split
 from train.errors import DataError
 

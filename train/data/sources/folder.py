@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from etils import epath
 
-from cnnjax.registry import nearest
+from cnnjax.spelling import nearest
 from train.data.sources.arrays import synonym
 from train.data.split import Split
 from train.errors import DataError
@@ -23,7 +23,9 @@ class Files(Split):
     image_shape = (None, None, 3)
     payload_is_path = True
 
-    def __init__(self, root: str, paths: list[str], labels: np.ndarray, class_names: tuple[str, ...]):
+    def __init__(
+        self, root: str, paths: list[str], labels: np.ndarray, class_names: tuple[str, ...]
+    ):
         super().__init__()
         self.root, self.paths, self._labels, self.class_names = root, paths, labels, class_names
 
@@ -57,7 +59,9 @@ def folder(path: str, split: str) -> Files:
         raise DataError("folder: needs a directory, as in folder:photos")
     root = str(epath.Path(path))
     if not epath.Path(path).is_dir():
-        raise DataError(f"{path} is not a folder" if epath.Path(path).exists() else f"{path} does not exist")
+        raise DataError(
+            f"{path} is not a folder" if epath.Path(path).exists() else f"{path} does not exist"
+        )
     children = {name for name, is_dir in entries(root) if is_dir}
     if "train" not in children:
         classes = sorted(children)
@@ -66,7 +70,9 @@ def folder(path: str, split: str) -> Files:
         chosen = held if synonym(split, ("train", "test"), path) == "test" else ~held
         paths = [p for p, wanted in zip(paths, chosen) if wanted]
         if not paths:
-            raise DataError(f"{path} has too few images to hold a fifth of them out; make {path}/train and {path}/val")
+            raise DataError(
+                f"{path} has too few images to hold a fifth of them out; make {path}/train and {path}/val"
+            )
         return Files(root, paths, labels[chosen], _names(classes))
 
     split = synonym(split, [name for name in SPLITS if name in children] or list(children), path)
@@ -74,7 +80,10 @@ def folder(path: str, split: str) -> Files:
     if split == "train":
         paths, labels = scan(f"{root}/train", classes, f"{path}/train")
         return Files(f"{root}/train", paths, labels, _names(classes))
-    names, here = _names(classes), sorted(name for name, is_dir in entries(f"{root}/{split}") if is_dir)
+    names, here = (
+        _names(classes),
+        sorted(name for name, is_dir in entries(f"{root}/{split}") if is_dir),
+    )
     unknown = [name for name in _names(here) if name not in names]
     if unknown:
         raise DataError(
@@ -90,13 +99,17 @@ def scan(root: str, classes: list[str], shown: str) -> tuple[list[str], np.ndarr
     if not classes:
         loose = sum(not is_dir and is_image(name) for name, is_dir in entries(root))
         there = f"{loose} images, but no folder" if loose else "no folders"
-        raise DataError(f"{shown} has {there}: each class needs a folder of its own, as in {shown}/cat/1.jpg")
+        raise DataError(
+            f"{shown} has {there}: each class needs a folder of its own, as in {shown}/cat/1.jpg"
+        )
     paths: list[str] = []
     counts = []
     for name in classes:
         found = sorted(walk(root, name))
         if not found:
-            raise DataError(f"{shown}/{name} has no images ({', '.join(SUFFIXES)}); remove the folder or fill it")
+            raise DataError(
+                f"{shown}/{name} has no images ({', '.join(SUFFIXES)}); remove the folder or fill it"
+            )
         paths += found
         counts.append(len(found))
     return paths, np.repeat(np.arange(len(classes), dtype=np.int32), counts)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from cnnjax.registry import nearest
+from cnnjax.spelling import nearest
 from train.data.sources.arrays import synonym
 from train.data.split import Split, Stream
 from train.errors import DataError
@@ -45,7 +45,10 @@ def find(name: str) -> epath.Path:
     versions = [path for path in versions_below(root) if version in ("", path.name)]
     families = {path.parent for path in versions}
     if len(families) == 1:
-        return max(versions, key=lambda path: [int(part) if part.isdigit() else -1 for part in path.name.split(".")])
+        return max(
+            versions,
+            key=lambda path: [int(part) if part.isdigit() else -1 for part in path.name.split(".")],
+        )
     if families:
         choices = ", ".join(sorted(str(path.relative_to(root.parent)) for path in families))
         raise DataError(f"tfds:{name} has several configurations: name one of {choices}")
@@ -58,7 +61,11 @@ def find(name: str) -> epath.Path:
     if base == "imagenet2012":
         how = "prepare it with: python -m train.data prepare imagenet2012 --tars=DIR"
     else:
-        there = sorted(path.name for path in data_dir().iterdir() if path.is_dir()) if data_dir().is_dir() else []
+        there = (
+            sorted(path.name for path in data_dir().iterdir() if path.is_dir())
+            if data_dir().is_dir()
+            else []
+        )
         similar = f"{nearest(base, there)}; or " if there else ""
         how = f"{similar}prepare it with: tfds build {base} --file_format=array_record"
     raise DataError(f"tfds:{name} is not prepared in {data_dir()} (see TFDS_DATA_DIR); {how}")
@@ -80,8 +87,12 @@ def open_split(builder: Any, split: str, source: str) -> Split:
     import tensorflow_datasets as tfds
 
     features = dict(builder.info.features.items())
-    image = next((key for key, kind in features.items() if isinstance(kind, tfds.features.Image)), None)
-    label = next((key for key, kind in features.items() if isinstance(kind, tfds.features.ClassLabel)), None)
+    image = next(
+        (key for key, kind in features.items() if isinstance(kind, tfds.features.Image)), None
+    )
+    label = next(
+        (key for key, kind in features.items() if isinstance(kind, tfds.features.ClassLabel)), None
+    )
     if image is None or label is None:
         raise DataError(f"{source} needs an image and a class label; it has {', '.join(features)}")
     part, bracket, rest = split.partition("[")  # train[:90%]
@@ -96,10 +107,18 @@ def open_split(builder: Any, split: str, source: str) -> Split:
 class Prepared(Split):
     """What both kinds of files have in common: a builder, and the names of its features."""
 
-    def __init__(self, builder: Any, split: str, source: str, image: str, label: str, several: str = ""):
+    def __init__(
+        self, builder: Any, split: str, source: str, image: str, label: str, several: str = ""
+    ):
         super().__init__()
         self.class_names, self.image_shape = described(builder, image, label)
-        self._builder, self._split, self._image, self._label, self._several = builder, split, image, label, several
+        self._builder, self._split, self._image, self._label, self._several = (
+            builder,
+            split,
+            image,
+            label,
+            several,
+        )
         self._name = f"{source}, {split}"
 
     @functools.cached_property
@@ -138,7 +157,9 @@ class Records(Prepared):
 
         super().__init__(builder, split, source, *features)
         try:
-            self._source = builder.as_data_source(split, decoders={self._image: tfds.decode.SkipDecoding()})
+            self._source = builder.as_data_source(
+                split, decoders={self._image: tfds.decode.SkipDecoding()}
+            )
         except ValueError as error:
             raise DataError(f"{source}, split {split!r}: {error}") from None
 
@@ -162,7 +183,9 @@ class TFRecords(Prepared, Stream):
     def __init__(self, builder: Any, split: str, source: str, *features: str):
         super().__init__(builder, split, source, *features)
         known = split in builder.info.splits
-        self._length = builder.info.splits[split].num_examples if known else int(self._read().cardinality())
+        self._length = (
+            builder.info.splits[split].num_examples if known else int(self._read().cardinality())
+        )
 
     def __len__(self) -> int:
         return self._length
@@ -173,7 +196,9 @@ class TFRecords(Prepared, Stream):
     def _read(self, shuffle_seed: int | None = None) -> Any:
         """tf.data of (image, label, name)."""
         records = self._records(shuffle_seed)
-        return records.map(lambda record: (record[self._image], record[self._label], record["tfds_id"]))
+        return records.map(
+            lambda record: (record[self._image], record[self._label], record["tfds_id"])
+        )
 
     def _records(self, shuffle_seed: int | None = None) -> Any:
         """tf.data of the records, images still encoded; with a seed, the files come in an order that it tells."""
@@ -200,8 +225,12 @@ class TFRecords(Prepared, Stream):
         epoch, offset = divmod(position, len(self))
         for number in itertools.count(epoch):
             key = int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
-            records = self._read(key).shuffle(SHUFFLE_BUFFER, seed=key, reshuffle_each_iteration=False)
-            for image, label, name in records.skip(offset if number == epoch else 0).as_numpy_iterator():
+            records = self._read(key).shuffle(
+                SHUFFLE_BUFFER, seed=key, reshuffle_each_iteration=False
+            )
+            for image, label, name in records.skip(
+                offset if number == epoch else 0
+            ).as_numpy_iterator():
                 yield image, label, name.decode()
 
 

@@ -1,0 +1,52 @@
+"""Reading a program's equations (its jaxpr): what they call, and what they cost."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+
+def inner(eqn: Any) -> Any:
+    """The jaxpr that an equation runs, or None for a primitive.
+
+    Of the branches by platform it is the default one, which accelerators run.
+    """
+    if eqn.primitive.name == "cond":
+        platforms = eqn.params.get("branches_platforms")
+        closed = eqn.params["branches"][platforms.index(None) if platforms else -1]
+    else:
+        keys = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+        closed = next((eqn.params[key] for key in keys if key in eqn.params), None)
+    return getattr(closed, "jaxpr", closed)
+
+
+def multiply_adds(eqn: Any, *, padding: bool = True) -> int | None:
+    """Products of a convolution or a matrix product; None for every other equation.
+
+    `padding=False` leaves out those by the zeros of a padding and of a dilated image.
+    """
+    out = eqn.outvars[0].aval
+    if eqn.primitive.name == "dot_general":
+        (contracted, _), _ = eqn.params["dimension_numbers"]
+        return math.prod(out.shape) * math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
+    if eqn.primitive.name != "conv_general_dilated":
+        return None
+    params, numbers = eqn.params, eqn.params["dimension_numbers"]
+    image, kernel = (variable.aval.shape for variable in eqn.invars)
+    c_in, *window = (kernel[i] for i in numbers.rhs_spec[1:])
+    if padding:
+        return math.prod(out.shape) * c_in * math.prod(window)
+    n, features = (out.shape[i] for i in numbers.out_spec[:2])
+    pairs = 1
+    for i, (size, taps, places) in enumerate(
+        zip(
+            (image[i] for i in numbers.lhs_spec[2:]),
+            window,
+            (out.shape[i] for i in numbers.out_spec[2:]),
+        )
+    ):
+        stride, (low, _) = params["window_strides"][i], params["padding"][i]
+        hole, spread = params["lhs_dilation"][i], params["rhs_dilation"][i]
+        at = np.arange(places)[:, None] * stride + np.arange(taps) * spread - low
+        pairs *= int(np.sum((at >= 0) & (at % hole == 0) & (at < size * hole)))
+    return pairs * n * features * c_in

@@ -1,0 +1,164 @@
+"""AlexNet. Krizhevsky, Sutskever, Hinton: ImageNet classification with deep convolutional neural networks, 2012.
+
+    layer   kernel              alexnet (227²)      map after pooling      alexnet_owt (224²)
+    conv1   11x11 /4             96, LRN, pool      27²                     64, pool
+    conv2   5x5                 256, LRN, pool      13²    2 towers        192, pool
+    conv3   3x3                 384                 13²                    384
+    conv4   3x3                 384                 13²    2 towers        256
+    conv5   3x3                 256, pool            6²    2 towers        256, pool
+    fc6, fc7, head              4096, 4096, 1000
+
+The ideas to see here: ReLU instead of tanh; two towers, one for each GPU of 2012, which are grouped convolutions and
+meet in conv3; local response normalisation; pooling windows of 3 that overlap at stride 2; dropout, in the two layers
+that hold 54 of the 61 million parameters.
+
+`alexnet` is the paper's network. It prints an input of 224, but its 55² map takes 227 without padding. `alexnet_owt` is
+what torchvision calls alexnet, after Krizhevsky: One weird trick for parallelizing convolutional neural networks, 2014:
+one tower of other widths, without LRN.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cnnjax.models.initializers import torch_uniform
+from cnnjax.models.layers import (
+    Conv,
+    Dense,
+    Outputs,
+    adaptive_avg_pool,
+    local_response_norm,
+    max_pool,
+    require_size,
+)
+
+
+class Row(NamedTuple):
+    """A convolution with ReLU, and what follows it."""
+
+    features: int
+    kernel: int
+    strides: int = 1
+    padding: int = 0
+    towers: int = 1
+    lrn: bool = False
+    pool: bool = False
+
+
+class Plan(NamedTuple):
+    """One of the two networks."""
+
+    name: str
+    smallest: int  # of the images: conv5 is left with a map that a 3x3 window fits on
+    convs: tuple[Row, ...]
+    dropped: tuple[str, ...]  # the dense layers whose inputs dropout thins out
+    inits: Callable[
+        [str, int], tuple[Callable, Callable]
+    ]  # (layer, fan-in) -> the kernel's, the bias's
+
+
+def gaussian_2012(layer: str, fan_in: int) -> tuple[Callable, Callable]:
+    """Section 5. Biases of 1 give the ReLUs behind them positive inputs to start from."""
+    return nn.initializers.normal(0.01), nn.initializers.constant(
+        1.0 if layer in ("conv2", "conv4", "conv5", "fc6", "fc7") else 0.0
+    )
+
+
+def torch_default(layer: str, fan_in: int) -> tuple[Callable, Callable]:
+    return torch_uniform(fan_in), torch_uniform(fan_in)
+
+
+TWO_TOWERS = Plan(
+    "alexnet",
+    67,
+    (
+        Row(96, 11, strides=4, lrn=True, pool=True),
+        Row(256, 5, padding=2, towers=2, lrn=True, pool=True),
+        Row(384, 3, padding=1),
+        Row(384, 3, padding=1, towers=2),
+        Row(256, 3, padding=1, towers=2, pool=True),
+    ),
+    dropped=("fc7", "head"),
+    inits=gaussian_2012,
+)
+ONE_WEIRD_TRICK = Plan(
+    "alexnet_owt",
+    63,
+    (
+        Row(64, 11, strides=4, padding=2, pool=True),
+        Row(192, 5, padding=2, pool=True),
+        Row(384, 3, padding=1),
+        Row(256, 3, padding=1),
+        Row(256, 3, padding=1, pool=True),
+    ),
+    dropped=("fc6", "fc7"),
+    inits=torch_default,
+)
+
+
+class Layer(nn.Module):
+    """One row of a plan: convolution, ReLU, then LRN and overlapping pooling where the row says so."""
+
+    row: Row
+    inits: tuple[Callable, Callable]  # of the kernel and of the bias
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        row, (kernel_init, bias_init) = self.row, self.inits
+        conv = Conv(
+            row.features,
+            (row.kernel, row.kernel),
+            row.strides,
+            ((row.padding, row.padding),) * 2,
+            feature_group_count=row.towers,
+            kernel_init=kernel_init,
+            bias_init=bias_init,
+            dtype=self.dtype,
+            activation=nn.relu,
+            name="conv",
+        )
+        x = conv(x)
+        x = local_response_norm(x) if row.lrn else x
+        return max_pool(x, 3, 2) if row.pool else x
+
+
+class AlexNet(nn.Module):
+    """Images (N, 227, 227, 3), or (N, 224, 224, 3) for `alexnet_owt`, to `Outputs`.
+
+    The last map of images of other sizes is brought to 6x6 by averaging, as in torchvision.
+    """
+
+    num_classes: int = 1000
+    dtype: Any = None
+    plan: Plan = TWO_TOWERS
+    lrn: bool = True
+    dropout: float = 0.5
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
+        plan = self.plan
+        require_size(x, plan.smallest, plan.name)
+        Block = nn.remat(Layer) if self.remat else Layer
+        for number, row in enumerate(plan.convs, 1):
+            name = f"conv{number}"
+            inits = plan.inits(name, row.kernel**2 * x.shape[-1] // row.towers)
+            row = row._replace(lrn=row.lrn and self.lrn)
+            x = Block(row, inits, self.dtype, name=name)(x)  # 27, 13, 13, 13, 6
+
+        def dense(x: jax.Array, name: str, features: int, **options: Any) -> jax.Array:
+            if name in plan.dropped:
+                x = nn.Dropout(self.dropout, deterministic=not train, name=f"dropout_{name}")(x)
+            kernel_init, bias_init = plan.inits(name, x.shape[-1])
+            options |= dict(kernel_init=kernel_init, bias_init=bias_init, name=name)
+            return Dense(features, **options)(x)
+
+        x = adaptive_avg_pool(x, 6)
+        x = x.reshape(x.shape[0], -1)  # 9216
+        x = dense(x, "fc6", 4096, dtype=self.dtype, activation=nn.relu)
+        x = dense(x, "fc7", 4096, dtype=self.dtype, activation=nn.relu)
+        return Outputs(dense(x, "head", self.num_classes, dtype=jnp.float32), (), x)

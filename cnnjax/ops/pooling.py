@@ -1,0 +1,120 @@
+"""Pooling of maps (N, H, W, C). On a CPU by shifted slices, whose gradient is ten times as fast."""
+
+import functools
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cnnjax.ops.platform import by_platform
+from cnnjax.ops.strided import windows
+
+Padding = str | Sequence[tuple[int, int]]
+
+
+def max_pool(
+    x: jax.Array, window: int, stride: int, padding: Padding = "VALID", *, name: str = "pool"
+) -> jax.Array:
+    """Square max pooling: (N, H, W, C) -> (N, H', W', C). Padded cells never win.
+
+    Args:
+        x: the map.
+        window: side of the square.
+        stride: distance of two squares.
+        padding: "VALID", "SAME", pairs for rows and columns, or "CEIL", which is Caffe's rule: the
+            last window may hang over the edge, so that no cell is left out.
+        name: labels the pooling in traces and tables.
+    """
+    if padding == "CEIL":
+        padding = [
+            (0, -(size - window) % stride if size > window else window - size)
+            for size in x.shape[1:3]
+        ]
+
+    def larger(a, b):  # of equal ones the first, which alone gets the gradient
+        return jnp.where((a >= b) | jnp.isnan(a), a, b)
+
+    shape = dict(window=window, stride=stride, padding=padding)
+    with jax.named_scope(name):
+        return by_platform(
+            x,
+            cpu=partial(_by_axis, start=-jnp.inf, combine=larger, **shape),
+            default=partial(_by_linen, pool=nn.max_pool, **shape),
+        )
+
+
+def avg_pool(
+    x: jax.Array,
+    window: int,
+    stride: int,
+    padding: Padding = "VALID",
+    *,
+    count_pad: bool = False,
+    name: str = "pool",
+) -> jax.Array:
+    """Square average pooling: (N, H, W, C) -> (N, H', W', C).
+
+    Args:
+        x: the map.
+        window: side of the square.
+        stride: distance of two squares.
+        padding: "VALID", "SAME", or pairs for rows and columns.
+        count_pad: divide by the whole window at the edges too, as torch does and TensorFlow does not.
+        name: labels the pooling in traces and tables.
+    """
+    count_pad = count_pad or padding == "VALID"
+    shape = dict(window=window, stride=stride, padding=padding)
+
+    def by_axis(x):
+        add = partial(_by_axis, start=0, combine=jnp.add, **shape)
+        return add(x) / (window**2 if count_pad else add(jnp.ones((1, *x.shape[1:3], 1))))
+
+    plain = partial(nn.avg_pool, count_include_pad=count_pad)
+    with jax.named_scope(name):
+        return by_platform(x, cpu=by_axis, default=partial(_by_linen, pool=plain, **shape))
+
+
+def _by_linen(
+    x: jax.Array, *, pool: Callable, window: int, stride: int, padding: Padding
+) -> jax.Array:
+    return pool(x, window_shape=(window, window), strides=(stride, stride), padding=padding)
+
+
+def _by_axis(
+    x: jax.Array, *, window: int, stride: int, padding: Padding, start: float, combine: Callable
+) -> jax.Array:
+    """Along the rows, then down the columns. `combine` joins two slices, `start` fills the padding."""
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:3], (window, window), (stride, stride), padding)
+    edges = [(0, 0, 0), *((*sides, 0) for sides in padding), (0, 0, 0)]
+    x = lax.pad(x, jnp.asarray(start, x.dtype), edges)
+    for axis in (2, 1):  # in this order the first of equal ones is the one that lax takes
+        x = functools.reduce(combine, windows(x, window, stride, axis))
+    return x
+
+
+def adaptive_avg_pool(x: jax.Array, size: int, *, name: str = "adaptive_pool") -> jax.Array:
+    """(N, H, W, C) -> (N, size, size, C), by torch's rule; a map of this size stays as it is.
+
+    Cell i is the mean of the rows floor(i H / size) to ceil((i + 1) H / size), so windows overlap
+    where they do not divide the map.
+    """
+    with jax.named_scope(name):
+        for axis in (1, 2):
+            if (length := x.shape[axis]) != size:
+                edges = [(i * length // size, -(-(i + 1) * length // size)) for i in range(size)]
+                cells = [
+                    lax.slice_in_dim(x, *edge, axis=axis).mean(axis, keepdims=True)
+                    for edge in edges
+                ]
+                x = jnp.concatenate(cells, axis=axis)
+        return x
+
+
+def global_avg_pool(x: jax.Array) -> jax.Array:
+    """(N, H, W, C) -> (N, C): the mean over the whole map, in float32."""
+    with jax.named_scope("global_pool"):
+        return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)

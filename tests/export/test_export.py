@@ -1,0 +1,146 @@
+"""Exported networks give the network's answers, in a process that knows nothing of this project."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import cnnjax
+from cnnjax import weights
+from tests.evaluate.subjects import photos, random_variables
+from tests.evaluate.test_command import write
+from tests.helpers import ROOT
+from train import classifier, predict
+from train.__main__ import main as train
+from train.errors import CheckpointError, UserError
+from train.export import onnx, programs
+from train.export.__main__ import main as export
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("weights") / "lenet.safetensors")
+
+
+READERS = {
+    "stablehlo": "import jax.export; run = jax.export.deserialize(bytearray(open({0!r}, 'rb').read())).call",
+    "onnx": "import onnxruntime; s = onnxruntime.InferenceSession({0!r}); run = lambda x: s.run(None, dict(images=x))[0]",
+}
+
+
+@pytest.mark.parametrize("preprocessing", [True, False])
+@pytest.mark.parametrize("kind", READERS)
+def test_programs_in_another_process(ours, tmp_path, kind, preprocessing):
+    out = tmp_path / "lenet"
+    more = [] if preprocessing else ["--without-preprocessing"]
+    result = export([f"--weights={ours}", f"--format={kind}", f"--out={out}", *more])
+    assert result["difference"] <= 1e-5 and result["bytes"] > 4 * 61_706
+    assert [path.name for path in tmp_path.iterdir()] == ["lenet"]
+
+    seen = classifier.from_weights(ours, None, "cnnjax")
+    images = np.random.default_rng(5).integers(
+        0, 256, (7, 32, 32, 1), np.uint8
+    )  # of another number than was checked
+    np.save(tmp_path / "images.npy", images if preprocessing else seen.preprocess(images))
+    code = (
+        f"import sys, numpy as np; {READERS[kind].format(str(out))}; "
+        "np.save('answers.npy', run(np.load('images.npy'))); "
+        "sys.exit(any(name in sys.modules for name in ('cnnjax', 'train', 'flax')))"
+    )
+    subprocess.run(
+        [sys.executable, "-I", "-c", code], check=True, cwd=tmp_path, env={"JAX_PLATFORMS": "cpu"}
+    )
+    logits = seen.model.apply(seen.variables, seen.preprocess(images)).logits
+    np.testing.assert_allclose(np.load(tmp_path / "answers.npy"), jax.nn.softmax(logits), atol=1e-5)
+
+
+def test_a_savedmodel_answers_alike_here_and_in_another_process(ours, tmp_path):
+    """The other process is the check that each export passes."""
+    import tensorflow as tf
+
+    out = tmp_path / "lenet"
+    out.mkdir()
+    (out / "saved_model.pb").touch()  # an older one, whose place it takes
+    try:
+        result = export([f"--weights={ours}", "--format=savedmodel", f"--out={out}"])
+    except (
+        UserError
+    ) as error:  # jax may be ahead of what TensorFlow reads: then the older one stays
+        assert "does not read the StableHLO" in str(error) and jax.__version_info__ >= (0, 12)
+        assert [path.name for path in out.iterdir()] == ["saved_model.pb"]
+        return
+    assert result["difference"] <= 1e-5 and [path.name for path in tmp_path.iterdir()] == ["lenet"]
+    seen = classifier.from_weights(ours, None, "cnnjax")
+    images = np.random.default_rng(5).integers(0, 256, (7, 32, 32, 1), np.uint8)
+    logits = seen.model.apply(seen.variables, seen.preprocess(images)).logits
+    theirs = tf.saved_model.load(str(out)).signatures["serving_default"](
+        images=tf.constant(images)
+    )["probabilities"]
+    np.testing.assert_allclose(theirs, jax.nn.softmax(logits), atol=1e-5)
+
+
+def test_a_program_that_differs_is_not_written(ours, tmp_path, monkeypatch):
+    monkeypatch.setattr(programs, "check_elsewhere", lambda *_: 1e-3)
+    with pytest.raises(CheckpointError, match=r"differs from the network by .* not written"):
+        export([f"--weights={ours}", f"--out={tmp_path}/x.stablehlo"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_not_written_over(ours, tmp_path):
+    for kind in ("onnx", "savedmodel"):
+        with pytest.raises(UserError, match="is a folder"):
+            export([f"--weights={ours}", f"--format={kind}", f"--out={tmp_path}"])
+
+
+OTHERS = [*{*cnnjax.list_models()} - {"lenet5_1998", "inception_v1", "inception_v3"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("lenet5_1998", 32), ("inception_v1", 64), ("inception_v3", 75)]
+    + [pytest.param(name, 0, marks=pytest.mark.slow) for name in sorted(OTHERS)],
+)
+def test_onnx_of_other_networks(name, size):
+    """What LeNet-5 has not: links between maps, normalised responses, branches, BatchNorm, groups, residuals."""
+    import onnxruntime
+
+    height, width, channels = cnnjax.get_spec(name).input_size
+    shape = (size or height, size or width, channels)
+    model = cnnjax.create_model(name, num_classes=10)
+    variables = random_variables(model, shape)
+
+    def answer(images):
+        return model.apply(variables, images / 127.5 - 1, train=False).logits
+
+    program = onnx.to_onnx(answer, shape, np.dtype(np.float32), name).SerializeToString()
+    images = np.random.default_rng(1).uniform(0, 255, (2, *shape)).astype(np.float32)
+    (theirs,) = onnxruntime.InferenceSession(program).run(None, {"images": images})
+    logits = jax.jit(answer)(images)
+    assert logits.std() > 0.01
+    np.testing.assert_allclose(theirs, logits, atol=1e-4 * float(logits.std()))
+
+
+def test_what_onnx_cannot_say_is_an_error():
+    with pytest.raises(UserError, match="no translation for jax's sort"):
+        onnx.to_onnx(lambda x: jax.numpy.sort(x, axis=1), (4,), np.dtype(np.float32), "sorted")
+
+
+def test_a_run_as_safetensors_gives_the_same_predictions(tmp_path, capsys):
+    root = tmp_path / "set"
+    photos(root)
+    train([f"--config={ROOT}/configs/lenet_mnist.py", f"--workdir={tmp_path}/run", f"--config.data.source=folder:{root}",
+           "--config.data.size=32", "--config.data.eval_split=val", "--config.data.batch_size=4", "--config.epochs=1",
+           "--config.data.channels=1", "--config.data.mean=(0.4,)", "--config.data.std=(0.2,)"])  # fmt: skip
+    result = export(
+        [f"--workdir={tmp_path}/run", "--format=safetensors", f"--out={tmp_path}/run.safetensors"]
+    )
+    assert result["difference"] <= 1e-5
+    assert weights.load(tmp_path / "run.safetensors").class_names == ("ant", "bee", "cat", "dog")
+    capsys.readouterr()
+    said = []
+    for which in (f"--workdir={tmp_path}/run", f"--weights={tmp_path}/run.safetensors"):
+        predict.main([which, str(root / "val")])
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]

@@ -1,0 +1,128 @@
+"""Pooling, as a CPU does it, against Flax's plain one: values, gradients, types, and what is not a number."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax.models.layers import ConvBN
+from cnnjax.ops.pooling import avg_pool, max_pool
+from cnnjax.ops.strided import windows
+
+CASES = [
+    (2, 2, "VALID"),
+    (3, 2, "VALID"),
+    (3, 1, "SAME"),
+    (3, 2, "SAME"),
+    (5, 3, "VALID"),
+    (3, 2, ((0, 1), (1, 0))),
+]
+
+
+def image(dtype=jnp.float32):
+    """No two values are equal, so that each maximum is one pixel's."""
+    numbers = np.random.RandomState(0).permutation(2 * 11 * 12 * 3).reshape(2, 11, 12, 3)
+    return jnp.asarray(numbers / 100 - 4, dtype)
+
+
+def with_gradient(pool, x):
+    y, back = jax.vjp(pool, x)
+    return y, *back(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+
+
+@pytest.mark.parametrize(("window", "stride", "padding"), CASES)
+@pytest.mark.parametrize("kind", ["max", "avg", "avg with padding"])
+def test_equals_the_plain_one(kind, window, stride, padding):
+    shape = dict(window_shape=(window, window), strides=(stride, stride), padding=padding)
+    if kind == "max":
+        ways = (lambda x: max_pool(x, window, stride, padding)), (lambda x: nn.max_pool(x, **shape))
+    else:
+        count = kind == "avg with padding"
+        ways = (
+            lambda x: avg_pool(x, window, stride, padding, count_pad=count),
+            lambda x: nn.avg_pool(x, **shape, count_include_pad=count),
+        )
+    ours, plain = (jax.jit(lambda x, way=way: with_gradient(way, x))(image()) for way in ways)
+    for a, b in zip(ours, plain, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * float(jnp.abs(b).max()))
+
+
+@pytest.mark.parametrize(("window", "stride", "padding"), CASES)
+def test_of_equal_ones_the_first_gets_the_gradient(window, stride, padding):
+    """In the order of reading, as with Flax's plain pooling."""
+    x = jnp.asarray(np.random.RandomState(0).randint(0, 3, (2, 11, 12, 3)), jnp.float32)
+    _, ours = with_gradient(lambda x: max_pool(x, window, stride, padding), x)
+    _, plain = with_gradient(
+        lambda x: nn.max_pool(x, (window, window), (stride, stride), padding), x
+    )
+    np.testing.assert_allclose(ours, plain, rtol=0, atol=1e-6)
+
+
+def test_a_window_that_does_not_fit_gives_an_empty_map():
+    assert max_pool(image(), 12, 1).shape == avg_pool(image(), 12, 1).shape == (2, 0, 1, 3)
+
+
+def test_what_is_not_a_number_is_not_lost():
+    for place in range(4):
+        x = jnp.zeros(4).at[place].set(jnp.nan).reshape(1, 2, 2, 1)
+        assert jnp.isnan(max_pool(x, 2, 2)).all() and jnp.isnan(avg_pool(x, 2, 2)).all()
+
+
+@pytest.mark.parametrize("padding", ["VALID", "SAME"])
+def test_maximum_keeps_bfloat16(padding):
+    assert max_pool(image(jnp.bfloat16), 3, 2, padding).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 11, 12])
+@pytest.mark.parametrize(
+    ("window", "stride"), [(1, 1), (3, 1), (2, 2), (3, 2), (5, 2), (4, 3), (2, 5)]
+)
+def test_windows_are_slices(window, stride, size):
+    """Their values, and by the gradient, each slice told from the others by its factor, where they come from."""
+    x = jnp.asarray(np.random.RandomState(0).rand(2, size, 3), jnp.float32)
+    starts = range(max(0, size - window + 1))[::stride]
+
+    def plain(x):
+        return [
+            jnp.stack([x[:, i + start] for start in starts], 1) if starts else x[:, :0]
+            for i in range(window)
+        ]
+
+    def total(cut, x):
+        return sum(jnp.sum(factor * part**2) for factor, part in enumerate(cut(x), 1))
+
+    def ours(x):
+        return windows(x, window, stride, 1)
+
+    for a, b in zip(ours(x), plain(x), strict=True):
+        np.testing.assert_array_equal(a, b)
+    gradients, slopes = ([make(jax.grad(lambda x, cut=cut: total(cut, x)))(x) for cut in (ours, plain)]
+                         for make in (lambda f: f, lambda f: lambda x: jax.jvp(f, (x,), (x + 1,))[1]))  # fmt: skip
+    np.testing.assert_allclose(*gradients, rtol=1e-6)
+    np.testing.assert_allclose(*slopes, rtol=1e-6)
+    np.testing.assert_allclose(
+        *(jax.vmap(lambda x, cut=cut: total(cut, x[None]))(x) for cut in (ours, plain)), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("count_pad", [False, True])
+def test_a_1x1_convolution_may_come_before_average_pooling(count_pad):
+    """With a bias, which must not be averaged with padding."""
+
+    def pool(x):
+        return avg_pool(x, 3, 1, "SAME", count_pad=count_pad)
+
+    def layer(**options):
+        return ConvBN(
+            4, (1, 1), norm=lambda name: lambda x: x, use_bias=True, activation=jnp.tanh, **options
+        )
+
+    kernel, bias = jax.random.normal(jax.random.key(0), (3, 4)), jnp.arange(1.0, 5.0) / 4
+    variables = {"params": {"conv": {"kernel": kernel[None, None], "bias": bias}}}
+    x = image() / 4
+    np.testing.assert_allclose(
+        layer(pool=pool).apply(variables, x), layer().apply(variables, pool(x)), atol=1e-5
+    )
+    with pytest.raises(ValueError, match="commutes"):
+        ConvBN(4, (3, 3), norm=lambda name: lambda x: x, pool=pool).init(jax.random.key(0), x)

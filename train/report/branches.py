@@ -1,0 +1,140 @@
+"""What each branch of a network with branches contributes to its answers: the branch is silenced, and the answers change.
+
+Branches are found where the network joins them: a concatenation over channels of what at least two layers of one block
+give. So the Inceptions and their residual kin, reductions and stems need nothing of their own.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Jaxpr, Literal, jaxpr_as_fun
+
+from train.report.explain import exact
+
+
+class Branch(NamedTuple):
+    block: str  # where it is joined to the others
+    name: str  # its last layer; "pool" for what is pooled and has no layer
+    channels: slice  # of the joined map
+
+
+class Contribution(NamedTuple):
+    branch: Branch
+    fall: float  # of the mean probability of the network's own answers when the branch is zero
+    changed: float  # share of the answers that then are others
+
+
+def branches(model: nn.Module, variables: Any, images: Any) -> list[Branch]:
+    """All of them, in the network's order; nothing is computed."""
+    _, joins = _trace(exact(model), variables, jnp.asarray(images))
+    return [branch for join in joins.values() for branch in join]
+
+
+def contributions(model: nn.Module, variables: Any, images: Any) -> list[Contribution]:
+    """Each branch alone is silenced, for all images (N, H, W, C) as the network reads them."""
+    images = jnp.asarray(images)
+    closed, joins = _trace(exact(model), variables, images)
+
+    @jax.jit
+    def probabilities(variables, images, keep):
+        factors = dict(zip(joins, keep))
+        logits = _evaluate(
+            closed.jaxpr, closed.consts, jax.tree.leaves((variables, images)), factors
+        )[0]
+        return jax.nn.softmax(logits)
+
+    def answer(silent: Branch | None = None) -> np.ndarray:
+        keep = [np.ones(join[-1].channels.stop, np.float32) for join in joins.values()]
+        for join, factors in zip(joins.values(), keep):
+            if silent is not None and silent in join:
+                factors[silent.channels] = 0
+        return np.asarray(probabilities(variables, images, keep))
+
+    whole = answer()
+    own, rows = whole.argmax(-1), np.arange(len(whole))
+    found = []
+    for branch in (branch for join in joins.values() for branch in join):
+        without = answer(branch)
+        fall = (whole[rows, own] - without[rows, own]).mean()
+        found.append(Contribution(branch, float(fall), float((without.argmax(-1) != own).mean())))
+    return found
+
+
+def _trace(
+    model: nn.Module, variables: Any, images: jax.Array
+) -> tuple[Any, dict[int, list[Branch]]]:
+    """The network's jaxpr, and for each of its equations that joins branches what it joins."""
+    paths: list[str] = []
+    if hasattr(model, "remat"):
+        model = model.clone(remat=False)  # or the blocks would be closed boxes
+
+    def run(variables, images):
+        outputs = []
+
+        def listen(call, args, kwargs, context):
+            out = call(*args, **kwargs)
+            if context.method_name == "__call__" and isinstance(out, jax.Array):
+                outputs.append(out)
+                paths.append("/".join(context.module.path))
+            return out
+
+        with nn.intercept_methods(listen):
+            logits = model.apply(variables, images, train=False).logits
+        return [logits, *outputs]
+
+    closed = jax.make_jaxpr(run)(variables, images)
+    made_by: dict[Any, str] = {}
+    for var, path in sorted(
+        zip(closed.jaxpr.outvars[1:], paths), key=lambda pair: pair[1].count("/")
+    ):
+        if not isinstance(var, Literal):
+            made_by.setdefault(
+                var, path
+            )  # a block and its last layer may give the same: the block's name is the shorter
+    joins = {}
+    for place, eqn in enumerate(closed.jaxpr.eqns):
+        if eqn.primitive.name == "concatenate" and eqn.params["dimension"] == images.ndim - 1:
+            join = list(_join(eqn, made_by))
+            if sum(branch.name != "pool" for branch in join) > 1:
+                joins[place] = join
+    return closed, joins
+
+
+def _join(eqn: Any, made_by: dict[Any, str]) -> Iterator[Branch]:
+    made = [made_by.get(var, "") for var in eqn.invars]
+    block = next((path for path in made if path), "").rpartition("/")[0]
+    start = 0
+    for var, path in zip(eqn.invars, made):
+        stop = start + var.aval.shape[-1]
+        inside = path.removeprefix(f"{block}/") if block else path
+        yield Branch(block or "network", inside or "pool", slice(start, stop))
+        start = stop
+
+
+def _evaluate(
+    jaxpr: Jaxpr, consts: Any, inputs: list[Any], factors: dict[int, jax.Array]
+) -> list[Any]:
+    """The jaxpr's results, where the equations that `factors` numbers are followed by a factor for each channel."""
+    known = dict(zip(jaxpr.constvars, consts)) | dict(zip(jaxpr.invars, inputs))
+
+    def value(var):
+        return var.val if isinstance(var, Literal) else known[var]
+
+    for place, eqn in enumerate(jaxpr.eqns):
+        inner = next(
+            (eqn.params[key] for key in ("jaxpr", "call_jaxpr") if key in eqn.params), None
+        )
+        call = (
+            jaxpr_as_fun(inner) if inner is not None else partial(eqn.primitive.bind, **eqn.params)
+        )
+        out = call(*map(value, eqn.invars))
+        out = list(out) if isinstance(out, list | tuple) else [out]
+        if place in factors:
+            out = [out[0] * factors[place]]
+        known |= zip(eqn.outvars, out)
+    return [value(var) for var in jaxpr.outvars]

@@ -1,0 +1,1 @@
+"""All that starts, tunes and ends a process. It knows no config."""
