@@ -1,5 +1,5 @@
-# `make demo` and `make test` set up what they need: a virtual environment in .venv with pinned versions.
-# Another interpreter (3.11 to 3.13) gets an environment of its own: make test PYTHON=python3.13
+# Every target sets up what it needs: a virtual environment in .venv with pinned versions.
+# Another interpreter (3.11 to 3.13) gets its own environment: make test PYTHON=python3.13
 
 PYTHON ?= python3
 ifeq ($(PYTHON),python3)
@@ -14,7 +14,7 @@ SET_UP := pyproject.toml .ci/constraints.txt
 .DEFAULT_GOAL := help
 .PHONY: help demo test check parity slow chaos lineage clean
 
-help: ## what there is
+help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile | expand -t 16
 
 demo: $(VENV)/.ready ## train LeNet-5 on real digits, evaluate the checkpoint, write the report
@@ -23,10 +23,10 @@ demo: $(VENV)/.ready ## train LeNet-5 on real digits, evaluate the checkpoint, w
 	$(PY) -m train.report --workdir=runs/demo
 	$(PY) -m train.evaluate --workdir=runs/demo
 
-test: $(VENV)/.ready ## all tests but those of parity and the slow ones
+test: $(VENV)/.ready ## run the tests, except parity and slow
 	$(PY) -m pytest -n 2 --dist worksteal -m "not slow and not parity" tests
 
-check: $(VENV)/.ready ## lint, format, types
+check: $(VENV)/.ready ## check lint, format and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
@@ -34,13 +34,13 @@ check: $(VENV)/.ready ## lint, format, types
 parity: $(VENV)/.parity ## compare with torchvision, timm, TF-slim and Keras (installs torch)
 	$(PY) -m pytest -m parity tests
 
-slow: $(VENV)/.ready ## the tests that take minutes: five seeds of the demo, gradients of the large models
+slow: $(VENV)/.ready ## run the tests that take minutes: five seeds of the demo, large networks
 	$(PY) -m pytest -m slow tests
 
-chaos: $(VENV)/.ready ## 20 runs killed and starved at random moments, each compared with an undisturbed one (about 7 minutes)
+chaos: $(VENV)/.ready ## disturb 20 runs, compare each with an undisturbed one (7 minutes)
 	$(PY) -m tests.train.chaos --runs=20
 
-lineage: $(VENV)/.ready ## train every architecture on small digits, write .readme/lineage.md (an hour on two cores; SEEDS=3 for the spread)
+lineage: $(VENV)/.ready ## train 15 networks on small digits, write .readme/lineage.md (an hour; SEEDS=3)
 	$(PY) -m train.lineage --config=configs/lineage_mnist5k.py --workdir=runs/lineage --out=.readme/lineage.md --seeds=$(or $(SEEDS),1)
 
 clean: ## remove environments and caches
@@ -54,7 +54,7 @@ $(VENV)/.ready: $(SET_UP)
 	@$(INSTALL) -e '.[test]'
 	@touch $@
 
-# Parity compares definitions on random weights: the packages' own dependencies are not needed.
+# Parity compares definitions on random weights, so these packages' own dependencies are not needed.
 $(VENV)/.parity: $(VENV)/.ready
 	@echo "adding torch, torchvision, timm and tf-slim to $(VENV)…"
 	@$(INSTALL) torch

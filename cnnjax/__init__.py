@@ -1,10 +1,11 @@
-"""The lineage of convolutional image classifiers, LeNet-5 to Inception-ResNet-v2, in Flax.
+"""Convolutional image classifiers in Flax, from LeNet-5 to Inception-ResNet-v2.
 
 >>> model = cnnjax.create_model("lenet5", num_classes=10)
+>>> images = jnp.zeros((1, 32, 32, 1))
 >>> variables = model.init(jax.random.key(0), images, train=False)
 >>> logits, aux, features = model.apply(variables, images, train=False)
 
-The names load on first use, so `import cnnjax` costs nothing.
+Names are imported on first use, so `import cnnjax` does not load jax.
 """
 
 import importlib
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from cnnjax.registry import Spec, create_model, get_spec, list_models
     from cnnjax.stages import apply_with_stages
 
-# Name -> the module that defines it.
+# The module that defines each name.
 _PLACES = {
     "Outputs": "cnnjax.models.layers",
     "Spec": "cnnjax.registry",
@@ -45,6 +46,12 @@ def __getattr__(name: str):
         return getattr(importlib.import_module(_PLACES[name]), name)
     if name in _MODULES:
         return importlib.import_module(f"cnnjax.{name}")
+    if name == "__version__":
+        metadata = importlib.import_module("importlib.metadata")
+        try:
+            return metadata.version("cnnjax")
+        except metadata.PackageNotFoundError:  # a checkout that is not installed
+            return "0+unknown"
     raise AttributeError(f"module 'cnnjax' has no attribute {name!r}")
 
 

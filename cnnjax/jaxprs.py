@@ -1,4 +1,4 @@
-"""Reading a program's equations (its jaxpr): what they call, and what they cost."""
+"""Reads the equations of a traced program (its jaxpr): what they call and what they cost."""
 
 import math
 from typing import Any
@@ -7,9 +7,9 @@ import numpy as np
 
 
 def inner(eqn: Any) -> Any:
-    """The jaxpr that an equation runs, or None for a primitive.
+    """The jaxpr that an equation runs; None for a primitive.
 
-    Of the branches by platform it is the default one, which accelerators run.
+    Of the branches of `lax.platform_dependent` it is the default one, which accelerators run.
     """
     if eqn.primitive.name == "cond":
         platforms = eqn.params.get("branches_platforms")
@@ -21,9 +21,11 @@ def inner(eqn: Any) -> Any:
 
 
 def multiply_adds(eqn: Any, *, padding: bool = True) -> int | None:
-    """Products of a convolution or a matrix product; None for every other equation.
+    """The multiply-adds of a convolution or a matrix product; None for all other equations.
 
-    `padding=False` leaves out those by the zeros of a padding and of a dilated image.
+    Args:
+        eqn: an equation of a jaxpr.
+        padding: whether to count products with the zeros of padding and of a dilated image.
     """
     out = eqn.outvars[0].aval
     if eqn.primitive.name == "dot_general":
@@ -37,14 +39,10 @@ def multiply_adds(eqn: Any, *, padding: bool = True) -> int | None:
     if padding:
         return math.prod(out.shape) * c_in * math.prod(window)
     n, features = (out.shape[i] for i in numbers.out_spec[:2])
-    pairs = 1
-    for i, (size, taps, places) in enumerate(
-        zip(
-            (image[i] for i in numbers.lhs_spec[2:]),
-            window,
-            (out.shape[i] for i in numbers.out_spec[2:]),
-        )
-    ):
+    pairs = 1  # of a pixel of the result and a tap of the kernel, axis by axis
+    sizes = [image[i] for i in numbers.lhs_spec[2:]]
+    places_of = [out.shape[i] for i in numbers.out_spec[2:]]
+    for i, (size, taps, places) in enumerate(zip(sizes, window, places_of)):
         stride, (low, _) = params["window_strides"][i], params["padding"][i]
         hole, spread = params["lhs_dilation"][i], params["rhs_dilation"][i]
         at = np.arange(places)[:, None] * stride + np.arange(taps) * spread - low

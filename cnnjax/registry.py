@@ -1,4 +1,4 @@
-"""The table of models: name -> how to build it, where it comes from, what it takes."""
+"""The table of models: how to build each, its paper, reference implementation and input size."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,17 +16,28 @@ from cnnjax.models import (
     lenet,
     vgg,
 )
-from cnnjax.spelling import nearest
+from cnnjax.spelling import choice, nearest
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """One row of the registry. Counts are computed from the module (one abstract trace), never stored."""
+    """One row of the registry.
+
+    The counts are computed from the module, by one abstract trace, when they are first read.
+    counts.json holds a copy of them for the table of `python -m cnnjax`; a test compares the two.
+
+    Attributes:
+        build: builds the model, from `num_classes`, `dtype` and the model's other fields.
+        paper: authors and year.
+        reference: the implementation to compare this variant's numbers and weights with.
+        input_size: (H, W, C) of the images.
+        num_classes: that of the paper's data set.
+    """
 
     build: Callable[..., nn.Module]
     paper: str
-    reference: str  # the implementation whose numbers and weights this variant can be compared with
-    input_size: tuple[int, int, int] = (224, 224, 3)  # H, W, C
+    reference: str
+    input_size: tuple[int, int, int] = (224, 224, 3)
     num_classes: int = 1000
 
     @cached_property
@@ -37,17 +48,17 @@ class Spec:
 
     @property
     def parameters(self) -> int:
-        """Trainable values of the inference network: auxiliary heads and moving statistics are not counted."""
+        """Trainable parameters, without auxiliary heads and moving statistics."""
         return self._total.parameters
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-accumulates of convolutions and dense layers for one image of `input_size`."""
+        """Multiply-adds of the convolutions and dense layers for one image of `input_size`."""
         return self._total.multiply_adds
 
     @property
     def receptive_field(self) -> int:
-        """Side in pixels of the input square that one cell of the last convolution or pooling sees."""
+        """Side in pixels of the square that a cell of the last convolution or pooling sees."""
         return self._total.receptive_field
 
 
@@ -145,31 +156,57 @@ MODELS: dict[str, Spec] = {
 
 
 def list_models() -> list[str]:
-    """The names that `create_model` takes, in the order of the papers."""
+    """The names of the models, in the order of their papers."""
     return list(MODELS)
 
 
 def get_spec(name: str) -> Spec:
-    """The registry's row for a name; ValueError names the nearest known ones."""
-    if name not in MODELS:
-        raise ValueError(f"no model is called {name!r}; {nearest(name, MODELS)}")
-    return MODELS[name]
+    """The facts about a model.
+
+    Args:
+        name: one of `list_models()`.
+
+    Returns:
+        The registry's row: paper, reference implementation, input size and counts.
+
+    Raises:
+        ValueError: there is no such model; the message names the nearest ones.
+
+    >>> spec = cnnjax.get_spec("lenet5")
+    >>> spec.input_size, spec.parameters
+    ((32, 32, 1), 61706)
+    """
+    return MODELS[choice("model", name, MODELS)]
 
 
 def create_model(name: str, *, num_classes: int | None = None, dtype=None, **options) -> nn.Module:
     """Builds a model of the registry.
 
-    `num_classes` defaults to that of the paper's data set; `dtype` is the compute type (float32 or bfloat16), parameters
-    and logits stay float32; further options are the fields of the model's class. ValueError names what is unknown.
+    Args:
+        name: one of `list_models()`.
+        num_classes: the number of logits. By default that of the paper's data set.
+        dtype: the compute type, float32 (the default) or bfloat16. Parameters, BatchNorm statistics
+            and logits are always float32.
+        **options: further fields of the model's class, such as `dropout` or `aux`.
+
+    Returns:
+        A Flax module. It maps images (N, H, W, C) to `Outputs`.
+
+    Raises:
+        ValueError: an unknown model or option; the message names the nearest known ones.
+
+    >>> model = cnnjax.create_model("lenet5", num_classes=7)
+    >>> images = jnp.zeros((2, 32, 32, 1))
+    >>> variables = model.init(jax.random.key(0), images)
+    >>> model.apply(variables, images).logits.shape
+    (2, 7)
     """
     spec = get_spec(name)
-    model = spec.build(
-        num_classes=spec.num_classes if num_classes is None else num_classes, dtype=dtype
-    )
-    known = [
-        field.name for field in dataclasses.fields(model) if field.name not in ("parent", "name")
-    ]
+    if num_classes is None:
+        num_classes = spec.num_classes
+    model = spec.build(num_classes=num_classes, dtype=dtype)
+    known = {field.name for field in dataclasses.fields(model)} - {"parent", "name"}
     for option in options:
         if option not in known:
-            raise ValueError(f"{name} has no option {option!r}; {nearest(option, known)}")
+            raise ValueError(f"{name} has no option {option!r}; {nearest(option, sorted(known))}")
     return model.clone(**options)

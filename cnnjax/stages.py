@@ -1,11 +1,11 @@
-"""Feature maps by name: what each of a network's own layers and blocks returns."""
+"""Feature maps by name: the outputs of a network's own layers and blocks."""
 
 from typing import Any
 
 import flax.linen as nn
 import jax
 
-CLASSIFIERS = ("head", "output", "aux")  # how the names of layers begin that end in classes
+CLASSIFIERS = ("head", "output", "aux")  # prefixes of the names of layers that give logits
 
 
 def apply_with_stages(
@@ -15,30 +15,35 @@ def apply_with_stages(
     shifts: dict[str, jax.Array] | None = None,
     **options: Any,
 ) -> tuple[Any, dict[str, jax.Array]]:
-    """`model.apply`, and the stages that it goes through.
+    """`model.apply` that also returns the feature maps on the way.
 
-    A stage is the output of a direct child of the network, under the child's name ("mixed6e",
-    "pool3a"); classifiers and dropout are none. It works with any Flax network.
+    A stage is the output of a direct child of the network, and has the child's name ("mixed6e",
+    "pool3a"). Classifiers and dropout are not stages. The function works with any Flax network.
 
     Args:
         model: the network.
         variables: its variables.
-        *args: what `model.apply` takes next: images (N, H, W, C).
-        shifts: arrays by the name of a stage, which are added to it. The gradient with respect to
-            a shift of zeros is that with respect to the stage.
-        **options: further options of `model.apply`.
+        *args: further positional arguments of `model.apply`: images (N, H, W, C).
+        shifts: arrays to add to stages, by the stage's name. The gradient with respect to a shift
+            of zeros is the gradient with respect to the stage.
+        **options: keyword arguments of `model.apply`.
 
     Returns:
-        What `model.apply` returns, and a dict of stages in the network's order.
+        The result of `model.apply`, and a dict of the stages in the network's order.
 
-    >>> outputs, stages = apply_with_stages(model, variables, images, train=False)
-    >>> stages["mixed6e"].shape
-    (1, 17, 17, 768)
+    Raises:
+        Whatever `model.apply` raises.
+
+    >>> model = cnnjax.create_model("lenet5")
+    >>> images = jnp.zeros((1, 32, 32, 1))
+    >>> variables = model.init(jax.random.key(0), images)
+    >>> outputs, stages = cnnjax.apply_with_stages(model, variables, images)
+    >>> stages["c3"].shape
+    (1, 10, 10, 16)
     """
     stages: dict[str, jax.Array] = {}
-    under_way: set[str] = (
-        set()
-    )  # a layer that calls its base class, or is rematerialised, is called twice
+    # A layer that calls its base class, or that is rematerialised, is intercepted twice.
+    under_way: set[str] = set()
 
     def listen(call, args, kwargs, context):
         path = context.module.path

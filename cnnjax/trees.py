@@ -1,4 +1,4 @@
-"""Trees of arrays as flat dicts: {"conv1/kernel": array}, as everything that names parameters has them."""
+"""Trees of arrays as flat dictionaries from paths to leaves: {"conv1/kernel": array}."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import jax
 
 
 def flatten(tree: Any) -> dict[str, Any]:
-    """The leaves by their paths, joined by slashes, in jax's order.
+    """The leaves by path, in jax's order (keys sorted). Slashes join the parts of a path.
 
     >>> flatten({"conv1": {"bias": 0, "kernel": 1}})
     {'conv1/bias': 0, 'conv1/kernel': 1}
@@ -15,12 +15,16 @@ def flatten(tree: Any) -> dict[str, Any]:
 
 
 def name(path: tuple) -> str:
-    """A path of `jax.tree_util` as text."""
+    """A path of `jax.tree_util` as text: "conv1/kernel"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def nest(flat: dict[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`, as nested dicts."""
+    """The inverse of `flatten`, as nested dictionaries.
+
+    >>> nest({"conv1/bias": 0, "conv1/kernel": 1})
+    {'conv1': {'bias': 0, 'kernel': 1}}
+    """
     tree: dict[str, Any] = {}
     for path, value in flat.items():
         *parents, last = path.split("/")

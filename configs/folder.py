@@ -1,14 +1,15 @@
-"""Your own photographs, from a folder with one sub-folder a class: small, on a CPU in minutes.
+"""Your own photographs: a folder with one sub-folder for each class, on a CPU in minutes.
 
     python -m train --config=configs/folder.py:photos/flowers --workdir=runs/flowers
 
-BN-Inception without auxiliary heads at 96 pixels. For a few hundred images start from published weights of the same
-network instead of from chance, and train only the head at first:
+The network is BN-Inception without auxiliary heads, at 96 pixels. With a few hundred photographs,
+start from published weights of the same network and train only the head at first:
 
     … --config.init.weights=weights.safetensors --config.optim.lr_scale="('head=1', '=0')" \\
       --config.optim.freeze_batchnorm=true
 
-Expected: nothing in general, it depends on the photographs; `python -m train.report` shows where it fails.
+Values: our choice.
+Expected: it depends on the photographs; `python -m train.report` shows which ones go wrong.
 What was really run: folders of generated images, in the tests; no published set of photographs.
 """
 
@@ -20,12 +21,28 @@ def get_config(folder: str = "photos") -> Config:
         epochs=30,
         model=Model(name="inception_v2", options={"aux": False}),
         data=Data(
-            source=f"folder:{folder}", eval_split="val", size=96, channels=3, batch_size=32, eval_batch_size=64,
-            mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), on_bad_image="skip",
+            source=f"folder:{folder}",
+            eval_split="val",
+            size=96,
+            channels=3,
+            batch_size=32,
+            eval_batch_size=64,
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+            on_bad_image="skip",
             augment=Augment(crop="area", area=(0.25, 1.0), flip=True),
         ),
-        optim=Optim(name="sgd", lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-4, clip=5.0, schedule="cosine", warmup=2),
+        optim=Optim(
+            name="sgd",
+            lr=0.05,
+            momentum=0.9,
+            nesterov=True,
+            weight_decay=1e-4,
+            clip=5.0,
+            schedule="cosine",
+            warmup=2,
+        ),
         loss=Loss(label_smoothing=0.1),
         log=Log(every=20, eval_every=100),
         checkpoint=Checkpoint(every=100),
-    )  # fmt: skip
+    )

@@ -1,16 +1,19 @@
-"""Every architecture on 5,000 real digits at a low resolution, on a CPU: does it learn, and how long does it take?
+"""Every architecture on 5,000 real digits at a low resolution, on a CPU: does each one learn?
 
-    python -m train --config=configs/lineage_mnist5k.py:inception_v1 --workdir=runs/lineage/inception_v1
-    make lineage        all of them, one after the other, and the table
+    python -m train --config=configs/lineage_mnist5k.py:inception_v1 --workdir=runs/lineage/v1
+    make lineage    # all of them, one after the other, and the table
 
-The digits become three-channel images of the smallest size that leaves each network a map of at least 1x1 at its end; where a
-network has a stem for small images (Inception-v3), it takes that. Expected: at least 97 % on the 1,000 test digits.
+The digits become three-channel images of the smallest size that leaves each network a map of at
+least 1x1 at its end. Inception-v3 takes its stem for small images.
 
-What was really run: `.readme/lineage.md` is the output of `make lineage`.
+Values: our choice.
+Expected: at least 97 % of the 1,000 test digits.
+What was really run: `make lineage`; its output is `.readme/lineage.md`.
 """
 
 from typing import Any, NamedTuple
 
+from cnnjax.spelling import choice
 from train.config import Augment, Checkpoint, Config, Data, Log, Loss, Model, Optim
 
 
@@ -22,12 +25,11 @@ class Row(NamedTuple):
     std: float = 0.31  # by which pixels in [0, 1] are divided
 
 
-# Without BatchNorm the rate has to be lower; auxiliary heads of v3 and later need larger images than these.
+# Networks without BatchNorm need a lower rate.
+# The auxiliary heads of v3 and later need larger images than these.
 ROWS = {
     "lenet5": Row(28, epochs=30),
-    "alexnet": Row(
-        67, lr=2e-4, std=1 / 255
-    ),  # its small initial values are made for pixels up to 255
+    "alexnet": Row(67, lr=2e-4, std=1 / 255),  # its initial weights are made for pixels in 0..255
     "alexnet_owt": Row(63, lr=2e-4),
     "vgg11": Row(32, lr=2e-4),
     "vgg11_bn": Row(32, lr=2e-4),
@@ -45,16 +47,24 @@ ROWS = {
 
 
 def get_config(name: str = "inception_v1") -> Config:
-    row = ROWS[name]
+    row = ROWS[choice("name", name, ROWS)]
     return Config(
         epochs=row.epochs,
         model=Model(name=name, options=dict(row.options)),
         data=Data(
-            source="mnist5k", size=row.size, channels=0 if name == "lenet5" else 3, batch_size=64, eval_batch_size=250,
-            mean=(0.13,), std=(row.std,), augment=Augment(rotate=12, scale=0.12, shear=0.1),
+            source="mnist5k",
+            size=row.size,
+            channels=0 if name == "lenet5" else 3,
+            batch_size=64,
+            eval_batch_size=250,
+            mean=(0.13,),
+            std=(row.std,),
+            augment=Augment(rotate=12, scale=0.12, shear=0.1),
         ),
-        optim=Optim(name="adamw", lr=row.lr, weight_decay=0.01, clip=1.0, schedule="cosine", warmup=1),
+        optim=Optim(
+            name="adamw", lr=row.lr, weight_decay=0.01, clip=1.0, schedule="cosine", warmup=1
+        ),
         loss=Loss(label_smoothing=0.1),
         log=Log(every=31, eval_every=250),
         checkpoint=Checkpoint(every=250, keep=1),
-    )  # fmt: skip
+    )

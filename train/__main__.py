@@ -5,14 +5,20 @@ python -m train --config=configs/lenet_mnist.py --workdir=runs/lenet --config.op
 
 import functools
 import gc
-import sys
+import os
+import signal
+
+if __name__ == "__main__":  # first of all: a signal may come while the rest is imported
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda *_: os._exit(75))
 
 from train import cli, errors
 from train.runtime import malloc
+from train.runtime.signals import Interrupt
 
 
 class Parser(cli.Parser):
-    """Its help lists the recipe's options, which are read off the source only when somebody asks."""
+    """Its help lists the recipe's options, read off the source only then."""
 
     def format_help(self) -> str:
         from train.config import describe
@@ -46,11 +52,20 @@ def parse(argv: list[str] | None) -> tuple:
     cluster.add_argument("--coordinator", default="", help="HOST:PORT of process 0")
     cluster.add_argument("--num-processes", type=int, default=0, help="how many there are")
     cluster.add_argument("--process-id", type=int, default=-1, help="which this is, from 0")
+    cluster.add_argument(
+        "--meet-within", type=int, default=300, help="seconds to wait for the others at the start"
+    )
+    cluster.add_argument(
+        "--dead-after",
+        type=int,
+        default=20,
+        help="seconds without a sign of life after which a process counts as dead",
+    )
     return parser.parse_known_args(argv)
 
 
-def main(argv: list[str] | None = None, *, own_process: bool = False) -> dict:
-    """The command. `own_process`: the process does nothing else, so its program may be cached."""
+def main(argv: list[str] | None = None, *, interrupt: Interrupt | None = None) -> dict:
+    """The command. With an `interrupt` the process does nothing else, and may cache its program."""
     args, overrides = parse(argv)
 
     from train import recipe
@@ -61,13 +76,22 @@ def main(argv: list[str] | None = None, *, own_process: bool = False) -> dict:
     from train import loop
     from train.runtime import cluster
 
-    connection = cluster.connect(args.coordinator, args.num_processes, args.process_id)
+    if min(args.meet_within, args.dead_after) < 1:
+        raise errors.UserError("--meet-within and --dead-after are at least 1 second")
+    connection = cluster.connect(
+        args.coordinator,
+        args.num_processes,
+        args.process_id,
+        timeout=args.meet_within,
+        heartbeat=args.dead_after,
+    )
     try:
         if args.dry_run:
             from train import dry_run
 
             return dry_run.dry_run(config)
-        return loop.train(config, args.workdir, recipe=args.config if own_process else "")
+        recipe_file = args.config if interrupt else ""
+        return loop.train(config, args.workdir, recipe=recipe_file, interrupt=interrupt)
     except errors.UserError as error:
         if connection:
             connection.exit_code = error.exit_code
@@ -77,4 +101,6 @@ def main(argv: list[str] | None = None, *, own_process: bool = False) -> dict:
 if __name__ == "__main__":
     malloc.start_with_large_pages("train")
     gc.set_threshold(1_000_000)  # what a start makes stays, and collecting it takes a tenth of it
-    sys.exit(errors.run(functools.partial(main, own_process=True)))
+    with Interrupt(own_process=True) as interrupt:
+        code = errors.run(functools.partial(main, interrupt=interrupt))
+    errors.leave(code)

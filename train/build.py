@@ -1,6 +1,7 @@
-"""From a config to the things that it names: data, model, optimizer, and the step over the devices."""
+"""From a config to the things that it names: data, model, optimizer, step."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -11,15 +12,16 @@ import jax.numpy as jnp
 import optax
 
 from cnnjax import create_model
-from cnnjax.spelling import choice
 from train import data, losses, mix, optim, state, step
-from train.config import Config, check, decided_by
+from train.config import Config, decided_by
+from train.data.fingerprint import fingerprint
 from train.errors import UserError
 from train.parallel import Parallel
+from train.schema import check
 
-ON_NAN = ("stop", "skip", "rollback")
-KEEP = ("auto", "all", "products")
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
+MOST_STEPS = 2**31  # steps are counted in int32
+MOST_BYTES = 2**35  # of a batch on the host
 # For the initial state, a program that runs once: it compiles in two thirds of the time.
 RUNS_ONCE = {"xla_backend_optimization_level": 1}
 
@@ -31,8 +33,6 @@ def build_model(config: Config, classes: int) -> nn.Module:
         UserError: an unknown name, option or type, or fewer classes than the data has.
     """
     chosen = config.model
-    choice("model.dtype", chosen.dtype, DTYPES, UserError)
-    choice("model.keep", chosen.keep, KEEP, UserError)
     if chosen.num_classes and chosen.num_classes < classes:
         raise UserError(
             f"model.num_classes={chosen.num_classes}, but the data has {classes} classes"
@@ -85,6 +85,10 @@ def build_mix(config: Config, num_classes: int) -> Callable | None:
 def count_steps(config: Config, examples: int) -> int:
     """Updates in `epochs` passes; a batch runs on across the border of two passes."""
     steps = round(config.epochs * examples / config.data.batch_size)
+    if steps >= MOST_STEPS:
+        raise UserError(
+            f"epochs={config.epochs:g} make {steps:.3g} steps; at most {MOST_STEPS:.3g}"
+        )
     if steps < 1:
         raise UserError(
             f"epochs={config.epochs} of {examples} examples make no batch of "
@@ -98,6 +102,8 @@ def build_optimizer(
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimizer and its schedule (step -> learning rate); epochs become steps here."""
     chosen, per_epoch = config.optim, steps / config.epochs
+    if chosen.warmup * per_epoch >= MOST_STEPS:
+        raise UserError(f"optim.warmup={chosen.warmup:g} epochs are too long for this data")
     schedule = optim.make_schedule(
         chosen.schedule,
         chosen.lr * config.data.batch_size / chosen.lr_per if chosen.lr_per else chosen.lr,
@@ -154,7 +160,6 @@ class Task:
     def __init__(self, config: Config, split: data.Split | None = None):
         """`split` stands in for the data that the config names."""
         check(config)
-        choice("on_nan", config.on_nan, ON_NAN, UserError)
         self.config = config
         self.spread = Parallel(config.parallel.mapping, config.parallel.devices)
         self.spread.check("data.batch_size", config.data.batch_size)
@@ -174,6 +179,11 @@ class Task:
         data.check(self.train_split, config.data)
         self.image_shape = data.image_shape(self.train_split, config.data)
         self.preprocess = build_preprocess(config, self.image_shape[-1])
+        for name in ("batch_size", "eval_batch_size"):
+            size = getattr(config.data, name)
+            if size * math.prod(self.image_shape) > MOST_BYTES:
+                shape = "x".join(map(str, self.image_shape))
+                raise UserError(f"data.{name}={size} images of {shape} do not fit into memory")
 
         self._init_key, self.key = jax.random.split(jax.random.key(config.seed))
         create = partial(
@@ -195,7 +205,8 @@ class Task:
             and not hasattr(self.model, "bn_frozen")
         ):
             raise UserError(
-                f"optim.freeze_batchnorm needs a field bn_frozen of the network, and {config.model.name} has none"
+                "optim.freeze_batchnorm needs a field bn_frozen of the network; "
+                f"{config.model.name} has none"
             )
         self.abstract_state = self.spread.abstract(shapes)
         self.keeps_products = keeps_products(config, self.model, one_cpu=self.spread.one_cpu)
@@ -218,6 +229,16 @@ class Task:
             skip_bad=config.on_nan == "skip",
             remat_policy=policy,
         )
+
+    def about(self) -> dict[str, Any]:
+        """JSON; what the data is like, for config.json and to compare processes."""
+        splits = {"train": self.train_split, "evaluation": self.eval_split}
+        return {
+            "class_names": list(self.class_names),
+            "image_shape": list(self.image_shape),
+            "steps": self.steps,
+            "fingerprint": {name: fingerprint(split) for name, split in splits.items()},
+        }
 
     def decided_by(self) -> dict[str, Any]:
         """JSON; what the step is made from, beside versions and source files."""

@@ -1,65 +1,70 @@
-"""Checkpoints in `<workdir>/checkpoints/<step>`: the latest k and the best, written in the background.
+"""Checkpoints in `<workdir>/checkpoints/<step>`: the latest k and the best.
 
-The only file that knows orbax, which comes with the functions that need it: importing it takes a sixth of a second.
+They are written in the background. This is the only file that knows orbax, and its functions
+import it when they need it.
 """
 
 import contextlib
 import copy
 import importlib
+import json
 import logging
 import sys
+import zlib
 from functools import cached_property
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-import absl.logging
 import jax
 import numpy as np
 from etils import epath
 
+from cnnjax.trees import flatten
 from train.errors import CheckpointError
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
 
-# orbax reports each file that it touches, and once more each error that it raises
-for logger in (absl.logging.get_absl_logger(), logging.getLogger("asyncio")):
-    logger.setLevel(logging.CRITICAL)
-
-PARTS = (
-    "params",
-    "batch_stats",
-)  # what a network is made of, in a state and in its moving averages
+PARTS = ("params", "batch_stats")  # of a network, in a state and in its moving averages
 
 
 class Foreign(CheckpointError):
     """A checkpoint that is sound, but of another network."""
 
 
+def exists(workdir: epath.PathLike) -> bool:
+    """Whether a run folder has a checkpoint."""
+    folder = epath.Path(workdir).expanduser() / "checkpoints"
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+
+
 class Checkpoints:
-    """A folder of steps, each a state (a tree of arrays) and `meta` (JSON). Leaving its context waits for writes."""
+    """A folder of steps, each a state (a tree of arrays) and `meta` (JSON).
+
+    A context: leaving it waits for the writes that were started.
+    """
 
     def __init__(self, folder: epath.PathLike, keep: int = 2, *, read_only: bool = False):
         self.folder, self._keep, self._read_only = epath.Path(folder), keep, read_only
-        self._started: int | None = None  # the step of the save that was begun last
-        self._failed: set[int | None] = set()  # those that could not be written
+        self._started: int | None = None  # the step of the last save
+        self._failed: set[int | None] = set()  # steps that could not be written
 
     @cached_property
     def _manager(self) -> "ocp.CheckpointManager":
-        """Made when it is first needed. Several processes meet there, and make it with their first look at the folder."""
+        """Made on first use, where several processes meet."""
         import orbax.checkpoint as ocp
 
+        self._set_aside_unreadable_metrics()
         policies = ocp.checkpoint_managers
         accuracy = itemgetter("top1")  # of the metrics that a step is saved with
         best = policies.BestN(get_metric_fn=accuracy, n=1, keep_checkpoints_without_metrics=False)
+        # max_to_keep would delete the newest step when it is not among the best.
+        both = policies.AnyPreservationPolicy([policies.LatestN(self._keep), best])
         return ocp.CheckpointManager(
-            self.folder.resolve() if "://" not in str(self.folder) else self.folder,
+            self.folder if "://" in str(self.folder) else self.folder.resolve(),
             options=ocp.CheckpointManagerOptions(
                 best_fn=accuracy,
-                # max_to_keep would delete the newest step when it is not among the best, and resume would go back in time.
-                preservation_policy=policies.AnyPreservationPolicy(
-                    [policies.LatestN(self._keep), best]
-                ),
+                preservation_policy=both,
                 read_only=self._read_only,
                 create=not self._read_only,
             ),
@@ -71,53 +76,90 @@ class Checkpoints:
         return "_manager" in vars(self)
 
     def prepare(self) -> None:
-        """Imports orbax: behind a run's first step, which then comes sooner, and ahead of what is timed."""
+        """Imports orbax: after a run's first step, which then comes sooner."""
         importlib.import_module("orbax.checkpoint")
 
     def __enter__(self):
         self._hook, sys.unraisablehook = sys.unraisablehook, self._complain
+        # orbax logs each file that it touches, and every error that it raises.
+        self._loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+        self._levels = [logger.level for logger in self._loggers]
+        for logger in self._loggers:
+            logger.setLevel(logging.CRITICAL)
         return self
 
     def __exit__(self, *_):
         self.wait()
         if self._opened:
-            with contextlib.suppress(
-                OSError, ValueError, RuntimeError
-            ):  # what failed has been told
+            with contextlib.suppress(OSError, ValueError, RuntimeError):  # already reported
                 self._manager.close()
         sys.unraisablehook = self._hook
+        for logger, level in zip(self._loggers, self._levels):
+            logger.setLevel(level)
 
     def _complain(self, unraisable: Any) -> None:
-        """Passes on what cannot be raised, but for the echo of a failed save: writes under way find its event loop closed."""
+        """Passes on what cannot be raised, but for the echo of a failed save in orbax's threads."""
         if "Event loop is closed" not in str(unraisable.exc_value):
             self._hook(unraisable)
 
     def steps(self) -> list[int]:
-        """The steps at hand, oldest first. CheckpointError: the folder cannot be opened."""
+        """The steps at hand, oldest first.
+
+        Raises:
+            CheckpointError: the folder cannot be opened.
+        """
         try:
             known = self._opened or jax.process_count() > 1 or self.folder.exists()
             return sorted(self._manager.all_steps()) if known else []
         except OSError as error:
-            raise CheckpointError(
-                f"{self.folder} cannot be opened: {error.strerror or error}"
-            ) from error
+            reason = error.strerror or error
+            raise CheckpointError(f"{self.folder} cannot be opened: {reason}") from error
+
+    def _set_aside_unreadable_metrics(self) -> None:
+        """orbax reads the metrics of every step when it starts, and fails at the first bad file."""
+        if not self.folder.exists():
+            return
+        for path in self.folder.glob("*/metrics/metrics"):
+            try:
+                json.loads(path.read_text())
+            except (OSError, ValueError):
+                place = path.parent.parent
+                if self._read_only:
+                    raise CheckpointError(f"{place} is damaged: its metrics") from None
+                self._set_aside(place, f"{place} is damaged: its metrics")
+
+    def _set_aside(self, place: epath.Path, reason: str) -> None:
+        print(f"warning: {reason}; going back to the one before", file=sys.stderr, flush=True)
+        if jax.process_index() == 0:
+            aside = self.folder.with_name("damaged") / place.name
+            if aside.exists():
+                aside.rmtree()
+            aside.parent.mkdir(exist_ok=True)
+            place.rename(aside)
 
     def best(self) -> int | None:
         """The step with the highest top-1 accuracy among those at hand."""
         return self._manager.best_step()
 
     def save(self, step: int, state: Any, meta: dict, metrics: dict | None) -> None:
-        """Starts writing and returns; `metrics` are an evaluation at this very step, if there was one.
+        """Starts writing a state and returns.
 
-        A failure, of this save or of the one before, is a warning: what is at hand stays, and training can go on.
+        A failure, of this save or of the one before, is a warning: the checkpoints at hand stay,
+        and training can continue.
+
+        Args:
+            step: names the checkpoint.
+            state: a tree of arrays.
+            meta: JSON.
+            metrics: of an evaluation at this very step, if there was one.
         """
         import orbax.checkpoint as ocp
 
         self.wait()
         self._started = step
-        meta = copy.deepcopy(
-            meta
-        )  # orbax writes it in the background, when the caller's may have changed
+        meta = copy.deepcopy(meta)  # orbax writes it later, when the caller's may have changed
+        if jax.process_index() == 0:
+            meta["checksums"] = checksums(state)
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         try:
             if step not in self.steps():
@@ -126,101 +168,95 @@ class Checkpoints:
             self._give_up(error)
 
     def wait(self) -> None:
-        """Until what was started is on disk, or has failed."""
+        """Until the save that was started is on disk, or has failed."""
         if not self._opened:
             return
         try:
             self._manager.wait_until_finished()
-        except (
-            OSError,
-            ValueError,
-            RuntimeError,
-        ) as error:  # tensorstore raises a ValueError for a full disk
+        except (OSError, ValueError, RuntimeError) as error:  # a full disk is a ValueError
             self._give_up(error)
         self._sweep()
 
     def _give_up(self, error: Exception) -> None:
         step, self._started = self._started, None
-        reason = (
-            "no space is left"
-            if "No space left" in str(error)
-            else " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200]
+        if "No space left" in reason:
+            reason = "no space is left"
+        print(
+            f"warning: checkpoint {step} could not be written: {reason}. Training continues; "
+            "earlier checkpoints are untouched.",
+            file=sys.stderr,
+            flush=True,
         )
-        print(f"warning: checkpoint {step} could not be written, {reason}; training goes on, and the checkpoints before "
-              "are as they were", file=sys.stderr, flush=True)  # fmt: skip
         self._failed.add(step)
         self._sweep()
         if self._opened:
-            self._manager.reload()  # it had already taken those off its list that this one was to replace
+            self._manager.reload()  # it had dropped those that this one was to replace
 
     def _sweep(self) -> None:
-        """Removes what there is of failed saves: it would take the space that the next one needs.
+        """Removes what is left of failed saves, whose space the next one needs.
 
-        Only where no save is under way. Threads of one that failed may write on for a while, so this is done each time.
+        Only where no save is under way. Threads of a failed one may write for a while, so this is
+        repeated.
         """
         if jax.process_index() == 0:
-            for left in [
-                left for step in self._failed for left in self.folder.glob(f"{step}.*tmp*")
-            ]:
+            for left in [x for step in self._failed for x in self.folder.glob(f"{step}.*tmp*")]:
                 with contextlib.suppress(OSError):
                     left.rmtree()
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict]:
-        """(state, meta) of one step; `like` are abstract arrays with the shardings that the state will have.
+        """(state, meta) of one step.
 
-        CheckpointError: it is damaged, or (Foreign) its parameters have other names or shapes.
+        Args:
+            step: which one.
+            like: abstract arrays, with the shardings that the state will have.
+
+        Raises:
+            CheckpointError: it is damaged.
+            Foreign: its parameters have other names or shapes.
         """
         import orbax.checkpoint as ocp
 
         place = self.folder / str(step)
-        try:
+        restore = ocp.args.Composite(
+            state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore()
+        )
+        with damage_named(place):
             with ocp.StandardCheckpointer() as reader:
                 saved = reader.metadata((place / "state").resolve()).item_metadata.tree
             compare(saved, {part: getattr(like, part, None) for part in PARTS}, place)
-            out = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore()
-                ),
-            )
-        except Foreign:
-            raise
-        except Exception as error:  # orbax has no error class for a damaged file
-            reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(f"{place} cannot be restored: {reason}") from error
+            out = self._manager.restore(step, args=restore)
+            check(out["state"], out["meta"].pop("checksums", {}))
         return out["state"], out["meta"]
 
     def restore_variables(
         self, step: int, like: dict[str, Any], *, raw: bool = False
     ) -> dict[str, Any]:
-        """{"params", "batch_stats"} of one step and nothing else of it; `like` and errors as in `restore`.
+        """{"params", "batch_stats"} of one step. `like` and errors are those of `restore`.
 
-        Moving averages where there are any, the parameters themselves with `raw`.
+        Moving averages where the run keeps them, the parameters themselves with `raw`.
         """
         import orbax.checkpoint as ocp
 
         place = self.folder / str(step)
         state = (place / "state").resolve()
-        try:
-            with ocp.PyTreeCheckpointer() as reader:
-                saved = reader.metadata(state).item_metadata.tree
-                averaged = bool(saved.get("ema")) and not raw
-                compare(saved["ema"] if averaged else saved, like, place)
-                wanted = {"ema": like} if averaged else like
-                how = ocp.checkpoint_utils.construct_restore_args(wanted)
-                out = reader.restore(
-                    state,
-                    ocp.args.PyTreeRestore(item=wanted, restore_args=how, partial_restore=True),
-                )
-        except Foreign:
-            raise
-        except Exception as error:  # orbax has no error class for a damaged file
-            reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(f"{place} cannot be restored: {reason}") from error
+        with damage_named(place), ocp.PyTreeCheckpointer() as reader:
+            saved = reader.metadata(state).item_metadata.tree
+            averaged = bool(saved.get("ema")) and not raw
+            compare(saved["ema"] if averaged else saved, like, place)
+            item = {"ema": like} if averaged else like
+            how = ocp.checkpoint_utils.construct_restore_args(item)
+            arguments = ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True)
+            out = reader.restore(state, arguments)
+            meta = ocp.args.Composite(meta=ocp.args.JsonRestore())
+            check(out, self._manager.restore(step, args=meta)["meta"].get("checksums", {}))
         return out["ema"] if averaged else out
 
     def restore_latest(self, like: Any) -> tuple[Any, dict] | None:
-        """The newest readable step, or None if there is none; a damaged one is named, set aside and passed over."""
+        """The newest sound step, or None if there is none.
+
+        A damaged one is named and set aside, and the one before is taken.
+        """
         steps = self.steps()
         for step in reversed(steps):
             try:
@@ -230,45 +266,59 @@ class Checkpoints:
             except CheckpointError as error:
                 if step == steps[0]:
                     raise
-                print(
-                    f"warning: {error}; going back to the checkpoint before",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                if jax.process_index() == 0:
-                    aside = self.folder.with_name("damaged") / str(step)
-                    if aside.exists():
-                        aside.rmtree()
-                    aside.parent.mkdir(exist_ok=True)
-                    (self.folder / str(step)).rename(aside)
+                self._set_aside(self.folder / str(step), str(error))
                 self._manager.reload()
         return None
 
 
+@contextlib.contextmanager
+def damage_named(place: epath.Path):
+    """Any error as a CheckpointError: orbax has no class for damaged files."""
+    try:
+        yield
+    except Foreign:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{place} cannot be restored: {reason}") from error
+
+
+def checksums(state: Any) -> dict[str, int]:
+    """The CRC-32 of each array's bytes, by its path. A flipped bit changes it."""
+    return {path: checksum(leaf) for path, leaf in flatten(state).items()}
+
+
+def checksum(leaf: Any) -> int:
+    local = leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf
+    return zlib.crc32(np.ascontiguousarray(local).tobytes())
+
+
+def check(tree: Any, saved: dict[str, int]) -> None:
+    """Raises ValueError where an array is not the one that was saved."""
+    for path, leaf in flatten(tree).items():
+        if path in saved and checksum(leaf) != saved[path]:
+            raise ValueError(f"the values of {path} are not those that were saved")
+
+
 def compare(saved: dict[str, Any], like: dict[str, Any], place: epath.Path) -> None:
-    """Raises Foreign, with the first differences, where parameters or statistics have other names or shapes."""
+    """Raises Foreign, with the first differences, where names or shapes are others."""
     for part in PARTS:
-        there, here = (_shapes(tree.get(part) or {}) for tree in (saved, like))
-        different = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
-        if different:
+        there, here = (
+            {path: tuple(leaf.shape) for path, leaf in flatten(tree.get(part) or {}).items()}
+            for tree in (saved, like)
+        )
+        names = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
+        if names:
             shown = [
                 f"{name} is {there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
-                for name in different
+                for name in names[:3]
             ]
-            more = f"; {len(different) - 3} more" if len(different) > 3 else ""
-            raise Foreign(f"{place} is of another network: {'; '.join(shown[:3])}{more}")
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree.leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-        for path, leaf in leaves
-    }
+            more = f"; {len(names) - 3} more" if len(names) > 3 else ""
+            raise Foreign(f"{place} is of another network: {'; '.join(shown)}{more}")
 
 
 def on_one_device(like: Any) -> Any:
-    """Abstract arrays with a place to be: a target for `restore` on whatever device is here."""
+    """Abstract arrays on this process's first device: a target for `restore`."""
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding), like

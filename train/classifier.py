@@ -1,4 +1,4 @@
-"""What is looked at after training: a network with its values, its input and its classes, of a run or published."""
+"""A network that is ready to answer: of a run, or of published weights."""
 
 import argparse
 import dataclasses
@@ -11,6 +11,7 @@ import flax.linen as nn
 import numpy as np
 from etils import epath
 
+from cnnjax.spelling import choice
 from train.build import DTYPES, build_preprocess
 from train.config import Data, Transform
 from train.data.transforms import from_preprocessing
@@ -19,10 +20,10 @@ from train.run import Run
 
 
 class Classifier(NamedTuple):
-    """A network that is ready to answer."""
+    """A network with its variables, its preprocessing and its classes."""
 
     name: str  # of the model
-    label: str  # which values: the checkpoint's step, or the weights' file
+    label: str  # of the variables: the checkpoint's step, or the file of the weights
     model: nn.Module
     variables: Any
     preprocess: Callable  # uint8 (N, H, W, C) to what the network reads
@@ -33,10 +34,20 @@ class Classifier(NamedTuple):
 def from_run(
     run: Run, step: str = "latest", *, raw: bool = False, dtype: str = "", source: str = ""
 ) -> Classifier:
-    """A checkpoint: 'latest', 'best' or a number. `raw`: the parameters themselves where the run keeps moving averages.
+    """The network of a checkpoint.
 
-    For the run's own data, or for other images (`source`, "-" where no source has them). Other images are scaled to what
-    the network reads: as the config says, or, where the run's own came in one size, whole.
+    Args:
+        run: the run folder.
+        step: "latest", "best" or a number.
+        raw: take the parameters themselves where the run keeps moving averages of them.
+        dtype: the compute type, "float32" or "bfloat16"; the run's own by default.
+        source: other images than the run's own ("-" where no source has them). They are scaled to
+            what the network reads: as the config says, or whole where the run's own images came
+            in one size.
+
+    Raises:
+        CheckpointError: the run has no such checkpoint.
+        UserError: the compute type is unknown.
     """
     number, variables = run.restore(step, raw=raw)
     size, _, channels = run.image_shape
@@ -46,9 +57,14 @@ def from_run(
         images = dataclasses.replace(
             images, source=source, size=size, channels=channels, transform=transform
         )
-    preprocess, model = build_preprocess(run.config, channels), with_dtype(run.model, dtype)
     return Classifier(
-        run.config.model.name, str(number), model, variables, preprocess, images, run.class_names
+        name=run.config.model.name,
+        label=str(number),
+        model=with_dtype(run.model, dtype),
+        variables=variables,
+        preprocess=build_preprocess(run.config, channels),
+        data=images,
+        classes=run.class_names,
     )
 
 
@@ -61,9 +77,20 @@ def from_weights(
     transform: Transform | None = None,
     dtype: str = "",
 ) -> Classifier:
-    """Published weights, with the options, the resize, the crop and the values that they were trained with.
+    """The network of published weights, with the options and the preprocessing that these need.
 
-    `images` says where they come from, and another size if it has one; `transform` takes the place of the weights' own.
+    Args:
+        path: the file.
+        model: the name in the registry; None where the file says it.
+        source: who wrote the file: "keras", "torchvision", "timm", "slim", "cnnjax".
+        images: where the images come from, and their size where it is not that of the weights.
+        transform: takes the place of the weights' own resize and crop.
+        dtype: the compute type, "float32" or "bfloat16"; float32 by default.
+
+    Raises:
+        CheckpointError: the file cannot be read, does not fit the model, or leaves parameters
+            without values.
+        UserError: the compute type is unknown.
     """
     from cnnjax import weights
 
@@ -78,124 +105,115 @@ def from_weights(
             print(f"warning: {warning.message}", file=sys.stderr, flush=True)
     if loaded.fresh:
         raise CheckpointError(
-            f"--weights={path} has no values for {', '.join(loaded.fresh)}: there is nothing to ask it"
+            f"--weights={path} has no values for {', '.join(loaded.fresh)}: "
+            "such a network cannot classify"
         )
     size, own = from_preprocessing(loaded.preprocessing)
     images = images or Data()
-    channels = 1 if loaded.preprocessing.channels == "L" else 3
-    config = dataclasses.replace(
-        images, size=images.size or size, transform=transform or own, channels=channels
+    return Classifier(
+        name=loaded.name,
+        label=path.rpartition("/")[2],
+        model=with_dtype(loaded.model, dtype),
+        variables=loaded.variables,
+        preprocess=loaded.preprocessing,
+        data=dataclasses.replace(
+            images,
+            size=images.size or size,
+            transform=transform or own,
+            channels=1 if loaded.preprocessing.channels == "L" else 3,
+        ),
+        classes=loaded.class_names,
     )
-    return Classifier(loaded.name, path.rpartition("/")[2], with_dtype(loaded.model, dtype), loaded.variables,
-                   loaded.preprocessing, config, loaded.class_names)  # fmt: skip
 
 
 def with_dtype(model: nn.Module, dtype: str) -> nn.Module:
-    if dtype not in ("", *DTYPES):
-        raise UserError(f"--dtype is float32 or bfloat16, got {dtype!r}")
-    return model.clone(dtype=DTYPES[dtype]) if dtype else model
+    """The model with another compute type; "" leaves it as it is."""
+    return (
+        model.clone(dtype=DTYPES[choice("--dtype", dtype, DTYPES, UserError)]) if dtype else model
+    )
 
 
 def match_classes(
-    theirs: Sequence[str], subject: Classifier, *, subset: bool = False
+    classes: Sequence[str], classifier: Classifier, *, subset: bool = False
 ) -> np.ndarray | None:
-    """The network's classes that are the data's, in the data's order; None where they are the same, one by one.
+    """The network's outputs for the classes of some data.
 
-    DataError shows the first differences. `subset` allows data with fewer classes than the network knows by name.
+    Args:
+        classes: the names of the data's classes.
+        classifier: the network.
+        subset: allow data with only some of the network's classes.
+
+    Returns:
+        The index of the output for each of the data's classes; None where both have the same
+        classes in the same order.
+
+    Raises:
+        DataError: the classes differ; the message shows the first differences.
     """
-    count, ours = subject.model.num_classes, subject.classes
-    where = f"{subject.data.source} does not fit {subject.label}"
-    if ours is not None and len(ours) < count:  # outputs that were never trained
-        ours = ours + tuple(f"output {i}" for i in range(len(ours), count))
-    if (
-        ours is not None
-        and tuple(theirs) == tuple(ours[: len(theirs)])
-        and len(theirs) == len(subject.classes or ())
-    ):
-        return None
-    if ours is None:
-        if len(theirs) == count:
+    count, known = classifier.model.num_classes, classifier.classes
+    does_not_fit = f"{classifier.data.source} does not fit {classifier.label}"
+    if known is None:
+        if len(classes) == count:
             return None
-        hint = ""
-        if abs(len(theirs) - count) == 1:
-            hint = "; one of the two counts a background class before the others"
+        background = abs(len(classes) - count) == 1
+        hint = "; one of the two counts a background class before the others" if background else ""
         raise DataError(
-            f"{where}: the data has {len(theirs)} classes ({_shown(theirs)}), the network {count} without names{hint}. "
-            "--class-names=FILE names them, one a line; then --subset evaluates on fewer"
+            f"{does_not_fit}: the data has {len(classes)} classes ({_first(classes)}), the network "
+            f"{count} without names{hint}. --class-names=FILE names them, one a line; then "
+            "--subset evaluates on fewer"
         )
-    unknown = [name for name in theirs if name not in ours]
+    if tuple(classes) == tuple(known):
+        return None
+    unknown = set(classes) - set(known)
     if subset and not unknown:
-        return np.array([ours.index(name) for name in theirs])
-    pairs = [
-        f"{i}: {a!r} there, {b!r} in the data"
-        for i, (a, b) in enumerate(zip(ours, theirs))
-        if a != b
+        return np.array([known.index(name) for name in classes])
+    differences = [
+        f"{i}: {name!r} in the network, {label!r} in the data"
+        for i, (name, label) in enumerate(zip(known, classes))
+        if name != label
     ]
-    counts = f"the network has {len(subject.classes or ())} classes, the data {len(theirs)}"
-    hint = (
-        ""
-        if unknown
-        else "; all of the data's classes are among the network's: --subset evaluates on those"
+    hint = "; the network has all of the data's classes: --subset evaluates on those"
+    raise DataError(
+        f"{does_not_fit}: the network has {len(known)} classes, the data {len(classes)}; "
+        f"{'; '.join(differences[:3]) or 'the first ones agree'}{'' if unknown else hint}"
     )
-    raise DataError(f"{where}: {counts}; {'; '.join(pairs[:3]) or 'the first ones agree'}{hint}")
 
 
-def _shown(names: Sequence[str]) -> str:
+def _first(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:3])) + (", …" if len(names) > 3 else "")
 
 
-# ---------------------------------------------------------------------------------------------- the command line
+# The command line
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
-    """The options that say which network: a run folder, or published weights."""
-    parser.add_argument("--workdir", nargs="+", default=[], help="a run folder, or several")
-    parser.add_argument(
-        "--step",
-        default="latest",
-        help="latest, best, a number, or several with commas between them",
-    )
-    parser.add_argument(
-        "--raw", action="store_true", help="the parameters, where the run keeps moving averages"
-    )
-    parser.add_argument(
-        "--weights", nargs="+", default=[], help="a file of published weights, or several"
-    )
-    parser.add_argument("--model", nargs="+", default=[], help="the model of each of them")
-    parser.add_argument(
+    """Adds the options that name a network: a run folder, or published weights."""
+    several: dict[str, Any] = dict(nargs="+", default=[])
+    add = parser.add_argument
+    add("--workdir", **several, help="a run folder, or several")
+    add("--step", default="latest", help="latest, best, a number, or several with commas between")
+    add("--raw", action="store_true", help="the parameters, where the run keeps moving averages")
+    add("--weights", **several, help="a file of published weights, or several")
+    add("--model", **several, help="the model of each file")
+    add(
         "--source",
         nargs="+",
         default=["cnnjax"],
-        help="who wrote each: keras, torchvision, timm, slim…",
+        help="who wrote each file: keras, torchvision, timm, slim…",
     )
-    parser.add_argument(
-        "--class-names",
-        default="",
-        help="a file with the names of the weights' classes, one a line",
-    )
-    parser.add_argument(
-        "--size", type=int, default=0, help="side of the images that the network reads"
-    )
-    parser.add_argument(
-        "--style", default="", help="another evaluation transform than that of the weights"
-    )
-    parser.add_argument(
-        "--resize",
-        type=int,
-        default=0,
-        help="length of the short side before the centre is cut out",
-    )
-    parser.add_argument(
-        "--fraction", type=float, default=0.0, help="central part of both sides; 1: the whole image"
-    )
-    parser.add_argument("--interpolation", default="", help="bilinear or bicubic")
-    parser.add_argument("--dtype", default="", help="compute type: float32 or bfloat16")
+    add("--class-names", default="", help="a file that names the weights' classes, one a line")
+    add("--size", type=int, default=0, help="side of the images that the network reads")
+    add("--style", default="", help="another evaluation transform than that of the weights")
+    add("--resize", type=int, default=0, help="length of the short side before the central crop")
+    add("--fraction", type=float, default=0.0, help="central part of both sides; 1: all of it")
+    add("--interpolation", default="", help="bilinear or bicubic")
+    add("--dtype", default="", help="compute type: float32 or bfloat16")
 
 
 def published(args: argparse.Namespace, source: str = "") -> list[Classifier]:
-    """The subjects that `--weights` and its options name."""
+    """The networks that `--weights` and its options name."""
 
-    def of_each(values: list, name: str) -> list:
+    def for_each(values: list, name: str) -> list:
         if len(values) not in (1, len(args.weights)):
             raise UserError(f"--{name} has {len(values)} values for {len(args.weights)} --weights")
         return values * (len(args.weights) // len(values))
@@ -206,31 +224,45 @@ def published(args: argparse.Namespace, source: str = "") -> list[Classifier]:
             args.style or Transform().style, args.resize, args.fraction, args.interpolation
         )
     images = Data(source=source, size=args.size, eval_batch_size=32)
-    rows = zip(args.weights, of_each(args.model or [None], "model"), of_each(args.source, "source"))
-    found = [
-        from_weights(*row, images=images, transform=transform, dtype=args.dtype) for row in rows
+    models, sources = for_each(args.model or [None], "model"), for_each(args.source, "source")
+    classifiers = [
+        from_weights(*files, images=images, transform=transform, dtype=args.dtype)
+        for files in zip(args.weights, models, sources)
     ]
-    if args.class_names:
-        names = read_names(args.class_names)
-        for each in found:
-            if len(names) != each.model.num_classes:
-                raise UserError(
-                    f"{args.class_names} has {len(names)} names for {each.model.num_classes} classes"
-                )
-        found = [each._replace(classes=names) for each in found]
-    return found
+    if not args.class_names:
+        return classifiers
+    names = read_names(args.class_names)
+    for classifier in classifiers:
+        count = classifier.model.num_classes
+        if len(names) != count:
+            raise UserError(f"{args.class_names} has {len(names)} names for {count} classes")
+    return [classifier._replace(classes=names) for classifier in classifiers]
+
+
+def one_classifier(args: argparse.Namespace) -> Classifier:
+    """The one network that the options name, for images of any source.
+
+    Raises:
+        UserError: they name none, or several.
+    """
+    one_of(args, "workdir", "weights")
+    if len(args.workdir) + len(args.weights) != 1:
+        raise UserError("one network is needed, not several")
+    if args.weights:
+        return published(args)[0]
+    return from_run(Run(args.workdir[0]), args.step, raw=args.raw, dtype=args.dtype, source="-")
 
 
 def read_names(path: str) -> tuple[str, ...]:
+    """The lines of a file, without empty ones."""
     try:
-        return tuple(
-            line.strip() for line in epath.Path(path).read_text().splitlines() if line.strip()
-        )
+        lines = epath.Path(path).read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--class-names={path} cannot be read: {error}") from None
+    return tuple(line.strip() for line in lines if line.strip())
 
 
 def one_of(args: argparse.Namespace, *names: str) -> None:
-    """UserError unless exactly one of the options is there."""
+    """Raises UserError unless exactly one of the options is given."""
     if sum(bool(getattr(args, name)) for name in names) != 1:
         raise UserError(f"either {' or '.join('--' + name for name in names)} is needed")

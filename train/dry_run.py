@@ -1,6 +1,6 @@
-"""What a recipe will take, before a cluster is asked for it: one step is compiled, nothing is read but the data's shape.
+"""What a recipe will take: one step is compiled, and of the data only its shape is read.
 
-Of the papers' data sets not even that: where they are not prepared, their numbers stand in.
+Known data sets need not be there: their numbers stand in.
 """
 
 import sys
@@ -22,7 +22,7 @@ BARS = " ▁▂▃▄▅▆▇█"
 
 
 class Known(data.Split):
-    """A split that is not here: what is known of it, and no image."""
+    """A split that is not here: its numbers, and no image."""
 
     def __init__(
         self, examples: int, classes: int, image_shape: tuple[int | None, int | None, int]
@@ -42,7 +42,7 @@ KNOWN = {
 
 
 def build(config: Config) -> Task:
-    """The task of a config, on its data or on what is known of it."""
+    """The task of a config, on its data or on the numbers of a known data set."""
     try:
         return Task(config)
     except DataError as error:
@@ -51,7 +51,7 @@ def build(config: Config) -> Task:
             raise
         if jax.process_index() == 0:
             print(
-                f"{error}; its {len(known):,} examples are only counted on here",
+                f"{error}; its known number of examples, {len(known):,}, is used",
                 file=sys.stderr,
                 flush=True,
             )
@@ -59,7 +59,7 @@ def build(config: Config) -> Task:
 
 
 def dry_run(config: Config) -> dict[str, Any]:
-    """Compiles the step, and tells parameters, multiply-adds, memory, devices and the schedule."""
+    """Compiles the step; returns parameters, multiply-adds, memory, devices, steps."""
     start(config)
     task = build(config)
     height, width, channels = data.image_shape(task.train_split, config.data)
@@ -82,10 +82,12 @@ def dry_run(config: Config) -> dict[str, Any]:
         "processes": jax.process_count(),
         "steps": task.steps,
         "state_bytes": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(task.abstract_state)),
-        # What the compiler plans for one device: inputs, results that take no input's place, and what is in between.
-        "device_bytes": memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+        # The compiler's plan for one device: inputs, results in memory of their own, temporaries.
+        "device_bytes": memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes,
-    }  # fmt: skip
+    }
     if jax.process_index() == 0:
         print(describe(task, result), file=sys.stderr, flush=True)
     return result
@@ -95,12 +97,18 @@ def describe(task: Task, result: dict[str, Any]) -> str:
     config = task.config
     kind = task.spread.devices[0].device_kind
     each = config.data.batch_size // result["devices"]
+    mib = {key: result[key] / 2**20 for key in ("device_bytes", "state_bytes")}
     lines = [
-        f"model      {result['model']}, {result['parameters']:,} parameters, {result['multiply_adds']:,} multiply-adds",
-        f"devices    {result['devices']} x {kind} in {result['processes']} process(es), by {task.spread.mapping}",
-        f"batch      {config.data.batch_size}, {each} on each device, in {config.parallel.accumulate} part(s)",
-        f"memory     {result['device_bytes'] / 2**20:,.1f} MiB a device, {result['state_bytes'] / 2**20:,.1f} of them state",
-        f"run        {result['steps']:,} steps, {config.epochs:g} epochs of {len(task.train_split):,} images",
+        f"model      {result['model']}, {result['parameters']:,} parameters, "
+        f"{result['multiply_adds']:,} multiply-adds",
+        f"devices    {result['devices']} x {kind} in {result['processes']} process(es), "
+        f"by {task.spread.mapping}",
+        f"batch      {config.data.batch_size}, {each} on each device, "
+        f"in {config.parallel.accumulate} part(s)",
+        f"memory     {mib['device_bytes']:,.1f} MiB a device, "
+        f"{mib['state_bytes']:,.1f} of them state",
+        f"run        {result['steps']:,} steps, {config.epochs:g} epochs of "
+        f"{len(task.train_split):,} images",
         "rate",
         picture(task.schedule, task.steps),
     ]
@@ -108,7 +116,7 @@ def describe(task: Task, result: dict[str, Any]) -> str:
 
 
 def picture(schedule: Any, steps: int, width: int = 64, height: int = 4) -> str:
-    """A schedule over the run, as text: each column is the middle of its part."""
+    """A schedule over the run as a picture of text."""
     at = (np.arange(width) + 0.5) * steps / width
     rates = np.array(jax.vmap(schedule)(jnp.array(at.astype(np.int32))))
     peak = max(rates.max(), 1e-30)

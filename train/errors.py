@@ -1,8 +1,9 @@
-"""Mistakes that a user can make or mend: one sentence and an exit code each, without a stack trace."""
+"""Mistakes that a user can make or mend: each is one sentence and an exit code."""
 
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable
 
 
@@ -51,7 +52,7 @@ class Preempted(UserError):
 
 
 def run(command: Callable[[], dict]) -> int:
-    """Runs a command: its result is one JSON line on standard output, a mistake one on standard error.
+    """Runs a command: its result is a JSON line on standard output, a mistake a sentence.
 
     Returns:
         The exit code. A process that has lost another one ends at once: an orderly end would wait
@@ -60,6 +61,9 @@ def run(command: Callable[[], dict]) -> int:
     try:
         print(json.dumps(command()), flush=True)
         return 0
+    except BrokenPipeError:  # as in `… | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
     except UserError as error:
         prefix = "" if isinstance(error, Preempted) else "error: "
         print(f"{prefix}{error}", file=sys.stderr, flush=True)
@@ -70,3 +74,13 @@ def run(command: Callable[[], dict]) -> int:
         sentence = "interrupted. Run the same command to resume from the last checkpoint."
         print(sentence, file=sys.stderr, flush=True)
         return 130
+
+
+def leave(code: int) -> None:
+    """Ends the process, without waiting for threads that a failed save has left."""
+    others = [thread for thread in threading.enumerate() if not thread.daemon]
+    if len(others) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -14,7 +14,7 @@ from train.parallel import Parallel
 
 
 class Evaluator:
-    """Counts over whole splits, spread over the devices: every example exactly once, whatever the batch size."""
+    """Counts over whole splits, spread over the devices; every example counts once."""
 
     def __init__(self, spread: Parallel, model: nn.Module, preprocess: Callable, config: Data):
         spread.check("data.eval_batch_size", config.eval_batch_size)
@@ -24,7 +24,7 @@ class Evaluator:
         )
 
     def __call__(self, variables: Any, split: data.Split) -> dict[str, float]:
-        """loss, top1, top5 (above ten classes) and the number of examples; `variables` are replicated."""
+        """loss, top1, top5 (above ten classes) and examples. `variables` are replicated."""
         shares = dict(process=jax.process_index(), processes=jax.process_count())
         batches = data.eval_batches(split, self._config, **shares)
         counts = ahead(

@@ -1,4 +1,4 @@
-"""What a run tells: `metrics.jsonl`, the source of truth for every plot, and progress for a person."""
+"""What a run tells: `metrics.jsonl`, the source of every plot, and progress for people."""
 
 import json
 import math
@@ -11,11 +11,12 @@ from typing import Any
 import jax
 from etils import epath
 
+from train import files
 from train.errors import CheckpointError, UserError
 
 
 class Metrics:
-    """Appends rows to `metrics.jsonl`: one object a line with `step`, `split` and scalars; trackers on request."""
+    """Appends rows to `metrics.jsonl`, one JSON object a line, and to trackers on request."""
 
     def __init__(
         self,
@@ -26,16 +27,17 @@ class Metrics:
         wandb: str = "",
         config: dict | None = None,
     ):
-        """Keeps the rows up to step `resume_at`: later ones will be written again. Without a folder nothing is written."""
+        """Drops the rows after step `resume_at`, which the run repeats. No folder: no file."""
         self._path = workdir / "metrics.jsonl" if workdir else None
-        self._rows: list[str] = []  # not on disk yet
-        self._told = False  # that they cannot be written
+        self._rows: list[str] = []  # not yet on disk
+        self._told = False  # whether the user knows that they cannot be written
         self._trackers: list[Callable[[int, str, dict], None]] = []
         self._closers: list[Callable[[], Any]] = []
+        self.train_rows = 0  # that were there already
         if workdir and self._path:
-            self._text = "".join(
-                json.dumps(row) + "\n" for row in read(workdir) if row["step"] <= resume_at
-            )
+            rows = [row for row in read(workdir) if row["step"] <= resume_at]
+            self.train_rows = sum(row["split"] == "train" for row in rows)
+            self._text = "".join(json.dumps(row) + "\n" for row in rows)
             self._torn = True
             self.flush()
             if tensorboard:
@@ -44,7 +46,7 @@ class Metrics:
                 self._track_wandb(workdir, wandb, config or {})
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
-        """On disk when it returns, so that a checkpoint that follows never outlives its rows; see `flush`."""
+        """The row is on disk when this returns, unless the disk is full; see `flush`."""
         if self._path:
             self._rows.append(json.dumps({"step": step, "split": split} | values) + "\n")
             self.flush()
@@ -52,14 +54,12 @@ class Metrics:
             track(step, split, values)
 
     def flush(self) -> bool:
-        """Whether every row is on disk. Those that a full disk does not take are kept, and tried again with the next."""
+        """Whether every row is on disk. Rows that a full disk refuses wait for the next attempt."""
         if not self._path or not (self._rows or self._torn):
             return True
         try:
-            if self._torn:  # the file may end in half a row
-                whole = self._path.with_name("metrics.jsonl.new")
-                whole.write_text(self._text + "".join(self._rows))
-                whole.replace(self._path)  # at no time is there less than before
+            if self._torn:  # the file may end in an incomplete row
+                files.write(self._path, self._text + "".join(self._rows))
             else:
                 with self._path.open("a") as file:
                     file.write("".join(self._rows))
@@ -68,8 +68,12 @@ class Metrics:
                 self._text = "".join(json.dumps(row) + "\n" for row in read(self._path.parent))
             self._torn = True
             if not self._told:
-                print(f"warning: {self._path} cannot be written: {error.strerror or error}; its rows are kept until it can be",
-                      file=sys.stderr, flush=True)  # fmt: skip
+                print(
+                    f"warning: {self._path} cannot be written: {error.strerror or error}; "
+                    "its rows wait until it can be",
+                    file=sys.stderr,
+                    flush=True,
+                )
             self._told = True
             return False
         self._text, self._torn, self._told, self._rows = "", False, False, []
@@ -102,7 +106,7 @@ class Metrics:
         except ImportError:
             raise UserError("log.wandb needs the package wandb: pip install wandb") from None
 
-        # One run folder, one run over there, whoever resumes it; folders of one name in two places are two.
+        # A run folder is one run there, whoever resumes it; folders in two places are two runs.
         name, place = workdir.name, str(workdir if "://" in str(workdir) else workdir.resolve())
         number = f"{name}-{zlib.crc32(place.encode()):08x}"
         run = wandb.init(
@@ -117,24 +121,34 @@ class Metrics:
 
 
 def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
-    """The rows of a run folder; a line that a killed process left half-written is not one."""
+    """The rows of a run folder, without a last line that a killed process left incomplete.
+
+    Raises:
+        CheckpointError: a line is not a row, or the file cannot be read.
+    """
     path = epath.Path(workdir) / "metrics.jsonl"
     if not path.exists():
         return []
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(keepends=True), start=1):
-        if line.endswith("\n"):
+    for number, line in enumerate(lines, start=1):
+        if line.endswith(b"\n"):
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
+                row = json.loads(line)
+                assert isinstance(row["step"], int) and isinstance(row["split"], str)
+            except (ValueError, TypeError, KeyError, AssertionError):
                 raise CheckpointError(
-                    f"line {number} of {path} is not JSON; take it out, or the file away"
+                    f"line {number} of {path} is not a row; remove it, or move the file away"
                 ) from None
-    return rows
+            rows.append(row)
+    return list({(row["step"], row["split"]): row for row in rows}.values())
 
 
 class Progress:
-    """A bar with images/s and time left on a terminal, plain lines elsewhere, nothing on processes but the first."""
+    """A bar on a terminal, plain lines elsewhere; nothing where `quiet`."""
 
     def __init__(self, start: int, steps: int, batch_size: int, *, quiet: bool = False):
         from tqdm import tqdm
@@ -162,7 +176,7 @@ class Progress:
             print(text, file=sys.stderr, flush=True)
 
     def restart(self) -> None:
-        """The pace counts from here on: behind the first step, which compiles."""
+        """Time counts from here: after the first step, which compiles."""
         self._began, self._start = time.perf_counter(), self._start + 1
 
     def step(self) -> None:
@@ -204,7 +218,7 @@ def duration(seconds: float) -> str:
 
 
 class Trace:
-    """The profiler's trace of steps a to b into a folder; of those that are left of them, where a run goes on."""
+    """The profiler's trace of steps a to b into a folder; of the rest of them in a resumed run."""
 
     def __init__(self, steps: tuple[int, ...], folder: epath.Path):
         self._steps = range(steps[0], steps[1] + 1) if steps else range(0)
@@ -219,7 +233,7 @@ class Trace:
         return bool(self._first) and number == self._steps[-1]
 
     def close(self, number: int) -> str:
-        """Writes it, if there is one, to the end of a step; returns a sentence that says so."""
+        """Ends the trace, if there is one, and returns a sentence that says so, or ""."""
         first, self._first = self._first, 0
         if not first:
             return ""

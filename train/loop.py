@@ -1,5 +1,6 @@
 """Trains a config in a run folder; the same call resumes it, to the same bits."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import jax
 
 from train import checkpoint, config, logs, pretrained
+from train.agreement import agree
 from train.build import Task
 from train.config import Config
 from train.errors import (
@@ -18,15 +20,18 @@ from train.errors import (
     UserError,
 )
 from train.evaluator import Evaluator
+from train.lock import Lock
 from train.meters import Meters
-from train.run import open_workdir
+from train.run import claim, make_folder
 from train.runtime import cluster, malloc, programs
 from train.runtime.signals import Interrupt
 from train.start import start
 from train.state import TrainState
 
 
-def train(config: Config, workdir: str, *, recipe: str = "") -> dict[str, Any]:
+def train(
+    config: Config, workdir: str, *, recipe: str = "", interrupt: Interrupt | None = None
+) -> dict[str, Any]:
     """Runs a config to its end in a run folder, from its newest checkpoint if it has one.
 
     Args:
@@ -34,6 +39,7 @@ def train(config: Config, workdir: str, *, recipe: str = "") -> dict[str, Any]:
         workdir: the run folder; made if it is missing.
         recipe: the file, and its argument, that the config is from, where this process runs it and
             nothing else. The traced step is then cached for the next start.
+        interrupt: what a signal does; by default SIGTERM and SIGUSR1 stop the run after a step.
 
     Returns:
         The last evaluation, the step, and the speed: first (compiling) step and evaluations
@@ -48,7 +54,7 @@ def train(config: Config, workdir: str, *, recipe: str = "") -> dict[str, Any]:
     0.99
     """
     cache = start(config, recipe)
-    with Interrupt() as interrupt:
+    with contextlib.nullcontext(interrupt) if interrupt else Interrupt() as interrupt:
         task = Task(config)
         try:
             return Training(task, workdir, interrupt, cache).run()
@@ -76,11 +82,17 @@ class Training:
         self.config, self.workdir = task.config, workdir
         self.evaluator = Evaluator(task.spread, task.model, task.preprocess, self.config.data)
         self.first_process = jax.process_index() == 0
+        about = task.about()
+        agree(self.config, about)
+        # Weights are read before the folder is made: a run that is refused leaves nothing.
+        self.given: dict[str, Any] | None = None
+        if self.config.init.weights and not checkpoint.exists(workdir):
+            self.given = pretrained.read(task)
         if not self.first_process:
             cluster.first_process_says()  # that config.json is there, to compare with
-        self.folder = open_workdir(
-            workdir, self.config, task.class_names, task.image_shape, task.steps
-        )
+        self.folder = make_folder(workdir)
+        self.lock = Lock(self.folder) if self.first_process else contextlib.nullcontext()
+        claim(self.folder, self.config, about)
         if self.first_process:
             cluster.first_process_says()
         self.warned_of_waiting = False
@@ -88,7 +100,7 @@ class Training:
     def run(self) -> dict[str, Any]:
         attempt = 0
         folder, keep = self.folder / "checkpoints", self.config.checkpoint.keep
-        with checkpoint.Checkpoints(folder, keep) as self.checkpoints:
+        with self.lock, checkpoint.Checkpoints(folder, keep) as self.checkpoints:
             while True:
                 attempt = self.restore(attempt)
                 try:
@@ -103,7 +115,7 @@ class Training:
                     attempt += 1
                     self.checkpoints.wait()
                     self.progress.say(
-                        f"warning: {error}; back to the last checkpoint, with the data in another order"
+                        f"warning: {error}; back to the last checkpoint, with the data reshuffled"
                     )
                 finally:
                     self.trace.close(0)
@@ -111,7 +123,7 @@ class Training:
                     self.rows.close()
 
     def restore(self, attempt: int) -> int:
-        """The newest checkpoint, or a fresh state. Returns the attempt: the checkpoint's, or a later one."""
+        """The newest checkpoint, or a fresh state; returns which attempt this is."""
         task, config_, first = self.task, self.config, self.first_process
         restored = self.checkpoints.restore_latest(task.abstract_state)
         meta: dict[str, Any] = restored[1] if restored else {}
@@ -138,8 +150,16 @@ class Training:
         )
         if restored:
             self.progress.say(f"{self.workdir}: resuming at step {self.start} of {task.steps}")
-        elif config_.init.weights:
-            self.state = pretrained.start_from(config_, task, self.state, self.progress.say)
+            lost = -(-self.start // config_.log.every) - self.rows.train_rows
+            if self.start < task.steps:
+                lost = self.start // config_.log.every - self.rows.train_rows
+            if lost > 0 and first:
+                self.progress.say(
+                    f"warning: {lost} row(s) of training are missing in metrics.jsonl; "
+                    "the log will have a gap"
+                )
+        elif self.given is not None:
+            self.state = pretrained.start_from(task, self.state, self.given, self.progress.say)
         return max(attempt, meta.get("attempt", 0))
 
     def train(self, attempt: int) -> dict[str, Any]:
@@ -192,6 +212,11 @@ class Training:
         if self.start == self.task.steps:
             return
         optim, spread = self.config.optim, self.task.spread
+        if self.config.data.train_split == self.config.data.eval_split:
+            self.progress.say(
+                f"warning: the run is evaluated on the split that it trains on, "
+                f"{self.config.data.train_split}"
+            )
         if optim.warmup >= self.config.epochs:
             self.progress.say(
                 f"warning: the warm-up of {optim.warmup:g} epochs is as long as the run"
@@ -218,6 +243,7 @@ class Training:
         seconds = time.perf_counter() - self.began
         self.progress.say(f"compiled, first step done, in {seconds:.1f} s")
         self.checkpoints.prepare()
+        self.interrupt.hold()
         self.meters.restart()
         self.progress.restart()
 

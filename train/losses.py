@@ -1,4 +1,4 @@
-"""The training objective: cross-entropy with smoothed labels, on the classifier and on auxiliary heads."""
+"""The training objective: cross-entropy with smoothed labels, of classifier and auxiliary heads."""
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +8,17 @@ from cnnjax import Outputs
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
-    """Mean over the batch of -sum q log softmax(logits); logits (N, K), labels (N,), or (N, K) where they are mixed.
+    """The mean over the batch of -sum q log softmax(logits), with q = (1 - e) onehot + e / K.
 
-    q is (1 - e) * onehot + e / K: label smoothing, Szegedy et al. 2015 (Rethinking the Inception architecture), section 7.
+    Label smoothing: Szegedy et al. 2015 (Rethinking the Inception architecture), section 7.
+
+    Args:
+        logits: (N, K).
+        labels: (N,) integers, or (N, K) where they are mixed.
+        label_smoothing: e.
+
+    >>> cross_entropy(jnp.zeros((2, 4)), jnp.array([0, 3])).round(4).item()
+    1.3863
     """
     soft = labels if labels.ndim == 2 else jax.nn.one_hot(labels, logits.shape[-1])
     targets = optax.smooth_labels(soft, label_smoothing)
@@ -25,9 +33,10 @@ def objective(
     main_weight: float,
     aux_weight: float,
 ):
-    """(loss, parts): main_weight * xent(logits) + aux_weight * mean of xent(aux); with heads, both parts unweighted.
+    """(loss, parts) with loss = main_weight * xent(logits) + aux_weight * mean of xent(aux).
 
-    GoogLeNet (2014, section 5) adds 0.3 of each of its two heads to 1.0 of the classifier: weights 1.0 and 0.6.
+    `parts` holds both cross-entropies, unweighted, where there are auxiliary heads. GoogLeNet
+    (2014, section 5) adds 0.3 of each of two heads to the classifier's: weights 1.0 and 0.6.
     """
     main = cross_entropy(outputs.logits, labels, label_smoothing)
     if not outputs.aux:

@@ -64,7 +64,7 @@ class Meters:
 
 
 class Window:
-    """Training metrics since the last row: those still on the devices, and the sums of the others."""
+    """Metrics since the last row: some still on the devices, the sums of the others."""
 
     def __init__(self, sums: dict[str, float], *, skip_bad: bool = False):
         self.sums = dict(sums)
@@ -109,7 +109,8 @@ class Window:
         steps, skipped = sums.pop("steps", 0), sums.pop("skipped", 0)
         if not steps:
             raise DivergedError(
-                f"all of the last {skipped:.0f} updates were skipped: no loss and gradient was finite"
+                f"all of the last {skipped:.0f} updates were skipped: "
+                "no loss and gradient was finite"
             )
         means = {name: value / steps for name, value in sums.items()}
         return means | ({"skipped": skipped} if skipped else {})

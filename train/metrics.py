@@ -1,36 +1,53 @@
-"""Classification counts as sums, so that any split over batches, devices and processes adds up to the same numbers."""
+"""Classification counts as sums, which add up over batches, devices and processes."""
 
 from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+Array = TypeVar("Array", jax.Array, np.ndarray)
 
-def correct(logits: jax.Array, labels: jax.Array, k: int = 1) -> jax.Array:
-    """(N,) bool: whether the label is among the k highest logits; of equal ones the first counts, as in argmax and top_k.
 
-    Logits with a NaN among them are never right.
+def correct(scores: Array, labels: Array, k: int = 1) -> Array:
+    """Whether the label is among the k highest scores.
+
+    Args:
+        scores: (N, K) logits or log-probabilities, on the host (numpy) or on a device (jax).
+        labels: (N,) integers.
+        k: how many of the highest scores count. Of equal scores the first counts, as in argmax.
+
+    Returns:
+        (N,) bool, of the kind of `scores`. A row with a NaN is never correct.
+
+    >>> correct(np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([1, 1]))
+    array([ True, False])
     """
-    own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    earlier = jnp.arange(logits.shape[-1]) < labels[:, None]
-    ahead = jnp.sum((logits > own) | ((logits == own) & earlier), axis=-1)
-    return (ahead < k) & ~jnp.any(jnp.isnan(logits), axis=-1)
+    xp: Any = scores.__array_namespace__()  # numpy or jax.numpy
+    own = xp.take_along_axis(scores, labels[:, None], axis=-1)
+    earlier = np.arange(scores.shape[-1]) < labels[:, None]
+    ahead = xp.sum((scores > own) | ((scores == own) & earlier), axis=-1)
+    return (ahead < k) & ~xp.any(xp.isnan(scores), axis=-1)
 
 
 def sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
-    """Sums over the examples that `mask` keeps; finish with `finalize`."""
+    """Sums of loss, top-1 and top-5 over the examples that `mask` marks."""
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     values = {"loss": loss, "top1": correct(logits, labels), "top5": correct(logits, labels, 5)}
-    kept = {
+    totals = {
         name: jnp.sum(jnp.where(mask, value, 0), dtype=jnp.float32)
         for name, value in values.items()
     }
-    return kept | {"examples": jnp.sum(mask, dtype=jnp.int32)}
+    return totals | {"examples": jnp.sum(mask, dtype=jnp.int32)}
 
 
 def finalize(batches: Iterable[dict], num_classes: int) -> dict[str, float]:
-    """Adds the sums of all batches and divides once. `top5` is left out where it says nothing (ten classes or fewer)."""
+    """Adds the sums of all batches and divides once.
+
+    `top5` is left out where it says nothing: with ten classes or fewer.
+    """
     total: dict[str, float] = {}
     for batch in batches:
         for name, value in batch.items():

@@ -1,7 +1,7 @@
-"""Changes of a training batch on the device: distortion, noise, mixup, CutMix. Pure functions, as all of the step is.
+"""Changes of a training batch on the device: distortion, noise, mixup, CutMix. Pure functions.
 
-Images are what the network reads, float (n, H, W, C). Mixed labels are soft, (n, K), and go on to the loss, which smooths
-them as it smooths hard ones. Partners come from the same device's share of the batch.
+Images are what the network reads, float (n, H, W, C). Mixed labels are soft, (n, K); the loss
+smooths them like hard ones. Partners come from the same device's share of the batch.
 """
 
 from collections.abc import Callable
@@ -13,9 +13,10 @@ from jax.scipy.ndimage import map_coordinates
 
 
 def warp(images: jax.Array, transforms: jax.Array) -> jax.Array:
-    """Images (n, H, W, C) read where the transforms (n, 6) of `train.data.affine` say: bilinear, black beyond the border.
+    """Images (n, H, W, C), distorted by transforms (n, 6) of `train.data.affine`.
 
-    The result is float32, in the range of the images, which may be uint8.
+    Bilinear, black beyond the border. The images may be uint8; the result is float32 in the same
+    range.
     """
     y, x = jnp.mgrid[: images.shape[1], : images.shape[2]]
 
@@ -37,10 +38,10 @@ def make_mix(
     mixup: float = 0.0,
     cutmix: float = 0.0,
 ) -> Callable | None:
-    """(images, labels (n,), key) -> (images, labels (n,) or (n, K)); None where nothing is asked for.
+    """(images, labels (n,), key) -> (images, labels (n,) or (n, K)); None where all are off.
 
-    `noise` is a deviation of images in [0, 1], before they were divided by `std`. With mixup and CutMix both, each device
-    tosses a coin at each step.
+    `noise` is a standard deviation for images in [0, 1], before the division by `std`. With both
+    mixup and CutMix, each device tosses a coin at each step.
     """
     if not (noise or mixup or cutmix):
         return None
@@ -69,7 +70,7 @@ def make_mix(
 
 
 def add_noise(images: jax.Array, key: jax.Array, deviation: jax.Array | float) -> jax.Array:
-    """Independent Gaussian noise on every value, of a deviation for all channels or one for each: helps small data sets.
+    """Gaussian noise on every value; one standard deviation, or one for each channel.
 
     Bishop: Training with noise is equivalent to Tikhonov regularization, 1995.
     """
@@ -79,7 +80,7 @@ def add_noise(images: jax.Array, key: jax.Array, deviation: jax.Array | float) -
 def mix_up(
     images: jax.Array, soft: jax.Array, key: jax.Array, alpha: float
 ) -> tuple[jax.Array, jax.Array]:
-    """lam * x + (1 - lam) * partner, images and labels alike, lam from Beta(alpha, alpha) for each pair.
+    """lam x + (1 - lam) partner, for images and labels; lam from Beta(alpha, alpha), a pair each.
 
     Zhang, Cisse, Dauphin, Lopez-Paz: mixup: Beyond empirical risk minimization, 2017, section 2.
     """
@@ -95,8 +96,9 @@ def cut_mix(
 ) -> tuple[jax.Array, jax.Array]:
     """A rectangle of each image is its partner's; labels mix by area.
 
-    Yun et al.: CutMix, 2019, section 3.1: the rectangle has a share 1 - lam of the area, lam from Beta(alpha, alpha), and
-    the image's aspect; its centre is anywhere, so what reaches beyond the border is lost, and lam is corrected for it.
+    Yun et al.: CutMix, 2019, section 3.1. The rectangle has a share 1 - lam of the area, lam from
+    Beta(alpha, alpha), and the image's aspect. Its centre is anywhere; what reaches beyond the
+    border is lost, and lam is corrected for that.
     """
     share_key, partner_key, place_key = jax.random.split(key, 3)
     count, height, width, _ = images.shape

@@ -1,6 +1,5 @@
-"""Learning-rate schedules and optimizers, put together from optax's parts. They take values and know no config."""
+"""Learning-rate schedules and optimizers, made of optax's parts. They know no config."""
 
-import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -10,14 +9,12 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import ReduceLROnPlateauState
 
-from cnnjax.spelling import nearest
+from cnnjax import trees
+from cnnjax.spelling import choice
 from train.errors import UserError
+from train.schema import CHOICES, parse_rule
 
-SCHEDULES = ("cosine", "step", "exponential", "polynomial", "piecewise", "plateau", "constant")
-OPTIMIZERS = ("sgd", "rmsprop", "adamw", "lars", "lamb")
-DECAYED = ("kernels", "biases", "all")
-
-# ---------------------------------------------------------------------------------------------- schedules
+# ---------------------------------------------------------------------------------------- schedules
 
 
 def make_schedule(
@@ -33,27 +30,44 @@ def make_schedule(
     boundaries: Iterable[int] = (),
     factors: Iterable[float] = (),
 ) -> optax.Schedule:
-    """step -> learning rate, over `steps` updates of which the first `warmup` rise linearly from zero.
+    """A function step -> learning rate over `steps` updates.
 
-    cosine: lr/2 (1 + cos(pi t / T)), Loshchilov & Hutter 2017 without restarts. polynomial: lr (1 - t / T)^power. In both t
-    counts from the end of the warm-up and T is what is left then; in the others t counts from the first step of the run.
-    step: lr * decay_rate^floor(t / decay_every). exponential: the same without the floor. piecewise: lr times the factor of
-    the last boundary that t has reached. constant and plateau: lr; a plateau's reductions are in the optimizer's state.
-    Nothing but the warm-up falls below floor * lr.
+    The first `warmup` updates rise linearly from zero. T is the number of updates after them.
+
+    cosine       lr/2 (1 + cos(pi t / T)), t from the end of the warm-up. Loshchilov, Hutter 2017
+    polynomial   lr (1 - t / T)^power, t from the end of the warm-up
+    step         lr * decay_rate^floor(t / decay_every), t from the start of the run, as below
+    exponential  lr * decay_rate^(t / decay_every)
+    piecewise    lr times the factor of the last boundary that t has reached
+    constant     lr
+    plateau      lr; its reductions are in the optimizer's state
+
+    Args:
+        name: one of the above.
+        lr: the peak.
+        steps, warmup, decay_every, boundaries: in updates.
+        floor: share of lr below which only the warm-up falls.
+
+    Raises:
+        UserError: an unknown name, or boundaries that do not rise.
+
+    >>> schedule = make_schedule("cosine", 0.1, steps=100, warmup=10)
+    >>> round(float(schedule(10)), 6), round(float(schedule(55)), 6)
+    (0.1, 0.05)
     """
+    choice("optim.schedule", name, CHOICES["optim.schedule"], UserError)
     if name in ("cosine", "polynomial"):
         left = max(1, steps - warmup)
-        main = (
-            optax.cosine_decay_schedule(lr, left)
-            if name == "cosine"
-            else optax.polynomial_schedule(lr, 0.0, power, left)
-        )
+        if name == "cosine":
+            main = optax.cosine_decay_schedule(lr, left)
+        else:
+            main = optax.polynomial_schedule(lr, 0.0, power, left)
 
         def from_start(t):
             return main(t - warmup)
 
     elif name in ("step", "exponential"):
-        # Above one decay for each step `exponential_decay` cannot see the difference between steps and fractions of them.
+        # More than one decay a step cannot be told from a fraction of a step.
         from_start = optax.exponential_decay(
             lr, max(1, decay_every), decay_rate, staircase=name == "step"
         )
@@ -68,10 +82,8 @@ def make_schedule(
         def from_start(t):
             return values[jnp.sum(jnp.array(boundaries) <= t)]
 
-    elif name in ("constant", "plateau"):
-        from_start = optax.constant_schedule(lr)
     else:
-        raise UserError(f"optim.schedule={name!r} is unknown; {nearest(name, SCHEDULES)}")
+        from_start = optax.constant_schedule(lr)
 
     def schedule(t):
         rate = jnp.maximum(from_start(t), floor * lr) if floor else from_start(t)
@@ -80,47 +92,48 @@ def make_schedule(
     return schedule
 
 
-# ---------------------------------------------------------------------------------------------- which parameters
+# --------------------------------------------------------------------------------- which parameters
 
 
 def decayed(params: Any, what: str = "kernels") -> Any:
     """Which parameters weight decay touches.
 
-    kernels: neither biases nor BatchNorm's scales and shifts. biases: those of kernels too. all: everything.
+    kernels: neither biases nor BatchNorm's scales and shifts. biases: kernels, and their biases.
+    all: everything.
     """
-    if what not in DECAYED:
-        raise UserError(f"optim.decayed={what!r} is unknown; {nearest(what, DECAYED)}")
+    choice("optim.decayed", what, CHOICES["optim.decayed"], UserError)
     if what == "kernels":
         return jax.tree.map(lambda p: p.ndim > 1, params)
     owners = {
-        path[:-1] for path, _ in jax.tree.leaves_with_path(params) if _name(path[-1:]) == "kernel"
+        path[:-1]
+        for path, _ in jax.tree.leaves_with_path(params)
+        if trees.name(path[-1:]) == "kernel"
     }
     return jax.tree.map_with_path(
         lambda path, p: what == "all" or p.ndim > 1 or path[:-1] in owners, params
     )
 
 
-def _name(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
 def rate_factors(params: Any, rules: Iterable[str]) -> Any:
-    """The factor of each parameter's learning rate, from rules 'pattern=factor' about its path ('conv1/bias').
+    """The factor of each parameter's learning rate.
 
-    A pattern is a regular expression, searched for; the first rule that fits counts, and 1 without any. UserError for a
-    rule that is none, or that fits nothing.
+    Args:
+        params: the parameters.
+        rules: 'pattern=factor' about paths such as 'conv1/bias'. The pattern is a regular
+            expression, searched for. The first rule that fits counts; without any the factor is 1.
+
+    Raises:
+        UserError: a rule that cannot be read, or that fits no parameter.
+
+    >>> rate_factors({"conv1": {"bias": 0, "kernel": 0}}, ["bias$=2"])
+    {'conv1': {'bias': 2.0, 'kernel': 1.0}}
     """
-    table, used = [], set()
-    for rule in rules:
-        pattern, _, factor = rule.rpartition("=")
-        try:
-            table.append((re.compile(pattern), float(factor)))
-        except (re.error, ValueError):
-            raise UserError(f"optim.lr_scale takes rules such as 'bias$=2', got {rule!r}") from None
+    table = [parse_rule(rule) for rule in rules]
+    used: set[int] = set()
 
     def factor_of(path, _):
         for number, (pattern, factor) in enumerate(table):
-            if pattern.search(_name(path)):
+            if pattern.search(trees.name(path)):
                 used.add(number)
                 return factor
         return 1.0
@@ -128,14 +141,15 @@ def rate_factors(params: Any, rules: Iterable[str]) -> Any:
     factors = jax.tree.map_with_path(factor_of, params)
     if len(used) < len(table):
         pattern = table[min(set(range(len(table))) - used)][0].pattern
-        names = [_name(path) for path, _ in jax.tree.leaves_with_path(params)]
+        names = [trees.name(path) for path, _ in jax.tree.leaves_with_path(params)]
         raise UserError(
-            f"no parameter is left for optim.lr_scale={pattern!r}; there are {', '.join(names[:4])}, …"
+            f"no parameter is left for optim.lr_scale={pattern!r}; "
+            f"there are {', '.join(names[:4])}, …"
         )
     return factors
 
 
-# ---------------------------------------------------------------------------------------------- optimizers
+# --------------------------------------------------------------------------------------- optimizers
 
 
 def make_optimizer(
@@ -154,19 +168,29 @@ def make_optimizer(
     lr_scale: Iterable[str] = (),
     plateau: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformation:
-    """The update of parameters p by the gradient g with the learning rate lr; weight decay is written w.
+    """The update of parameters p by a gradient g, with learning rate lr and weight decay w.
 
-    sgd      v <- momentum v + (g + w p),  p <- p - lr v; with `lr_inside`, as the papers up to 2014 and Caffe have it,
+    sgd      v <- momentum v + (g + w p),  p <- p - lr v
+             with `lr_inside`, as in papers up to 2014 and in Caffe:
              v <- momentum v + lr (g + w p),  p <- p - v
-    rmsprop  s <- decay s + (1 - decay) g²,  v <- momentum v + lr g / sqrt(s + epsilon),  p <- p - v, and s starts at one:
-             TensorFlow's; g includes w p
-    adamw    Loshchilov, Hutter 2019. lars: You et al. 2017, on kernels. lamb: You et al. 2020
+    rmsprop  TensorFlow's: s <- decay s + (1 - decay) g², from s = 1,
+             v <- momentum v + lr g / sqrt(s + epsilon),  p <- p - v; g includes w p
+    adamw    Loshchilov, Hutter 2019
+    lars     You et al. 2017, on kernels
+    lamb     You et al. 2020
 
-    `clip` bounds the global norm of g, before weight decay. `lr_scale` are the rules of `rate_factors`; a factor of 0 takes a
-    parameter out of the norm as well.
+    Args:
+        name: one of the above.
+        schedule: step -> lr.
+        decay_what: what weight decay touches, as in `decayed`.
+        clip: largest global norm of g, before weight decay; 0: any.
+        lr_scale: rules of `rate_factors`. A factor of 0 takes a parameter out of the norm too.
+        plateau: `Plateau.scale`.
+
+    Raises:
+        UserError: an unknown name.
     """
-    if name not in OPTIMIZERS:
-        raise UserError(f"optim.name={name!r} is unknown; {nearest(name, OPTIMIZERS)}")
+    choice("optim.name", name, CHOICES["optim.name"], UserError)
     mask = partial(decayed, what=decay_what)
     weights = optax.add_decayed_weights(weight_decay, mask) if weight_decay else optax.identity()
     velocity = optax.trace(momentum, nesterov) if momentum else optax.identity()
@@ -200,14 +224,15 @@ def make_optimizer(
     )
 
 
-# ---------------------------------------------------------------------------------------------- plateau
+# ------------------------------------------------------------------------------------------ plateau
 
 
 class Plateau:
-    """A rate that falls when the evaluation gets no better: the rule is optax's, the values are top-1 accuracies.
+    """A rate that falls when evaluations stop getting better: optax's rule on top-1 accuracies.
 
-    `scale` goes into the optimizer and multiplies the rate; `observe` tells its state, wherever in `opt_state` it is, of an
-    evaluation. `patience` evaluations in a row without a better one multiply the rate by `factor`, down to `floor`.
+    `patience` evaluations in a row without a better one multiply the rate by `factor`, down to
+    `floor`. `scale` is a part of the optimizer and multiplies the rate; `observe` updates its state
+    after an evaluation.
     """
 
     def __init__(self, factor: float, patience: int, floor: float):
@@ -221,7 +246,7 @@ class Plateau:
         self.scale = optax.GradientTransformation(self._rule.init, scale)
 
     def observe(self, opt_state: Any, top1: float, place: Callable = lambda tree: tree) -> Any:
-        """The state behind an evaluation; `place` puts the few values that may change where the others are."""
+        """`opt_state` after an evaluation; `place` puts the few new values on the devices."""
 
         def advance(x):
             return (

@@ -13,36 +13,49 @@ from train.step import AXIS
 
 COPIED_AT_ONCE = (
     100 * 1024
-)  # bytes of an array, up to which XLA copies it to a CPU's memory before it goes on
+)  # bytes of an array up to which XLA waits for its copy to a CPU's memory
+
+
+def data_mesh(devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
+    """The devices along one axis, which is not an explicit one: those do not mix."""
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def are_one_cpu(devices: Sequence[jax.Device]) -> bool:
-    """Whether what these devices are to compute must find its arrays there: else it is handed to another thread of XLA's."""
+    """Whether a program runs on the calling thread, if its arrays are there already."""
     return len(devices) == 1 and devices[0].platform == "cpu"
 
 
 def each_row(function: Callable, variables: Any, devices: int = 0) -> tuple[Callable, Any, int]:
-    """For inference: function(variables, rows) -> rows, spread over this process's devices, without any other process.
+    """For inference: a function of rows, spread over this process's devices.
 
-    Returns it compiled, the variables where it reads them, and the number of devices, which divides the rows.
+    Args:
+        function: (variables, rows) -> rows.
+        variables: a tree of arrays.
+        devices: how many of the local devices; 0: all.
+
+    Returns:
+        The compiled function, the variables where it reads them, and the number of devices, of
+        which the number of rows must be a multiple.
+
+    Raises:
+        UserError: there are fewer devices.
     """
     local = jax.local_devices()
     if not 0 <= devices <= len(local):
         raise UserError(f"--devices={devices}, but this process has {len(local)} device(s)")
     chosen = local[:devices] if devices else local
-    mesh = jax.make_mesh((len(chosen),), (AXIS,), axis_types=(AxisType.Auto,), devices=chosen)
+    mesh = data_mesh(chosen)
     same, divided = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
-    # A device computes its rows as if it were alone: even what looks at a single pixel then asks no other device.
-    alone = (
-        jax.shard_map(function, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS))
-        if len(chosen) > 1
-        else function
-    )
-    compiled = jax.jit(alone, in_shardings=(same, divided), out_shardings=divided)
+    if len(chosen) > 1:  # mapped, so that no device ever asks another one
+        function = jax.shard_map(function, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS))
+    compiled = jax.jit(function, in_shardings=(same, divided), out_shardings=divided)
 
     def run(variables: Any, rows: Any) -> jax.Array:
         rows = jax.device_put(rows, divided)  # among several processes jit takes no host arrays
-        return compiled(variables, jax.block_until_ready(rows) if are_one_cpu(chosen) else rows)
+        if are_one_cpu(chosen):
+            rows = jax.block_until_ready(rows)
+        return compiled(variables, rows)
 
     return run, jax.device_put(variables, same), len(chosen)
 
@@ -50,65 +63,60 @@ def each_row(function: Callable, variables: Any, devices: int = 0) -> tuple[Call
 class Parallel:
     """Data parallelism over the devices of all processes, by one of two equal mappings.
 
-    State goes in and comes out replicated with plain shapes; batches are split along their first axis.
+    State goes in and comes out replicated, with plain shapes; batches are split along their first
+    axis.
     """
 
     def __init__(self, mapping: str = "auto", devices: int = 0):
-        if mapping not in ("auto", "pmap", "shard_map"):
-            raise UserError(f"parallel.mapping is auto, pmap or shard_map, got {mapping!r}")
-        local = jax.local_device_count()
+        """`devices`: how many of this process's devices; 0: all."""
+        local, several = jax.local_device_count(), jax.process_count() > 1
         if not 0 <= devices <= local:
             raise UserError(f"parallel.devices={devices}, but this process has {local} device(s)")
-        if jax.process_count() > 1 and devices:
+        if several and devices:
             raise UserError(
-                "parallel.devices picks among one process's devices; with several processes all are used"
+                "parallel.devices is for one process; with several all devices are used"
             )
-        if jax.process_count() > 1 and mapping == "pmap":
+        if several and mapping == "pmap":
             raise UserError(
                 "parallel.mapping=pmap is for one process; with several take auto or shard_map"
             )
-        self.mapping = (
-            ("pmap" if jax.process_count() == 1 else "shard_map") if mapping == "auto" else mapping
-        )
+        self.mapping = mapping
+        if mapping == "auto":
+            self.mapping = "shard_map" if several else "pmap"
         self.devices = jax.devices()[:devices] if devices else jax.devices()
-        # make_mesh would make explicit axes, whose arrays refuse to mix with ordinary ones.
-        self.mesh = jax.make_mesh(
-            (len(self.devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=self.devices
-        )
+        self.mesh = data_mesh(self.devices)
         self._divided = NamedSharding(self.mesh, P(AXIS))
 
     @property
     def one_cpu(self) -> bool:
-        """Whether the only device is a CPU, which shares its cores and its memory with the host's work."""
+        """Whether the only device is a CPU, which shares cores and memory with the host's work."""
         return are_one_cpu(self.devices)
 
     @property
     def steps_ahead(self) -> int:
-        """How many steps the host may hand out before the first of them is done.
+        """How many steps the host may dispatch before the first of them is done.
 
-        One, so that the devices never wait for the host; none on several devices made of one CPU, where the collectives
-        of two steps at once can wait for each other's threads for ever.
+        One, so that the devices never wait for the host. None on several devices of one CPU, where
+        collectives of two steps can wait for each other's threads for ever.
         """
         return 0 if len(self.devices) > 1 and self.devices[0].platform == "cpu" else 1
 
     def check(self, name: str, batch_size: int) -> None:
-        """Raises UserError when a global batch does not divide over the devices."""
-        if batch_size <= 0 or batch_size % len(self.devices):
-            hint = (
-                "; parallel.devices takes fewer of them"
-                if 0 < batch_size < len(self.devices)
-                else ""
-            )
+        """Raises UserError unless a global batch divides over the devices."""
+        count = len(self.devices)
+        if batch_size <= 0 or batch_size % count:
+            hint = "; parallel.devices takes fewer of them" if 0 < batch_size < count else ""
             raise UserError(
-                f"{name}={batch_size} must be a positive multiple of the {len(self.devices)} device(s){hint}"
+                f"{name}={batch_size} must be a positive multiple of the {count} device(s){hint}"
             )
 
     def map(self, step: Callable, *, split: tuple[bool, ...], donate: bool = False) -> Any:
-        """Compiles a step of one device's share into the same of the global batch.
+        """A step of one device's share as the same of the global batch, to be called or lowered.
 
-        `split` says for each argument whether it is divided over the devices or the same on all; results are the same
-        on all. It can be called, or lowered. `donate` gives the first argument's memory to the result: it must not be used
-        again.
+        Args:
+            step: its results must be the same on all devices.
+            split: for each argument, whether it is divided over the devices or the same on all.
+            donate: give the first argument's memory to the result; it must not be used again.
         """
         donated = (0,) if donate else ()
         if self.mapping == "pmap":
@@ -121,9 +129,7 @@ class Parallel:
                 donate_argnums=donated,
                 devices=self.devices,
             )
-        several = (
-            len(self.devices) > 1
-        )  # one device has all of the batch, which is then the same on all
+        several = len(self.devices) > 1  # on one device the share is the whole batch
         specs = tuple(P(AXIS) if divided and several else P() for divided in split)
         mapped = jax.shard_map(step, mesh=self.mesh, in_specs=specs, out_specs=P())
         return jax.jit(mapped, donate_argnums=donated)
@@ -140,16 +146,20 @@ class Parallel:
         )
 
     def shard(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Puts this process's share of a global host batch (N / processes, …) on its devices, or on its way there."""
+        """Puts this process's share of a host batch (N / processes, …) on its devices.
+
+        The copies may still be under way, except on one CPU: a step whose batch is not there yet
+        would run on another thread.
+        """
         placed = self._shard(batch)
-        if self.one_cpu:  # a step whose batch is still being copied would be handed to another thread: see `tune_cpu`
+        if self.one_cpu:
             for name, x in placed.items():
                 if x.nbytes > COPIED_AT_ONCE:
                     placed[name] = jax.block_until_ready(jax.device_put(x, self._divided))
         return placed
 
     def place(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        """As `shard`, and on the devices when it returns, for a batch that is used more than once."""
+        """As `shard`, and complete when it returns: for a batch that is used several times."""
         return jax.block_until_ready(jax.device_put(self._shard(batch), self._divided))
 
     def _shard(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
-"""Fine-tuning: where the values of a new run come from, if not from chance."""
+"""Fine-tuning: a new run that starts from a run folder or from published weights."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,84 +8,92 @@ from typing import Any
 import jax
 import numpy as np
 
-from train.config import Config
+from cnnjax.trees import flatten, name
 from train.errors import CheckpointError, UserError
 from train.state import TrainState
 
+# Fields of a model that may differ from those that its weights were trained with.
+FREE = ("dropout", "aux_dropout", "aux", "bn_momentum")
+
+
+def read(task: Any) -> dict[str, Any]:
+    """The variables of `init.weights`, a run folder or a file, by their paths.
+
+    Raises:
+        CheckpointError: it cannot be read, or does not fit the network.
+        UserError: the model needs other options.
+    """
+    weights = task.config.init.weights
+    in_run = (Path(weights).expanduser() / "config.json").exists()
+    published = flatten(from_run(weights) if in_run else from_file(task))
+    fresh_layers(task, published)
+    return published
+
 
 def start_from(
-    config: Config, task: Any, state: TrainState, say: Callable[[str], None]
+    task: Any, state: TrainState, published: dict[str, Any], say: Callable[[str], None]
 ) -> TrainState:
-    """The state with the values of `init.weights` wherever they fit; the sentence says which parts stay fresh.
+    """The state with what `read` returned. `say` is told which layers stay as initialised."""
+    fresh = fresh_layers(task, published)
+    note = f"; fresh: {', '.join(fresh)}" if fresh else ""
+    say(f"starting from {task.config.init.weights}{note}")
 
-    Only a classifier may differ: a layer whose last axis, the classes, has another length. CheckpointError for anything else.
-    """
-    source = config.init.weights
-    given = (
-        from_run(source)
-        if (Path(source) / "config.json").exists()
-        else from_file(config, task, say)
-    )
-    fresh: list[str] = []
-    wrong: list[str] = []
+    def pick(path, value):
+        given = published.get(name(path))
+        fits = given is not None and given.shape == value.shape
+        return np.asarray(given, value.dtype) if fits else value
 
-    def pick(path, mine):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        theirs = found.get(name)
-        if theirs is not None and theirs.shape == mine.shape:
-            return np.asarray(theirs, mine.dtype)
-        layer = name.rpartition("/")[0]
-        if theirs is None or theirs.shape[:-1] == mine.shape[:-1]:
-            fresh.append(layer)
-        else:
-            wrong.append(f"{name} is {theirs.shape} there and {mine.shape} here")
-        return mine
-
-    mine = jax.device_get({"params": state.params, "batch_stats": state.batch_stats})
-    found = flatten(given)
-    new = jax.tree.map_with_path(pick, mine)
-    heads = {
-        layer
-        for layer in fresh
-        if layer.removeprefix("params/") in classifiers(mine["params"], task.model.num_classes)
-    }
-    wrong += [
-        f"it has no {layer}"
-        for layer in dict.fromkeys(fresh)
-        if layer not in heads and "/aux" not in layer
-    ]
-    if wrong:
-        more = f"; {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise CheckpointError(
-            f"{source} does not fit {config.model.name}: {'; '.join(wrong[:3])}{more}"
-        )
-    say(
-        f"starting from {source}"
-        + (f"; fresh: {', '.join(dict.fromkeys(fresh)).replace('params/', '')}" if fresh else "")
-    )
+    ours = jax.device_get({"params": state.params, "batch_stats": state.batch_stats})
+    new = jax.tree.map_with_path(pick, ours)
     averages = jax.tree.map(np.copy, new) if state.ema is not None else None
     state = state.replace(params=new["params"], batch_stats=new["batch_stats"], ema=averages)
     return task.spread.replicate(jax.device_get(state))
 
 
+def fresh_layers(task: Any, published: dict[str, Any]) -> list[str]:
+    """The layers that the published values leave as initialised.
+
+    Only classifiers may be among them, auxiliary ones included: layers whose last axis, the
+    classes, has another length.
+
+    Raises:
+        CheckpointError: another layer is missing, or has another shape.
+    """
+    shapes = task.abstract_state
+    ours = flatten({"params": shapes.params, "batch_stats": shapes.batch_stats})
+    heads = classifiers(shapes.params, task.model.num_classes)
+    fresh: list[str] = []
+    misfits: list[str] = []
+    for path, leaf in ours.items():
+        given = published.get(path)
+        layer = path.rpartition("/")[0].removeprefix("params/")
+        if given is not None and given.shape == leaf.shape:
+            continue
+        if given is not None and given.shape[:-1] != leaf.shape[:-1]:
+            misfits.append(f"{path} is {given.shape} there and {leaf.shape} here")
+        elif layer in heads or layer.startswith("aux"):
+            fresh.append(layer)
+        else:
+            misfits.append(f"it has no {layer}")
+    if misfits:
+        misfits = list(dict.fromkeys(misfits))
+        more = f"; {len(misfits) - 3} more" if len(misfits) > 3 else ""
+        weights, model = task.config.init.weights, task.config.model.name
+        raise CheckpointError(f"{weights} does not fit {model}: {'; '.join(misfits[:3])}{more}")
+    return list(dict.fromkeys(fresh))
+
+
 def classifiers(params: dict, num_classes: int) -> set[str]:
-    """The layers whose biases, or kernels, end in the classes."""
-    names = [
-        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
-        for path, leaf in jax.tree.leaves_with_path(params)
-    ]
-    return {name.rpartition("/")[0] for name, leaf in names if leaf.shape[-1] == num_classes}
-
-
-def flatten(tree: Any) -> dict[str, Any]:
+    """The layers whose biases or kernels end in the classes."""
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): x
-        for path, x in jax.tree.leaves_with_path(tree)
+        path.rpartition("/")[0]
+        for path, leaf in flatten(params).items()
+        if leaf.shape[-1] == num_classes
     }
 
 
 def from_run(folder: str) -> dict[str, Any]:
-    """The best checkpoint of a run folder, or its latest."""
+    """The variables of a run folder's best checkpoint, or of its latest."""
     from train.run import Run
 
     run = Run(folder)
@@ -94,43 +103,46 @@ def from_run(folder: str) -> dict[str, Any]:
         return run.restore("latest")[1]
 
 
-def from_file(config: Config, task: Any, say: Callable[[str], None]) -> dict[str, Any]:
-    """A file of published weights; UserError names the options that the model needs to compute what they were trained for."""
+def from_file(task: Any) -> dict[str, Any]:
+    """The variables in a file of published weights.
+
+    Raises:
+        CheckpointError: the file is not what it is said to be.
+        UserError: the model needs other options to compute what the weights were trained for.
+    """
     from cnnjax import weights
 
+    config = task.config
+    init = config.init
     try:
         loaded = weights.load(
-            config.init.weights,
-            config.model.name,
-            config.init.source,
-            num_classes=task.model.num_classes,
+            init.weights, config.model.name, init.source, num_classes=task.model.num_classes
         )
     except (weights.WeightsError, ValueError, OSError) as error:
-        raise CheckpointError(f"init.weights={config.init.weights}: {error}") from None
+        raise CheckpointError(f"init.weights={init.weights}: {error}") from None
     fields = [
-        name
-        for name in vars(loaded.model)
-        if name not in (*weights.HOW, "dropout", "aux_dropout", "aux", "bn_momentum")
+        field
+        for field in vars(loaded.model)
+        if not field.startswith("_") and field not in (*weights.HOW, *FREE)
     ]
-    needed = [
-        name
-        for name in fields
-        if not name.startswith("_")
-        and getattr(loaded.model, name) != getattr(task.model, name, None)
+    options = [
+        f"model.options.{field}={getattr(loaded.model, field)!r}"
+        for field in fields
+        if getattr(loaded.model, field) != getattr(task.model, field, None)
     ]
-    if needed:
-        options = ", ".join(
-            f"model.options.{name}={getattr(loaded.model, name)!r}" for name in needed
-        )
-        raise UserError(f"the weights of {config.init.source} need {options}")
+    if options:
+        raise UserError(f"the weights of {init.source} need {', '.join(options)}")
     if loaded.preprocessing.channels == "BGR":
-        say("warning: these weights were trained on BGR images; here they get RGB")
-    for name in ("mean", "std"):
-        theirs = tuple(round(value / 255, 4) for value in getattr(loaded.preprocessing, name))
-        ours = getattr(config.data, name)
-        if np.abs(np.subtract(theirs, ours)).max() > 1e-3:
-            say(f"warning: these weights were trained with data.{name}={theirs}; here it is {ours}")
-    return {
-        "params": loaded.variables["params"],
-        "batch_stats": loaded.variables.get("batch_stats", {}),
-    }
+        warn("these weights were trained on BGR images; here they get RGB")
+    for field in ("mean", "std"):
+        trained_with = tuple(round(x / 255, 4) for x in getattr(loaded.preprocessing, field))
+        ours = getattr(config.data, field)
+        if np.abs(np.subtract(trained_with, ours)).max() > 1e-3:
+            warn(f"these weights were trained with data.{field}={trained_with}; here it is {ours}")
+    variables = loaded.variables
+    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+
+def warn(text: str) -> None:
+    if jax.process_index() == 0:
+        print(f"warning: {text}", file=sys.stderr, flush=True)

@@ -1,102 +1,117 @@
-"""Reads a recipe file and applies overrides from the command line, with one sentence for each mistake."""
+"""Reads a recipe and applies overrides from the command line; each mistake gets one sentence."""
 
+import ast
 import copy
 import dataclasses
-import importlib.util
-import sys
+import json
+import os
+import typing
 from pathlib import Path
 from typing import Any
 
 from cnnjax.spelling import nearest
-from train.config import Config, describe
+from train.config import Config, describe, from_dict
 from train.errors import UserError
+from train.files import load_module
+from train.schema import check, describe_type, is_a
+
+PREFIX = "--config."
 
 
 def load(path: str, overrides: list[str] | None = None) -> Config:
-    """The config of `file.py` or `file.py:argument`, changed by `--config.<path>=<value>` flags."""
-    file, _, argument = path.partition(":")
+    """The config of a recipe.
+
+    Args:
+        path: `file.py`, `file.py:argument`, or the `config.json` of a run folder.
+        overrides: flags such as `--config.optim.lr=0.1`.
+
+    Raises:
+        UserError: the file, its argument, a key or a value is wrong.
+
+    >>> load("configs/lenet_mnist.py", ["--config.optim.lr=0.1"]).optim.lr
+    0.1
+    """
+    file, _, argument = os.path.expanduser(path).partition(":")
     if not Path(file).is_file():
-        siblings = (
-            [str(p) for p in sorted(Path(file).parent.glob("*.py"))]
-            if Path(file).parent.is_dir()
-            else []
-        )
-        raise UserError(
-            f"--config={file} does not exist" + (f"; {nearest(file, siblings)}" if siblings else "")
-        )
-    spec = importlib.util.spec_from_file_location("recipe", file)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
+        folder = Path(file).parent
+        recipes = [str(path) for path in sorted(folder.glob("*.py"))] if folder.is_dir() else []
+        hint = f"; {nearest(file, recipes)}" if recipes else ""
+        raise UserError(f"--config={file} does not exist{hint}")
     try:
-        spec.loader.exec_module(module)
-        config = module.get_config(*([argument] if argument else []))
+        if file.endswith(".json"):
+            config = from_dict(json.loads(Path(file).read_text()))
+        else:
+            config = load_module(file).get_config(*([argument] if argument else []))
     except Exception as error:
         raise UserError(f"{file} failed: {type(error).__name__}: {error}") from error
     if not isinstance(config, Config):
-        raise UserError(
-            f"{file}: get_config() must return a train.config.Config, got {type(config).__name__}"
-        )
+        kind = type(config).__name__
+        raise UserError(f"{file}: get_config() must return a train.config.Config, got {kind}")
     return override(config, overrides or [])
 
 
 def override(config: Config, arguments: list[str]) -> Config:
-    """A new config with `--config.<path>=<value>` applied; UserError names the key and what would fit."""
+    """A new config with flags `--config.<path>=<value>` applied; errors as in `load`."""
     config = copy.deepcopy(config)
-    if not arguments:
-        return config
-    from absl import flags
-    from ml_collections import config_flags  # a start without overrides need not wait for it
-
-    for argument in arguments:
-        _check_key(config, argument)
-    values = flags.FlagValues()
-    argv = [sys.argv[0], *arguments]
-    try:
-        config_flags.DEFINE_config_dataclass("config", config, flag_values=values, sys_argv=argv)
-        values(argv)
-    except (flags.Error, ValueError, TypeError, KeyError, SyntaxError) as error:
-        raise UserError(_one_sentence(error, config, arguments)) from None
-    result = values["config"].value
-    assert isinstance(result, Config)
-    return result
+    # An option of a model is looked for in the model that is named, wherever its name stands.
+    for argument in sorted(arguments, key=lambda text: not text.startswith(f"{PREFIX}model.name=")):
+        name, equals, value = argument.partition("=")
+        if not name.startswith(PREFIX):
+            flags = [f"{PREFIX}{key}" for key in similar(name.lstrip("-"))]
+            known = ["--config", "--workdir", *(flag for flag, _, _ in describe())]
+            hint = f"did you mean {' or '.join(flags)}?" if flags else nearest(name, known)
+            raise UserError(f"unknown argument {argument!r}; {hint}")
+        if not equals:
+            raise UserError(f"{argument} needs a value: {argument}=…")
+        assign(config, name.removeprefix(PREFIX), value)
+    check(config)
+    return config
 
 
-def _check_key(config: Config, argument: str) -> None:
-    name = argument.split("=", 1)[0]
-    if not name.startswith("--config."):
-        known = ["--config", "--workdir", *(flag for flag, _, _ in describe())]
-        raise UserError(f"unknown argument {argument!r}; {nearest(name, known)}")
-    if "=" not in argument:
-        raise UserError(f"{argument} needs a value: {argument}=…")
-    keys, holder = name.removeprefix("--config.").split("."), config
-    for i, key in enumerate(keys):
-        known = (
-            list(holder)
-            if isinstance(holder, dict)
-            else [f.name for f in dataclasses.fields(holder)]
+def similar(key: str) -> list[str]:
+    """The options with the same last part: ["optim.lr"] for "lr" and for "config.lr"."""
+    known = [flag.removeprefix(PREFIX) for flag, _, _ in describe()]
+    return [option for option in known if option.rpartition(".")[2] == key.rpartition(".")[2]]
+
+
+def no_key(key: str) -> UserError:
+    options = [flag.removeprefix(PREFIX) for flag, _, _ in describe()]
+    same = similar(key)
+    hint = f"did you mean {' or '.join(same)}?" if same else nearest(key, options)
+    return UserError(f"the config has no key {key!r}; {hint}")
+
+
+def assign(config: Config, key: str, text: str) -> None:
+    """Sets one option from text; UserError where there is none of that name or type."""
+    *groups, last = key.split(".")
+    holder: Any = config
+    for number, group in enumerate(groups):
+        if not dataclasses.is_dataclass(holder) or not hasattr(holder, group):
+            before = ".".join(groups[:number])
+            if number and not dataclasses.is_dataclass(holder):
+                raise UserError(f"the config has no key {key!r}: {before} is a value")
+            raise no_key(key)
+        holder = getattr(holder, group)
+    if isinstance(holder, dict):  # model.options
+        holder[last] = parse(of_model(config, last), text, f"{PREFIX}{key}")
+        return
+    hints = typing.get_type_hints(type(holder)) if dataclasses.is_dataclass(holder) else {}
+    if last not in hints:
+        if groups and not dataclasses.is_dataclass(holder):
+            raise UserError(f"the config has no key {key!r}: {'.'.join(groups)} is a value")
+        raise no_key(key)
+    if dataclasses.is_dataclass(hints[last]) or isinstance(getattr(holder, last), dict):
+        inside = getattr(holder, last)
+        first = next(iter(inside), "OPTION") if isinstance(inside, dict) else ""
+        first = first or dataclasses.fields(inside)[0].name
+        raise UserError(
+            f"{PREFIX}{key} is a group of keys: set one of them, as in {PREFIX}{key}.{first}=…"
         )
-        if isinstance(holder, dict) and key not in holder:
-            holder[key] = _option_default(config, key)
-        elif key not in known:
-            options = [flag.removeprefix("--config.") for flag, _, _ in describe()]
-            raise UserError(
-                f"the config has no key {'.'.join(keys)!r}; {nearest('.'.join(keys), options)}"
-            )
-        value = holder[key] if isinstance(holder, dict) else getattr(holder, key)
-        nested = dataclasses.is_dataclass(value) or isinstance(value, dict)
-        if nested and i == len(keys) - 1:
-            raise UserError(
-                f"{name} is a group of keys: set one of them, as in {name}.{_first_key(value)}=…"
-            )
-        if not nested and i < len(keys) - 1:
-            raise UserError(
-                f"the config has no key {'.'.join(keys)!r}: {'.'.join(keys[: i + 1])} is a value"
-            )
-        holder = value
+    setattr(holder, last, parse(hints[last], text, f"{PREFIX}{key}"))
 
 
-def _option_default(config: Config, option: str) -> Any:
-    """What the model's class says of an option that the recipe leaves out, so that an override of it has a type."""
+def of_model(config: Config, option: str) -> Any:
+    """The type of an option of the config's model: that of its default."""
     from cnnjax import create_model
 
     try:
@@ -104,37 +119,37 @@ def _option_default(config: Config, option: str) -> Any:
         create_model(config.model.name, **{option: None})
     except ValueError as error:
         raise UserError(str(error)) from None
-    return getattr(model, option)
+    default = getattr(model, option)
+    return type(default) if isinstance(default, bool | int | float | str) else None
 
 
-def _first_key(value: Any) -> str:
-    return (
-        next(iter(value), "KEY") if isinstance(value, dict) else dataclasses.fields(value)[0].name
-    )
-
-
-def _one_sentence(error: Exception, config: Config, arguments: list[str]) -> str:
-    """absl says which flag is wrong and how, over several lines and classes; keep the flag and the type."""
-    text = " ".join(str(error).split())
-    for argument in arguments:
-        name, value = argument.split("=", 1)
-        if argument.removeprefix("--") in text:  # the value too: a flag may be there twice
-            holder: Any = config
-            for key in name.removeprefix("--config.").split("."):
-                fields = getattr(holder, "__annotations__", {})
-                holder = holder[key] if isinstance(holder, dict) else getattr(holder, key)
-                if fields.get(key) in (float, "float"):  # where a recipe may say 15 all the same
-                    holder = float(holder)
-            return f"{name} takes {_kind(holder)}, got {value!r}"
-    return text
-
-
-def _kind(value: Any) -> str:
-    names = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-        str: "text",
-        tuple: "a tuple such as '(0.5,)'",
-    }
-    return names.get(type(value), type(value).__name__)
+def parse(kind: Any, text: str, flag: str) -> Any:
+    """Text as a value of a type; of any type for None. UserError: it is none."""
+    if kind is str:
+        return text
+    known = {"true": True, "false": False}
+    try:
+        value = known[text.lower()] if text.lower() in known else ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = text
+    if typing.get_origin(kind) is tuple:
+        (element, _) = typing.get_args(kind)
+        items = tuple(value) if isinstance(value, tuple | list) else (value,)
+        if element is str and not isinstance(value, tuple | list):
+            items = (text,) if text else ()
+        if all(is_a(element, item) for item in items):
+            return items
+    elif kind is None:
+        return value
+    elif kind is bool and value in (0, 1):
+        return bool(value)
+    elif kind is float and is_a(float, value):
+        return float(value)
+    elif is_a(kind, value):
+        return value
+    elif kind is float:
+        try:
+            return float(text)  # inf, nan, 1e400: bounds answer those
+        except ValueError:
+            pass
+    raise UserError(f"{flag} takes {describe_type(kind)}, got {text!r}")

@@ -1,4 +1,4 @@
-"""The run folder: the config and the class names of a run, for the run itself and for whoever looks at it afterwards."""
+"""The run folder: config and class names, for the run itself and for whoever reads it later."""
 
 import json
 from functools import cached_property, partial
@@ -8,109 +8,140 @@ import flax.linen as nn
 import jax
 from etils import epath
 
-from train import checkpoint, data, state
+from train import checkpoint, data, files, state
 from train import config as configs
 from train.build import build_model, count_steps
 from train.errors import CheckpointError, DataError, UserError
+from train.schema import check
 
 
-def open_workdir(
-    workdir: str,
-    config: configs.Config,
-    class_names: tuple[str, ...],
-    image_shape: tuple[int, ...],
-    steps: int,
-) -> epath.Path:
-    """Makes the run folder or takes up an old one, which must hold the same run.
+def make_folder(workdir: str) -> epath.Path:
+    """The run folder, made if it is missing.
 
-    Its config.json says what the data was like as well, so that whoever looks at the run needs the folder alone.
+    Raises:
+        UserError: it has no name, is a file, or cannot be made.
     """
-    folder = epath.Path(workdir)
-    path = folder / "config.json"
-    of_data = {"class_names": list(class_names), "image_shape": list(image_shape), "steps": steps}
-    values = configs.to_dict(config) | of_data
-    old = None
+    if not workdir:
+        raise UserError("--workdir is empty: name a folder")
+    folder = epath.Path(workdir).expanduser()
     try:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--workdir={workdir} is a file, not a folder")
         folder.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            old = json.loads(path.read_text())
-            known = configs.to_dict(
-                configs.from_dict(old)
-            )  # with the defaults of options that are newer than the folder
-            if changed := configs.difference(
-                of_data | configs.flatten(known) | configs.flatten(old), values
-            ):
-                raise UserError(
-                    f"{workdir} holds a run with another config: {'; '.join(changed)}. "
-                    "Take a new --workdir, or the old values to resume"
-                )
-        if jax.process_index() == 0 and old != values:
-            new = path.with_name("config.json.new")
-            new.write_text(json.dumps(values, indent=1))
-            new.replace(
-                path
-            )  # at no time is there half of it, for another process, or behind a full disk
     except OSError as error:
-        raise UserError(
-            f"--workdir={workdir} cannot be written: {error.strerror or error}"
-        ) from None
-    except json.JSONDecodeError:
-        raise UserError(f"{path} is not JSON; take a new --workdir") from None
+        reason = error.strerror or error
+        raise UserError(f"--workdir={workdir} cannot be written: {reason}") from None
     return folder
 
 
-class Run:
-    """A run folder, opened to look at: its config, its classes, its model and any of its checkpoints.
+def claim(folder: epath.Path, config: configs.Config, about: dict[str, Any]) -> None:
+    """Writes config.json into a new run folder; an old one must hold the same run.
 
-    Needs the folder alone; only `load_split` reads data.
+    Args:
+        folder: the run folder.
+        config: of the run.
+        about: JSON; what the data is like, so that later readers need nothing but the folder.
+
+    Raises:
+        UserError: the folder holds another run, or cannot be written.
+    """
+    path = folder / "config.json"
+    values = configs.to_dict(config) | about
+    old = None
+    try:
+        if path.exists():
+            old = read_config(path)
+            known = configs.to_dict(configs.from_dict(old))  # with the defaults of newer options
+            before = about | configs.flatten(known) | configs.flatten(old)
+            changed = configs.difference(before, values)
+            of_data = [line for line in changed if line.startswith("fingerprint.")]
+            if others := [line for line in changed if line not in of_data]:
+                raise UserError(
+                    f"{folder} holds a run with another config: {'; '.join(others)}. "
+                    "Take a new --workdir, or the old values to resume"
+                )
+            if of_data:
+                names = [line.partition(":")[0].split(".")[1:] for line in of_data]
+                parts = ", ".join(f"{part} of the {split} data" for split, part in names)
+                raise UserError(
+                    f"the data has changed since the run in {folder} began ({parts}). "
+                    "Take a new --workdir, or the old data to resume"
+                )
+        if jax.process_index() == 0 and old != values:
+            files.write(path, json.dumps(values, indent=1))
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
+
+
+def read_config(path: epath.Path) -> dict[str, Any]:
+    """The content of a config.json, checked.
+
+    Raises:
+        UserError: it is not the config of a run.
+    """
+    try:
+        values = json.loads(path.read_text())
+        check(configs.from_dict(values))
+        if not isinstance(values["class_names"], list):
+            raise TypeError("class_names is no list")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    except ValueError:  # JSON, or text that is not UTF-8
+        raise UserError(f"{path} is not JSON; take a new --workdir") from None
+    except (TypeError, AttributeError, KeyError, UserError) as error:
+        raise UserError(f"{path} is not the config of a run: {error}") from None
+    return values
+
+
+class Run:
+    """A run folder, opened for reading: config, classes, model, checkpoints.
+
+    Only `load_split` reads data.
     """
 
     def __init__(self, workdir: str):
-        self.folder = epath.Path(workdir)
+        self.folder = epath.Path(workdir).expanduser()
         path = self.folder / "config.json"
         if not path.exists():
             raise UserError(f"{workdir} is no run folder: it has no config.json")
-        try:
-            self._values = json.loads(path.read_text())
-        except json.JSONDecodeError:
-            raise UserError(f"{path} is not JSON") from None
+        self._values = read_config(path)
         self.config: configs.Config = configs.from_dict(self._values)
         self.class_names = tuple(self._values["class_names"])
         self.model: nn.Module = build_model(self.config, len(self.class_names))
 
     @cached_property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of what the model reads."""
+        """(H, W, C) of the images that the model reads."""
         known = self._values.get("image_shape")
-        return (
-            tuple(known) if known else data.image_shape(self.load_split(), self.config.data)
-        )  # folders of older runs
+        return tuple(known) if known else data.image_shape(self.load_split(), self.config.data)
 
     @cached_property
     def last_step(self) -> int:
         """The step that the run ends with."""
         known = self._values.get("steps")
-        return known or count_steps(
-            self.config, len(data.load(self.config.data.source, self.config.data.train_split))
-        )
+        if known:
+            return known
+        split = data.load(self.config.data.source, self.config.data.train_split)
+        return count_steps(self.config, len(split))
 
     def load_split(self, name: str = "", source: str = "") -> data.Split:
-        """A split of the run's data, or of other data: the evaluation split by default.
+        """A split of the run's data, or of another source; the evaluation split by default.
 
-        DataError where the classes of the run's own data have changed since.
+        Raises:
+            DataError: the classes of the run's own data have changed since.
         """
         split = data.load(source or self.config.data.source, name or self.config.data.eval_split)
         if not source and split.class_names != self.class_names:
             pairs = [
-                f"{i}: {a!r} is now {b!r}"
-                for i, (a, b) in enumerate(zip(self.class_names, split.class_names))
-                if a != b
+                f"{i}: {old!r} is now {new!r}"
+                for i, (old, new) in enumerate(zip(self.class_names, split.class_names))
+                if old != new
             ]
-            counts = f"{len(self.class_names)} classes were trained, the data has {len(split.class_names)}"
+            count, found = len(self.class_names), len(split.class_names)
+            counts = f"{count} classes were trained, the data has {found}"
             raise DataError(
-                f"{self.config.data.source} has other classes than {self.folder}: {'; '.join(pairs[:3]) or counts}"
+                f"{self.config.data.source} has other classes than {self.folder}: "
+                f"{'; '.join(pairs[:3]) or counts}"
             )
         return split
 
@@ -120,25 +151,27 @@ class Run:
             return checkpoints.steps()
 
     def restore(self, step: str = "latest", *, raw: bool = False) -> tuple[int, Any]:
-        """(step, variables) of a checkpoint: 'latest', 'best' or a number.
+        """(step, variables) of a checkpoint.
 
-        Moving averages where the run keeps them, the parameters themselves with `raw`.
+        Args:
+            step: 'latest', 'best' or a number.
+            raw: the parameters themselves, where the run keeps moving averages.
+
+        Raises:
+            CheckpointError: there is none, or it is damaged.
         """
         with checkpoint.Checkpoints(self.folder / "checkpoints", read_only=True) as checkpoints:
             steps = checkpoints.steps()
             if not steps:
                 raise CheckpointError(f"{self.folder} has no checkpoint yet")
-            wanted = {"latest": steps[-1], "best": checkpoints.best()}.get(step) or (
-                int(step) if step.isdigit() else None
-            )
-            if wanted is None or wanted not in steps:
-                raise CheckpointError(
-                    f"{self.folder} has no checkpoint {step}; there are {', '.join(map(str, steps))}"
-                )
+            named = {"latest": steps[-1], "best": checkpoints.best()}
+            number = named.get(step) or (int(step) if step.isdigit() else None)
+            if number is None or number not in steps:
+                known = ", ".join(map(str, steps))
+                raise CheckpointError(f"{self.folder} has no checkpoint {step}; there are {known}")
             shapes = jax.eval_shape(
                 partial(state.create_variables, self.model, image_shape=self.image_shape),
                 jax.random.key(0),
             )
-            return wanted, checkpoints.restore_variables(
-                wanted, checkpoint.on_one_device(shapes), raw=raw
-            )
+            like = checkpoint.on_one_device(shapes)
+            return number, checkpoints.restore_variables(number, like, raw=raw)

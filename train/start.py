@@ -6,6 +6,7 @@ from cnnjax import get_spec
 from train.build import build_model, keeps_products
 from train.config import Config
 from train.runtime import malloc, programs, xla
+from train.schema import check
 
 
 def start(config: Config | None = None, recipe: str = "") -> programs.Cache | None:
@@ -19,7 +20,12 @@ def start(config: Config | None = None, recipe: str = "") -> programs.Cache | No
     Returns:
         The cache of traced steps; None where the config wants none, where there is no recipe, and
         among several processes.
+
+    Raises:
+        UserError: an option of the config has a value that it cannot have.
     """
+    if config:
+        check(config)
     folder = programs.cache_folder(config.parallel.compile_cache) if config else ""
     if config:
         flags = xla.tune(recomputes=recomputes(config), small=is_small(config))

@@ -1,4 +1,4 @@
-"""Everything that training changes, as plain data."""
+"""The state of a training run: everything that a step changes, as plain data."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ import optax
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Replicated over the devices, with plain shapes; no functions inside, so a checkpoint is just this tree."""
+    """A tree of arrays, replicated over the devices. It holds no functions."""
 
     step: jax.Array  # () int32: updates made so far
     params: Any
@@ -18,16 +18,32 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: Any
     ema: Any  # {"params", "batch_stats"}: moving averages of both; None without
 
+    @classmethod
+    def of(
+        cls, variables: Any, tx: optax.GradientTransformation, *, ema: bool = False
+    ) -> "TrainState":
+        """A state before the first update, of a network's variables.
+
+        Args:
+            variables: {"params", …}, as `model.init` returns them, or published ones.
+            tx: the optimizer.
+            ema: keep moving averages.
+        """
+        params, batch_stats = variables["params"], variables.get("batch_stats", {})
+        averages = {"params": params, "batch_stats": batch_stats} if ema else None
+        step = jnp.zeros((), jnp.int32)
+        return cls(step, params, batch_stats, tx.init(params), jax.tree.map(jnp.copy, averages))
+
     @property
     def variables(self) -> dict[str, Any]:
-        """What evaluation runs: the moving averages where they are kept, else the parameters themselves."""
+        """What is evaluated: the moving averages, where there are any, else the parameters."""
         return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def create_variables(
     model: nn.Module, key: jax.Array, image_shape: tuple[int, ...]
 ) -> dict[str, Any]:
-    """{"params", "batch_stats"}, initialised on one black image of (H, W, C), auxiliary heads included."""
+    """{"params", "batch_stats"} for images (H, W, C), those of auxiliary heads included."""
     params_key, dropout_key = jax.random.split(key)
     images = jnp.zeros((1, *image_shape), jnp.float32)
     variables = model.init({"params": params_key, "dropout": dropout_key}, images, train=True)
@@ -43,12 +59,4 @@ def create_state(
     ema: bool = False,
 ) -> TrainState:
     """A state before the first update."""
-    params, batch_stats = create_variables(model, key, image_shape).values()
-    averages = {"params": params, "batch_stats": batch_stats} if ema else None
-    return TrainState(
-        jnp.zeros((), jnp.int32),
-        params,
-        batch_stats,
-        tx.init(params),
-        jax.tree.map(jnp.copy, averages),
-    )
+    return TrainState.of(create_variables(model, key, image_shape), tx, ema=ema)

@@ -82,13 +82,21 @@ def train_step(
     Returns:
         The new state, and scalars: loss, top1, grad_norm, and what `loss_fn` adds.
 
-    >>> step = jax.jit(partial(train_step, model=model, tx=tx, loss_fn=loss_fn, preprocess=preprocess))
-    >>> state, values = step(state, batch, jax.random.key(0))
+    >>> from train.losses import objective as loss
+    >>> model, tx = cnnjax.create_model("lenet5"), optax.sgd(0.1)
+    >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+    >>> loss_fn = partial(loss, label_smoothing=0.1, main_weight=1.0, aux_weight=0.3)
+    >>> own = dict(model=model, tx=tx, loss_fn=loss_fn, preprocess=lambda images: images / 255)
+    >>> step = jax.jit(partial(train_step, **own))
+    >>> batch = {"image": jnp.zeros((8, 28, 28, 1)), "label": jnp.arange(8)}
+    >>> state, values = step(TrainState.of(variables, tx), batch, jax.random.key(1))
+    >>> int(state.step), sorted(values)
+    (1, ['grad_norm', 'loss', 'top1'])
     """
     shared = is_share(batch, axis)
     device = jax.lax.axis_index(axis) if shared else 0
     key = jax.random.fold_in(jax.random.fold_in(key, state.step), device)
-    forward = partial(model.apply, train=True, mutable=["batch_stats"])
+    forward: Callable = partial(model.apply, train=True, mutable=["batch_stats"])
     if remat_policy:
         forward = rematerialised(forward, remat_policy)
     loss = partial(objective, forward=forward, loss_fn=loss_fn, preprocess=preprocess, mix=mix)
@@ -117,7 +125,7 @@ def is_share(batch: dict[str, jax.Array], axis: str) -> bool:
 
 
 def rematerialised(forward: Callable, policy: Callable[..., bool]) -> Callable:
-    """The forward pass, of which the gradient keeps what the policy says and recomputes the rest."""
+    """The forward pass; the gradient keeps what the policy says and recomputes the rest."""
 
     def run(variables, images, key):
         return forward(variables, images, rngs={"dropout": key})

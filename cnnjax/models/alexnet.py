@@ -1,4 +1,5 @@
-"""AlexNet. Krizhevsky, Sutskever, Hinton: ImageNet classification with deep convolutional neural networks, 2012.
+"""AlexNet. Krizhevsky, Sutskever, Hinton: ImageNet classification with deep convolutional neural
+networks, 2012.
 
     layer   kernel              alexnet (227²)      map after pooling      alexnet_owt (224²)
     conv1   11x11 /4             96, LRN, pool      27²                     64, pool
@@ -8,13 +9,17 @@
     conv5   3x3                 256, pool            6²    2 towers        256, pool
     fc6, fc7, head              4096, 4096, 1000
 
-The ideas to see here: ReLU instead of tanh; two towers, one for each GPU of 2012, which are grouped convolutions and
-meet in conv3; local response normalisation; pooling windows of 3 that overlap at stride 2; dropout, in the two layers
-that hold 54 of the 61 million parameters.
+The ideas to see here:
+- ReLU instead of tanh;
+- two towers, one for each GPU of 2012: grouped convolutions that meet in conv3;
+- local response normalisation (LRN);
+- overlapping pooling: windows of 3 at stride 2;
+- dropout in the two layers that hold 54 of the 61 million parameters.
 
-`alexnet` is the paper's network. It prints an input of 224, but its 55² map takes 227 without padding. `alexnet_owt` is
-what torchvision calls alexnet, after Krizhevsky: One weird trick for parallelizing convolutional neural networks, 2014:
-one tower of other widths, without LRN.
+`alexnet` is the paper's network. The paper prints an input of 224, but a 55x55 map after conv1
+needs 227 pixels, since conv1 has no padding. `alexnet_owt` is what torchvision calls alexnet, after
+Krizhevsky: One weird trick for parallelizing convolutional neural networks, 2014. It has one tower,
+other widths and no LRN.
 """
 
 from collections.abc import Callable
@@ -35,9 +40,11 @@ from cnnjax.models.layers import (
     require_size,
 )
 
+Inits = tuple[Callable, Callable]  # initialisers of the kernel and of the bias
+
 
 class Row(NamedTuple):
-    """A convolution with ReLU, and what follows it."""
+    """A convolution with ReLU, and the layers that follow it."""
 
     features: int
     kernel: int
@@ -52,22 +59,20 @@ class Plan(NamedTuple):
     """One of the two networks."""
 
     name: str
-    smallest: int  # of the images: conv5 is left with a map that a 3x3 window fits on
+    smallest: int  # side of the smallest image: the last pooling needs a 3x3 map
     convs: tuple[Row, ...]
-    dropped: tuple[str, ...]  # the dense layers whose inputs dropout thins out
-    inits: Callable[
-        [str, int], tuple[Callable, Callable]
-    ]  # (layer, fan-in) -> the kernel's, the bias's
+    dropped: tuple[str, ...]  # dense layers with dropout before them
+    inits: Callable[[str, int], Inits]  # called with a layer's name and its fan-in
 
 
-def gaussian_2012(layer: str, fan_in: int) -> tuple[Callable, Callable]:
-    """Section 5. Biases of 1 give the ReLUs behind them positive inputs to start from."""
-    return nn.initializers.normal(0.01), nn.initializers.constant(
-        1.0 if layer in ("conv2", "conv4", "conv5", "fc6", "fc7") else 0.0
-    )
+def gaussian_2012(layer: str, fan_in: int) -> Inits:
+    """The initialisation of section 5: biases of 1 give the ReLUs positive inputs at the start."""
+    bias = 1.0 if layer in ("conv2", "conv4", "conv5", "fc6", "fc7") else 0.0
+    return nn.initializers.normal(0.01), nn.initializers.constant(bias)
 
 
-def torch_default(layer: str, fan_in: int) -> tuple[Callable, Callable]:
+def torch_default(layer: str, fan_in: int) -> Inits:
+    """torch's default initialisation, which torchvision leaves in place."""
     return torch_uniform(fan_in), torch_uniform(fan_in)
 
 
@@ -100,10 +105,13 @@ ONE_WEIRD_TRICK = Plan(
 
 
 class Layer(nn.Module):
-    """One row of a plan: convolution, ReLU, then LRN and overlapping pooling where the row says so."""
+    """One row of a plan: (N, H, W, C) -> (N, H', W', features).
+
+    Convolution and ReLU, then LRN and overlapping pooling if the row has them.
+    """
 
     row: Row
-    inits: tuple[Callable, Callable]  # of the kernel and of the bias
+    inits: Inits
     dtype: Any = None
 
     @nn.compact
@@ -129,7 +137,7 @@ class Layer(nn.Module):
 class AlexNet(nn.Module):
     """Images (N, 227, 227, 3), or (N, 224, 224, 3) for `alexnet_owt`, to `Outputs`.
 
-    The last map of images of other sizes is brought to 6x6 by averaging, as in torchvision.
+    For images of other sizes, the last map is averaged to 6x6, as in torchvision.
     """
 
     num_classes: int = 1000

@@ -1,30 +1,34 @@
-"""Inception-ResNet. Szegedy, Ioffe, Vanhoucke, Alemi: Inception-v4, Inception-ResNet and the impact of residual
-connections on learning, 2016, sections 3.2 and 3.3 and Figures 10 to 20.
+"""Inception-ResNet. Szegedy, Ioffe, Vanhoucke, Alemi: Inception-v4, Inception-ResNet and the impact
+of residual connections on learning, 2016, sections 3.2 and 3.3 and Figures 10 to 20.
 
-    stage      branches, concatenated in this order; widths: V1 | V2                                  map at 299
-    stem       V1: 3x3/2 32, 3x3 32, 3x3 64, max pool/2, 1x1 80, 3x3 192, 3x3/2 256                   35²x256
-               V2: the same with a max pool/2 for the last, then mixed5b                              35²x320
-               V2_PAPER: Inception-v4's                                                               35²x384
-    block35    1x1 32 | 1x1 32, 3x3 32 | 1x1 32, 3x3 32|48, 3x3 32|64; up                             35²
-    mixed6a    3x3/2 384 | 1x1 192|256, 3x3 192|256, 3x3/2 256|384 | max pool/2                       17²x896 | 1088
-    block17    1x1 128|192 | 1x1 128, 1x7 128|160, 7x1 128|192; up                                    17²
-    mixed7a    1x1 256, 3x3/2 384 | 1x1 256, 3x3/2 256|288 | 1x1 256, 3x3 256|288, 3x3/2 256|320      8²x1792 | 2080
-               | max pool/2
-    block8     1x1 192 | 1x1 192, 1x3 192|224, 3x1 192|256; up                                        8²
+    stage      branches, concatenated in this order; widths: V1 | V2                  map at 299
+    stem       V1: 3x3/2 32, 3x3 32, 3x3 64, max pool/2, 1x1 80, 3x3 192, 3x3/2 256   35²x256
+               V2: the same with max pool/2 as the last layer, then mixed5b           35²x320
+               V2_PAPER: Inception-v4's                                               35²x384
+    block35    1x1 32 | 1x1 32, 3x3 32 | 1x1 32, 3x3 32|48, 3x3 32|64; up             35²
+    mixed6a    3x3/2 384 | 1x1 192|256, 3x3 192|256, 3x3/2 256|384 | max pool/2       17²x896|1088
+    block17    1x1 128|192 | 1x1 128, 1x7 128|160, 7x1 128|192; up                    17²
+    mixed7a    1x1 256, 3x3/2 384 | 1x1 256, 3x3/2 256|288                             8²x1792|2080
+               | 1x1 256, 3x3 256|288, 3x3/2 256|320 | max pool/2
+    block8     1x1 192 | 1x1 192, 1x3 192|224, 3x1 192|256; up                         8²
 
-`up` is a 1x1 convolution back to the width of the block's input, with a bias and without normalisation or activation; a
-block returns relu(x + scale * up). The networks differ in how often blocks repeat and in what surrounds them:
+`up` is a 1x1 convolution back to the width of the block's input. It has a bias, but no
+normalisation and no activation. A block returns relu(x + scale * up). The four networks differ in
+how often blocks repeat and in what surrounds them:
 
     V1          5, 10, 5     the figures; no ImageNet weights are published
-    V1_FACENET  5, 10, 5+1   facenet's: one more block8, with scale 1 and no ReLU, and 512 features for the classifier
-    V2          10, 20, 9+1  as released by the authors: all published accuracies and weights are this network's
-    V2_PAPER    5, 10, 5     the figures, at the widths that their branches sum up to (1152 and 2144)
+    V1_FACENET  5, 10, 5+1   facenet's: one more block8, with scale 1 and no ReLU, and a bottleneck
+                             of 512 features before the classifier
+    V2          10, 20, 9+1  as the authors released it: all published accuracies and weights are
+                             this network's
+    V2_PAPER    5, 10, 5     the figures, with the widths that their branches add up to (1152, 2144)
 
-Stages have TF-slim's names, with block8_10 (facenet: block8_6) for its Block8; branches those of Inception-v3. The
-auxiliary head, behind the last block17, is TF-slim's: the paper has none.
+Stages have TF-slim's names, except that its Block8 is block8_10 (facenet: block8_6). Branches have
+Inception-v3's names. The paper has no auxiliary head: the one after the last block17 is TF-slim's.
 
-The ideas to see here: what a shortcut is worth when everything else stays (`residual=False` takes it away), and why
-wide residual branches have to be scaled down before the sum (`residual_scale=1.0` leaves them as they are).
+The ideas to see here:
+- what a shortcut is worth when all else stays the same (`residual=False` removes it);
+- why wide residual branches must be scaled down before the sum (`residual_scale=1.0` does not).
 """
 
 from collections.abc import Callable
@@ -54,17 +58,14 @@ from cnnjax.ops.activation import relu_of_sum
 BN_DECAY = 0.9  # timm and facenet-pytorch; TF-slim 0.9997, facenet 0.995, Keras 0.99
 BN_EPSILON = 1e-3  # all of them
 DROPOUT = 0.2  # "keep 0.8", Figure 15
-RESIDUAL_SCALE = (
-    0.17,
-    0.10,
-    0.20,
-)  # block35, block17, block8 in every released network; the paper says 0.1 to 0.3
+# Of block35, block17 and block8 in every released network; the paper says 0.1 to 0.3.
+RESIDUAL_SCALE = (0.17, 0.10, 0.20)
 
 Branches = tuple[tuple[int, ...], ...]  # the widths of a module's convolutions, branch by branch
 
 
 class Mixed5b(nn.Module):
-    """An Inception module that ends the released stem of V2: (N, 35, 35, C) -> (N, 35, 35, 320)."""
+    """The Inception module after V2's released stem: (N, 35, 35, C) -> (N, 35, 35, 320)."""
 
     conv: Callable[..., nn.Module]
     pool_conv: Callable[..., nn.Module]
@@ -83,7 +84,7 @@ class Mixed5b(nn.Module):
 
 
 def first_layers(conv: Callable[..., nn.Module], x: jax.Array) -> jax.Array:
-    """What both stems have in common with Inception-v3's: (N, 299, 299, C) -> (N, 71, 71, 192)."""
+    """The first layers of both stems and of Inception-v3: (N, 299, 299, C) -> (N, 71, 71, 192)."""
     x = conv(32, (3, 3), strides=2, padding="VALID", name="conv1a")(x)  # 149
     x = conv(32, (3, 3), padding="VALID", name="conv2a")(x)  # 147
     x = conv(64, (3, 3), name="conv2b")(x)
@@ -121,9 +122,7 @@ class Plan(NamedTuple):
     repeats: tuple[int, int, int]  # block35, block17, block8
     linear_end: bool = False  # one more block8, with scale 1 and without ReLU
     conv7b: int = 0  # width of a last 1x1 convolution
-    bottleneck: int = (
-        0  # width of a dense layer with BatchNorm before the classifier, which reads its `features`
-    )
+    bottleneck: int = 0  # width of a dense layer with BatchNorm before the classifier
 
 
 V1 = Plan(
@@ -151,7 +150,7 @@ V2_PAPER = V2._replace(stem=stem_v4, repeats=(5, 10, 5), linear_end=False, conv7
 
 
 def merge(x, branches, *, up, scale, residual, activation=relu_of_sum):
-    """The end of every block: branches go back to the width of `x` and are added to it."""
+    """The end of every block: activation(x + scale * up(branches)), of the shape of `x`."""
     y = up(x.shape[-1], (1, 1), name="up")(jnp.concatenate(branches, axis=-1))
     return activation(x + scale * y if residual else y)
 
@@ -183,11 +182,8 @@ class Mixed6a(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        conv, halve, (w3, w33) = (
-            self.conv,
-            partial(self.conv, strides=2, padding="VALID"),
-            self.widths,
-        )
+        conv, halve = self.conv, partial(self.conv, strides=2, padding="VALID")
+        w3, w33 = self.widths
         b3 = halve(w3[0], (3, 3), name="branch3x3")(x)
         b33 = conv(w33[0], (1, 1), name="branch3x3dbl_1")(x)
         b33 = conv(w33[1], (3, 3), name="branch3x3dbl_2")(b33)
@@ -220,11 +216,8 @@ class Mixed7a(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        conv, halve, (wa, wb, w33) = (
-            self.conv,
-            partial(self.conv, strides=2, padding="VALID"),
-            self.widths,
-        )
+        conv, halve = self.conv, partial(self.conv, strides=2, padding="VALID")
+        wa, wb, w33 = self.widths
         b3a = conv(wa[0], (1, 1), name="branch3x3a_1")(x)
         b3a = halve(wa[1], (3, 3), name="branch3x3a_2")(b3a)
         b3b = conv(wb[0], (1, 1), name="branch3x3b_1")(x)
@@ -253,7 +246,10 @@ class Block8(nn.Module):
 
 
 class InceptionResNet(nn.Module):
-    """Images (N, 299, 299, 3) to `Outputs`; parameters for 1000 classes: V1 22,756,328, V2 55,843,464."""
+    """Images (N, 299, 299, 3) to `Outputs`.
+
+    With 1000 classes V1 has 22,756,328 parameters and V2 55,843,464.
+    """
 
     plan: Plan = V2
     num_classes: int = 1000
@@ -274,17 +270,15 @@ class InceptionResNet(nn.Module):
         require_size(x, 75, "Inception-ResNet")
         with_aux = self.aux and train
         if with_aux:
-            require_size(x, 299, "Inception-ResNet's auxiliary head (aux=False goes without)")
+            require_size(x, 299, "Inception-ResNet's auxiliary head (aux=False leaves it out)")
 
         norm = batch_norm(self, train)
         layer = dict(norm=norm, kernel_init=glorot_uniform, dtype=self.dtype)
         conv, pool_conv = partial(ConvBN, **layer), partial(PooledConvBN, **layer)
         up = partial(Conv, kernel_init=glorot_uniform, dtype=self.dtype)
-        scales = (
-            (self.residual_scale,) * 3
-            if isinstance(self.residual_scale, int | float)
-            else self.residual_scale
-        )
+        scales = self.residual_scale
+        if isinstance(scales, int | float):
+            scales = (scales,) * 3
         merge35, merge17, merge8 = (
             partial(merge, up=up, scale=scale, residual=self.residual) for scale in scales
         )
@@ -299,11 +293,8 @@ class InceptionResNet(nn.Module):
         x = Mixed6a(plan.mixed6a, conv, name="mixed6a")(x)  # 17
         for name in (f"block17_{i}" for i in range(1, b + 1)):
             x = block17(plan.block17, conv, merge17, name=name)(x)
-        aux = (
-            (AuxHead(self.num_classes, conv, conv1_init=glorot_uniform, name="aux")(x),)
-            if with_aux
-            else ()
-        )
+        head = partial(AuxHead, self.num_classes, conv, conv1_init=glorot_uniform)
+        aux = (head(name="aux")(x),) if with_aux else ()
         x = Mixed7a(plan.mixed7a, conv, name="mixed7a")(x)  # 8
         for name in (f"block8_{i}" for i in range(1, c + 1)):
             x = block8(plan.block8, conv, merge8, name=name)(x)

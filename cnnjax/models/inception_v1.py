@@ -1,23 +1,28 @@
-"""Inception v1, GoogLeNet. Szegedy et al.: Going deeper with convolutions, 2014, Table 1 and Figures 2 and 3.
+"""Inception v1, GoogLeNet. Szegedy et al.: Going deeper with convolutions, 2014, Table 1 and
+Figures 2 and 3.
 
-    stage            branches: 1x1 | 1x1, 3x3 | 1x1, 5x5 | pool, 1x1                      map at 224
-    conv1            7x7/2 64, max pool/2, LRN                                            56²x64
-    conv2            1x1 64, 3x3 192, LRN, max pool/2                                     28²x192
-    mixed3a 3b       64 | 96, 128 | 16, 32 | 32 and so on: the table below                28²x256, 480
-    mixed4a … 4e     after a max pool/2                                                   14²x512 … 832
-    mixed5a 5b       after a max pool/2                                                    7²x832, 1024
+    stage            branches: 1x1 | 1x1, 3x3 | 1x1, 5x5 | pool, 1x1              map at 224
+    conv1            7x7/2 64, max pool/2, LRN                                    56²x64
+    conv2            1x1 64, 3x3 192, LRN, max pool/2                             28²x192
+    mixed3a 3b       64 | 96, 128 | 16, 32 | 32 and so on: see `STAGES`           28²x256, 480
+    mixed4a … 4e     after a max pool/2                                           14²x512 … 832
+    mixed5a 5b       after a max pool/2                                            7²x832, 1024
     aux1, aux2       on mixed4a and mixed4d, in training: see `GridAuxHead`
     head             global average instead of dense layers, dropout, dense
 
-The ideas to see here: kernels of several sizes side by side, so that each layer weighs the scales anew; 1x1 kernels
-that thin out the channels before the large kernels, which makes that affordable (`inception_v1_naive`, Figure 2a, goes
-without: 14 times the parameters); auxiliary classifiers that bring gradients to the middle of the network; a global
-average where AlexNet and VGG have dense layers, so that 22 layers take a ninth of AlexNet's parameters.
+The ideas to see here:
+- kernels of several sizes side by side, so that each module chooses its scales;
+- 1x1 convolutions that reduce the channels before the large kernels, which makes that affordable
+  (`inception_v1_naive`, Figure 2a, leaves them out and has 14 times the parameters);
+- auxiliary classifiers that bring gradients to the middle of the network;
+- a global average where AlexNet and VGG have dense layers: 22 layers have a ninth of AlexNet's
+  parameters.
 
-`inception_v1` is the paper's network as Caffe has it. `inception_v1_bn` is what torchvision and TF-slim call GoogLeNet:
-BatchNorm for LRN and biases, a 3x3 where the paper has the 5x5, a 2x2 pooling before mixed5a. Their weights fit with:
+`inception_v1` is the paper's network, as Caffe implements it. `inception_v1_bn` is what torchvision
+and TF-slim call GoogLeNet. It has BatchNorm instead of LRN and biases, a 3x3 instead of the 5x5,
+and a 2x2 pooling before mixed5a. The published weights need these options:
 
-    torchvision     the defaults; `adaptive_aux`, one of them, is its rule for the auxiliary heads' pooling
+    torchvision     the defaults; `adaptive_aux` is its rule for the auxiliary heads' pooling
     TF-slim         padding="same", bn_scale=False, aux=False, num_classes=1001
 """
 
@@ -43,13 +48,13 @@ from cnnjax.models.layers import (
     max_pool,
     require_size,
 )
+from cnnjax.spelling import choice
 
 BN_DECAY = 0.9  # torchvision; TF-slim 0.9997
 BN_EPSILON = 1e-3  # both
 
-caffe_lrn = partial(
-    local_response_norm, k=1.0, alpha=1e-4 / 5
-)  # Caffe divides its alpha of 1e-4 by the window of 5
+# Caffe divides its alpha of 1e-4 by the window of 5.
+caffe_lrn = partial(local_response_norm, k=1.0, alpha=1e-4 / 5)
 caffe_xavier = nn.initializers.lecun_uniform()  # U(-sqrt(3 / fan_in), sqrt(3 / fan_in))
 CAFFE_BIAS = nn.initializers.constant(0.2)
 
@@ -86,27 +91,25 @@ HEADS = {"mixed4a": "aux1", "mixed4d": "aux2"}
 
 
 class Edges(NamedTuple):
-    """Where the padding of strided windows goes."""
+    """A framework's padding of strided windows."""
 
     conv1: Padding
     pool: Padding
-    smallest: dict[
-        int, int
-    ]  # window of the pool before mixed5a -> side of the image that leaves it a map
+    smallest: dict[int, int]  # window of the pool before mixed5a -> side of the smallest image
 
 
 EDGES = {
-    "caffe": Edges(((3, 3), (3, 3)), "CEIL", {3: 31, 2: 15}),  # and torchvision
+    "caffe": Edges(((3, 3), (3, 3)), "CEIL", {3: 31, 2: 15}),  # torchvision too
     "same": Edges("SAME", "SAME", {3: 1, 2: 1}),  # TensorFlow
 }
 
 
 class Mixed(nn.Module):
-    """Figure 2: four branches, concatenated over the channels. (N, H, W, C) -> (N, H, W, sum)."""
+    """Figure 2, four branches, concatenated: (N, H, W, C) -> (N, H, W, sum of the widths)."""
 
     widths: Widths
     conv: Callable[..., nn.Module]
-    largest: int  # the kernel that the paper has as 5x5
+    largest: int  # side of the largest kernel: 5 in the paper
     reductions: bool
 
     @nn.compact
@@ -123,14 +126,17 @@ class Mixed(nn.Module):
 
 
 class InceptionV1(nn.Module):
-    """Images (N, 224, 224, 3) to `Outputs`; 6,998,552 parameters, and 6,379,728 in the two auxiliary heads."""
+    """Images (N, 224, 224, 3) to `Outputs`.
+
+    It has 6,998,552 parameters, and 6,379,728 more in the two auxiliary heads.
+    """
 
     num_classes: int = 1000
     dtype: Any = None
     dropout: float = 0.4
     aux: bool = True
     aux_dropout: float = 0.7
-    adaptive_aux: bool = False  # torchvision: the heads average any map to 4x4
+    adaptive_aux: bool = False  # average every map of the heads to 4x4, as torchvision
     reductions: bool = True  # 1x1 convolutions before the large kernels and after the pooling
     largest_kernel: int = 5
     window5: int = 3  # of the max pool before mixed5a
@@ -146,38 +152,22 @@ class InceptionV1(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
-        if self.padding not in EDGES:
-            raise ValueError(
-                f"inception_v1 pads as one of {', '.join(EDGES)}, got padding={self.padding!r}"
-            )
-        edges = EDGES[self.padding]
+        edges = EDGES[choice("inception_v1's padding", self.padding, EDGES)]
         require_size(x, edges.smallest[self.window5], "inception_v1")
+        init = truncated_normal(0.01) if self.batch_norm else caffe_xavier  # TF-slim, torchvision
+        layer = dict(kernel_init=init, dtype=self.dtype)
         conv: Callable[..., nn.Module]
-        if not self.batch_norm:
-            head_init = caffe_xavier
-            conv = hidden = partial(
-                ConvRelu, kernel_init=head_init, bias_init=CAFFE_BIAS, dtype=self.dtype
-            )
+        if self.batch_norm:
+            conv = partial(ConvBN, norm=batch_norm(self, train), **layer)
+            hidden = partial(ConvRelu, **layer)  # no BatchNorm, as in torchvision
         else:
-            head_init = truncated_normal(0.01)  # TF-slim and torchvision, of everything
-            norm = batch_norm(self, train)
-            conv = partial(ConvBN, norm=norm, kernel_init=head_init, dtype=self.dtype)
-            hidden = partial(
-                ConvRelu, kernel_init=head_init, dtype=self.dtype
-            )  # without BatchNorm: torchvision
+            conv = hidden = partial(ConvRelu, bias_init=CAFFE_BIAS, **layer)
         lrn = caffe_lrn if self.lrn else lambda x: x
         pool = partial(MaxPool, stride=2, padding=edges.pool)
         Block = nn.remat(Mixed) if self.remat else Mixed
         mixed = partial(Block, conv=conv, largest=self.largest_kernel, reductions=self.reductions)
-        head = partial(
-            GridAuxHead,
-            self.num_classes,
-            conv,
-            hidden,
-            self.aux_dropout,
-            self.adaptive_aux,
-            head_init,
-        )
+        aux_options = self.aux_dropout, self.adaptive_aux, init
+        head = partial(GridAuxHead, self.num_classes, conv, hidden, *aux_options)
 
         x = conv(64, (7, 7), strides=2, padding=edges.conv1, name="conv1")(x)  # 112
         x = lrn(pool(3, name="pool1")(x))  # 56
@@ -193,10 +183,8 @@ class InceptionV1(nn.Module):
                     aux.append(head(name=HEADS[name])(x))
         features = global_avg_pool(x)  # 1024
         x = nn.Dropout(self.dropout, deterministic=not train)(features)
-        logits = nn.Dense(self.num_classes, kernel_init=head_init, dtype=jnp.float32, name="head")(
-            x
-        )
-        return Outputs(logits, tuple(aux), features)
+        dense = nn.Dense(self.num_classes, kernel_init=init, dtype=jnp.float32, name="head")
+        return Outputs(dense(x), tuple(aux), features)
 
 
 InceptionV1BN = partial(

@@ -1,23 +1,27 @@
-"""Inception v2, BN-Inception. Ioffe, Szegedy: Batch normalization: accelerating deep network training, 2015, Figure 5.
+"""Inception v2, BN-Inception. Ioffe, Szegedy: Batch normalization: accelerating deep network
+training by reducing internal covariate shift, 2015, Figure 5.
 
-    stage         1x1 | 1x1, 3x3 | 1x1, 3x3, 3x3 | pool, 1x1                    map at 224
-    conv1         7x7/2 64, max pool/2                                          56²x64
-    conv2         1x1 64, 3x3 192, max pool/2                                   28²x192
-    mixed3a 3b    as the table below                                            28²x256, 320
-    mixed3c       strides of 2, no 1x1, the max pool passed on                  14²x576
-    mixed4a … 4d                                                                14²x576, 576, 608, 608
-    mixed4e       strides of 2, no 1x1, the max pool passed on                   7²x1056
-    mixed5a 5b    5b pools by maximum, all others by average                     7²x1024
+    stage         1x1 | 1x1, 3x3 | 1x1, 3x3, 3x3 | pool, 1x1             map at 224
+    conv1         7x7/2 64, max pool/2                                   56²x64
+    conv2         1x1 64, 3x3 192, max pool/2                            28²x192
+    mixed3a 3b    see `MODULES`                                          28²x256, 320
+    mixed3c       strides of 2, no 1x1 branch, bare max pool             14²x576
+    mixed4a … 4d                                                         14²x576, 576, 608, 608
+    mixed4e       strides of 2, no 1x1 branch, bare max pool              7²x1056
+    mixed5a 5b    5b has a max pool, all others an average pool           7²x1024
     aux1, aux2    on mixed4a and mixed4d, in training: see `GridAuxHead`
 
-The ideas to see here: BatchNorm before every ReLU, the hidden units of the auxiliary heads included, which takes the
-place of local response normalisation, of most dropout and of careful starting weights, and allows thirty times the
-learning rate; the 5x5 of Inception v1 as two 3x3; maps halved inside modules, by strides beside a pooling.
+The ideas to see here:
+- BatchNorm before every ReLU, also in the auxiliary heads. It replaces local response
+  normalisation, most dropout and careful initial weights, and allows 30 times the learning rate;
+- the 5x5 of Inception v1 as two 3x3;
+- modules that halve the map, by strided convolutions beside a pooling.
 
-The paper's figure prints 576 and 1024 channels behind mixed4c to 4e, where its own projections of 128 sum to 608 and
-1056. `inception_v2` follows the projections, as Caffe's version does; the auxiliary heads are those of v1, at the same
-places. `inception_v2_slim` follows the sums: projections of 96, and a separable first convolution; TF-slim's weights
-fit it with num_classes=1001. The two trees differ in shapes and in `conv1`.
+The paper's figure prints 576 and 1024 channels for mixed4c to 4e, but its projections of 128 add up
+to 608 and 1056. `inception_v2` has the projections of 128, like Caffe's version, and auxiliary
+heads at the same places as v1. `inception_v2_slim` has the printed sums: projections of 96, and a
+separable first convolution. TF-slim's weights fit it with num_classes=1001. The two parameter trees
+differ in shapes and in `conv1`.
 """
 
 from collections.abc import Callable
@@ -42,11 +46,12 @@ from cnnjax.models.layers import (
     max_pool,
     require_size,
 )
+from cnnjax.spelling import choice
 
-BN_DECAY = 0.9  # as the other networks here; TF-slim 0.9997
+BN_DECAY = 0.9  # as in the other networks; TF-slim 0.9997
 BN_EPSILON = 1e-3  # TF-slim
 
-# TF-slim's starting weights: he_normal, but for the 1x1 convolutions before the large kernels and behind the pooling.
+# TF-slim's initial weights: he_normal, except for these 1x1 and separable convolutions.
 reduction_init = truncated_normal(0.09)
 projection_init = truncated_normal(0.1)
 separable_init = truncated_normal(1.0)
@@ -65,7 +70,7 @@ class Widths(NamedTuple):
 
 
 class Halving(NamedTuple):
-    """One row of Figure 5 that halves the map."""
+    """One row of Figure 5 that halves the map: the channels of each convolution."""
 
     reduce3x3: int
     conv3x3: int
@@ -89,12 +94,12 @@ HEADS = {"mixed4a": "aux1", "mixed4d": "aux2"}
 
 
 class Edges(NamedTuple):
-    """Where the padding of strided windows goes."""
+    """A framework's padding of strided windows."""
 
     conv7x7: Padding
     conv3x3: Padding
     pool: Padding
-    smallest: int  # side of the image
+    smallest: int  # side of the smallest image
 
 
 EDGES = {
@@ -104,7 +109,7 @@ EDGES = {
 
 
 class Mixed(nn.Module):
-    """Four branches, concatenated over the channels: (N, H, W, C) -> (N, H, W, sum)."""
+    """Four branches, concatenated: (N, H, W, C) -> (N, H, W, sum of the widths)."""
 
     widths: Widths
     conv: Callable[..., nn.Module]
@@ -130,7 +135,7 @@ class Mixed(nn.Module):
 
 
 class Reduction(nn.Module):
-    """Two branches with strides and a pooling: (N, H, W, C) -> (N, H/2, W/2, sum + C)."""
+    """Two strided branches and a max pool: (N, H, W, C) -> (N, H/2, W/2, sum of the widths + C)."""
 
     widths: Halving
     conv: Callable[..., nn.Module]
@@ -150,7 +155,10 @@ class Reduction(nn.Module):
 
 
 class SeparableConv(nn.Module):
-    """TF-slim's first layer: 8 kernels of 7x7 for each colour, mixed by a 1x1 convolution. Bias and ReLU, no BatchNorm."""
+    """TF-slim's first layer: (N, H, W, C) -> (N, H/2, W/2, 64).
+
+    8 kernels of 7x7 for each colour, then a 1x1 convolution with bias and ReLU. No BatchNorm.
+    """
 
     dtype: Any = None
 
@@ -158,20 +166,16 @@ class SeparableConv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         conv = partial(Conv, kernel_init=separable_init, dtype=self.dtype)
         colours = x.shape[-1]
-        x = conv(
-            8 * colours,
-            (7, 7),
-            2,
-            "SAME",
-            feature_group_count=colours,
-            use_bias=False,
-            name="depthwise",
-        )(x)
+        depthwise = dict(feature_group_count=colours, use_bias=False, name="depthwise")
+        x = conv(8 * colours, (7, 7), strides=2, **depthwise)(x)
         return conv(64, (1, 1), activation=nn.relu, name="pointwise")(x)
 
 
 class InceptionV2(nn.Module):
-    """Images (N, 224, 224, 3) to `Outputs`; 11,285,224 parameters, and 6,400,464 in the two auxiliary heads."""
+    """Images (N, 224, 224, 3) to `Outputs`.
+
+    It has 11,285,224 parameters, and 6,400,464 more in the two auxiliary heads.
+    """
 
     num_classes: int = 1000
     dtype: Any = None
@@ -179,11 +183,9 @@ class InceptionV2(nn.Module):
     aux: bool = True
     aux_dropout: float = 0.0
     separable: bool = False  # TF-slim's first convolution
-    projection: int = 128  # channels behind the pooling of mixed4c and mixed4d; TF-slim 96
+    projection: int = 128  # channels after the pooling of mixed4c and mixed4d; TF-slim 96
     padding: str = "caffe"  # a key of EDGES
-    count_pad: bool = (
-        False  # average pools divide by 9 at the edges too: torch's and Caffe's, not TensorFlow's
-    )
+    count_pad: bool = False  # average pools divide by 9 at the edges too, as in torch and Caffe
     bn_axis: str | None = None
     bn_momentum: float = BN_DECAY
     bn_epsilon: float = BN_EPSILON
@@ -193,28 +195,23 @@ class InceptionV2(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
-        if self.padding not in EDGES:
-            raise ValueError(
-                f"inception_v2 pads as one of {', '.join(EDGES)}, got padding={self.padding!r}"
-            )
-        edges = EDGES[self.padding]
+        edges = EDGES[choice("inception_v2's padding", self.padding, EDGES)]
         require_size(x, edges.smallest, "inception_v2")
         layer = dict(norm=batch_norm(self, train), kernel_init=he_normal, dtype=self.dtype)
         conv = partial(ConvBN, **layer)
         pool_conv = partial(PooledConvBN, count_pad=self.count_pad, **layer)
-        head = partial(
-            GridAuxHead, self.num_classes, conv, conv, self.aux_dropout, head_init=he_normal
-        )
-        mixed = partial(nn.remat(Mixed) if self.remat else Mixed, conv=conv, pool_conv=pool_conv)
-        reduction = partial(
-            nn.remat(Reduction) if self.remat else Reduction, conv=conv, padding=edges.conv3x3
-        )
+        aux_options = dict(dropout=self.aux_dropout, head_init=he_normal)
+        head = partial(GridAuxHead, self.num_classes, conv, conv, **aux_options)
+        Block, HalvingBlock = Mixed, Reduction
+        if self.remat:
+            Block, HalvingBlock = nn.remat(Mixed), nn.remat(Reduction)
+        mixed = partial(Block, conv=conv, pool_conv=pool_conv)
+        reduction = partial(HalvingBlock, conv=conv, padding=edges.conv3x3)
 
         if self.separable:
-            x = SeparableConv(self.dtype, name="conv1")(x)
+            x = SeparableConv(self.dtype, name="conv1")(x)  # 112
         else:
-            x = conv(64, (7, 7), strides=2, padding=edges.conv7x7, name="conv1")(x)
-        # 112
+            x = conv(64, (7, 7), strides=2, padding=edges.conv7x7, name="conv1")(x)  # 112
         x = MaxPool(3, 2, edges.pool, name="pool1")(x)  # 56
         x = conv(64, (1, 1), kernel_init=projection_init, name="conv2_reduce")(x)
         x = conv(192, (3, 3), name="conv2")(x)
@@ -231,10 +228,8 @@ class InceptionV2(nn.Module):
                 aux.append(head(name=HEADS[name])(x))
         features = global_avg_pool(x)  # 1024
         x = nn.Dropout(self.dropout, deterministic=not train)(features)
-        logits = nn.Dense(self.num_classes, kernel_init=he_normal, dtype=jnp.float32, name="head")(
-            x
-        )
-        return Outputs(logits, tuple(aux), features)
+        dense = nn.Dense(self.num_classes, kernel_init=he_normal, dtype=jnp.float32, name="head")
+        return Outputs(dense(x), tuple(aux), features)
 
 
 InceptionV2Slim = partial(

@@ -1,21 +1,30 @@
-"""Inception-v3. Szegedy, Vanhoucke, Ioffe, Shlens, Wojna: Rethinking the Inception architecture, 2015.
+"""Inception-v3. Szegedy, Vanhoucke, Ioffe, Shlens, Wojna: Rethinking the Inception architecture for
+computer vision, 2015.
 
-    stage            branches, concatenated in this order                                             map at 299
-    conv1a … pool5a  3x3/2 32, 3x3 32, 3x3 64, max pool/2, 1x1 80, 3x3 192, max pool/2                35²x192
-    mixed5b 5c 5d    1x1 64 | 1x1 48, 5x5 64 | 1x1 64, 3x3 96, 3x3 96 | pool, 1x1 p                   35²x256, 288
-    mixed6a          3x3/2 384 | 1x1 64, 3x3 96, 3x3/2 96 | max pool/2                                17²x768
-    mixed6b … 6e     1x1 192 | 1x1 c, 1x7 c, 7x1 192 | 1x1 c, 7x1 c, 1x7 c, 7x1 c, 1x7 192 | pool, 1x1 192
-    mixed7a          1x1 192, 3x3/2 320 | 1x1 192, 1x7 192, 7x1 192, 3x3/2 192 | max pool/2           8²x1280
-    mixed7b 7c       1x1 320 | 1x1 384, {1x3, 3x1} 384 | 1x1 448, 3x3 384, {1x3, 3x1} 384 | pool, 1x1 192
+    stage            branches, concatenated in this order                             map at 299
+    conv1a … pool5a  3x3/2 32, 3x3 32, 3x3 64, max pool/2, 1x1 80, 3x3 192,           35²x192
+                     max pool/2
+    mixed5b 5c 5d    1x1 64 | 1x1 48, 5x5 64 | 1x1 64, 3x3 96, 3x3 96 | pool, 1x1 p   35²x256, 288
+    mixed6a          3x3/2 384 | 1x1 64, 3x3 96, 3x3/2 96 | max pool/2                17²x768
+    mixed6b … 6e     1x1 192 | 1x1 c, 1x7 c, 7x1 192                                  17²x768
+                     | 1x1 c, 7x1 c, 1x7 c, 7x1 c, 1x7 192 | pool, 1x1 192
+    mixed7a          1x1 192, 3x3/2 320 | 1x1 192, 1x7 192, 7x1 192, 3x3/2 192         8²x1280
+                     | max pool/2
+    mixed7b 7c       1x1 320 | 1x1 384, {1x3, 3x1} 384                                 8²x2048
+                     | 1x1 448, 3x3 384, {1x3, 3x1} 384 | pool, 1x1 192
     aux              on mixed6e, in training: average pool 5x5/3, 1x1 128, 5x5 768, dense
 
-This is the network that was released and that every published set of weights fits; Table 1 of the paper prints a
-slightly different stem. Children have torchvision's names (`Mixed_5b.branch3x3dbl_2` is `mixed5b/branch3x3dbl_2`).
+This is the network that was released and that all published weights fit. Table 1 of the paper
+prints a slightly different stem. Layers have torchvision's names (`Mixed_5b.branch3x3dbl_2` is
+`mixed5b/branch3x3dbl_2`).
 
-The ideas to see here: a 5x5 as two 3x3 (Figure 5) and a 7x7 as 1x7 and 7x1 (Figure 6), which `factorized=False`
-undoes; strided convolutions beside the pooling, so that no bottleneck precedes it (Figure 10); filter banks that grow
-wider, not deeper, where the map is smallest (Figure 7); an auxiliary head that regularises (section 4; `aux_bn=False`
-is the head before the last row of the ablation); the same cost spent on smaller images (section 8, `stem`).
+The ideas to see here:
+- a 5x5 as two 3x3 (Figure 5) and a 7x7 as 1x7 and 7x1 (Figure 6); `factorized=False` undoes both;
+- strided convolutions beside the pooling, so that no bottleneck precedes it (Figure 10);
+- filter banks that grow wider, not deeper, where the map is smallest (Figure 7);
+- an auxiliary head that regularises (section 4); `aux_bn=False` is the head before the last row of
+  the ablation;
+- the same cost spent on smaller images (section 8): `stem`.
 """
 
 from collections.abc import Callable
@@ -45,12 +54,15 @@ DROPOUT = 0.2  # TF-slim; torchvision 0.5
 
 
 class Stem(NamedTuple):
-    """Section 8: a smaller image keeps the later maps, and so the cost, if the first layers keep its resolution."""
+    """The first layers for one image size (section 8).
+
+    They keep the resolution of smaller images, so that the later maps and the cost stay the same.
+    """
 
     strides: int  # of the first convolution
-    pool: bool  # whether the first max pooling is there
-    smallest: int  # side of the smallest legal image
-    smallest_with_aux: int  # the auxiliary head needs a map of 17x17
+    pool: bool  # whether the first max pooling is present
+    smallest: int  # side of the smallest image
+    smallest_with_aux: int  # the same with the auxiliary head, which needs a map of 17x17
 
 
 STEMS = {
@@ -59,7 +71,7 @@ STEMS = {
     79: Stem(strides=1, pool=False, smallest=21, smallest_with_aux=77),
 }
 
-# What differs between modules of a kind: the projection behind the pooling, and c of the table above.
+# What differs between modules of a kind: p and c of the table above.
 PROJECTION = {"mixed5b": 32, "mixed5c": 64, "mixed5d": 64}
 BOTTLENECK = {"mixed6b": 128, "mixed6c": 160, "mixed6d": 160, "mixed6e": 192}
 
@@ -137,7 +149,7 @@ class InceptionB(nn.Module):
 
 
 class ReductionB(nn.Module):
-    """Figure 10 once more, with a 7x7 in the longer branch: (N, 17, 17, C) -> (N, 8, 8, 512 + C)."""
+    """Figure 10 with a 7x7 in the longer branch: (N, 17, 17, C) -> (N, 8, 8, 512 + C)."""
 
     conv: Callable[..., nn.Module]
     factorized: bool
@@ -179,15 +191,18 @@ class InceptionC(nn.Module):
 
 
 class InceptionV3(nn.Module):
-    """Images (N, 299, 299, 3) to `Outputs`; 23,834,568 parameters, and 3,326,696 in the auxiliary head."""
+    """Images (N, 299, 299, 3) to `Outputs`.
+
+    It has 23,834,568 parameters, and 3,326,696 more in the auxiliary head.
+    """
 
     num_classes: int = 1000
     dropout: float = DROPOUT
     aux: bool = True
     aux_bn: bool = True
-    stem: int = 299  # the image size that it is meant for: a key of STEMS
+    stem: int = 299  # a key of STEMS: the side of the images
     factorized: bool = True
-    count_pad: bool = False  # average pools divide by 9 at the edges too: torchvision and timm do, TensorFlow does not
+    count_pad: bool = False  # average pools divide by 9 at the edges too: torchvision and timm
     bn_axis: str | None = None
     bn_momentum: float = BN_DECAY
     bn_epsilon: float = BN_EPSILON
@@ -199,15 +214,13 @@ class InceptionV3(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
         if self.stem not in STEMS:
-            raise ValueError(
-                f"inception_v3 has a stem for {', '.join(map(str, STEMS))} pixels, got stem={self.stem!r}"
-            )
+            known = ", ".join(map(str, STEMS))
+            raise ValueError(f"inception_v3's stem={self.stem!r} is unknown; known are {known}")
         stem, with_aux = STEMS[self.stem], self.aux and train
         require_size(x, stem.smallest, "inception_v3")
         if with_aux:
-            require_size(
-                x, stem.smallest_with_aux, "inception_v3's auxiliary head (aux=False goes without)"
-            )
+            head_name = "inception_v3's auxiliary head (aux=False leaves it out)"
+            require_size(x, stem.smallest_with_aux, head_name)
 
         layer = dict(norm=batch_norm(self, train), kernel_init=he_normal, dtype=self.dtype)
         conv = partial(ConvBN, **layer)
@@ -229,21 +242,13 @@ class InceptionV3(nn.Module):
         x = ReductionA(conv, self.factorized, name="mixed6a")(x)  # 17
         for name, bottleneck in BOTTLENECK.items():
             x = b(bottleneck, conv, pool_conv, self.factorized, name=name)(x)
-        head = partial(
-            AuxHead,
-            self.num_classes,
-            conv,
-            self.aux_bn,
-            truncated_normal(0.01),
-            truncated_normal(0.001),
-        )
+        aux_inits = truncated_normal(0.01), truncated_normal(0.001)
+        head = partial(AuxHead, self.num_classes, conv, self.aux_bn, *aux_inits)
         aux = (head(name="aux")(x),) if with_aux else ()
         x = ReductionB(conv, self.factorized, name="mixed7a")(x)  # 8
         for name in ("mixed7b", "mixed7c"):
             x = c(conv, pool_conv, name=name)(x)
         features = global_avg_pool(x)  # 2048
         x = nn.Dropout(self.dropout, deterministic=not train)(features)
-        logits = nn.Dense(self.num_classes, kernel_init=he_normal, dtype=jnp.float32, name="head")(
-            x
-        )
-        return Outputs(logits, aux, features)
+        dense = nn.Dense(self.num_classes, kernel_init=he_normal, dtype=jnp.float32, name="head")
+        return Outputs(dense(x), aux, features)

@@ -1,23 +1,29 @@
-"""Inception-v4. Szegedy, Ioffe, Vanhoucke, Alemi: Inception-v4, Inception-ResNet and the impact of residual connections
-on learning, 2016, section 3.1 and Figures 3 to 9.
+"""Inception-v4. Szegedy, Ioffe, Vanhoucke, Alemi: Inception-v4, Inception-ResNet and the impact of
+residual connections on learning, 2016, section 3.1 and Figures 3 to 9.
 
-    stage            branches, concatenated in this order                                             map at 299
-    conv1a 2a 2b     3x3/2 32, 3x3 32, 3x3 64                                                         147²x64
-    mixed3a          max pool/2 | 3x3/2 96                                                            73²x160
-    mixed4a          1x1 64, 3x3 96 | 1x1 64, 1x7 64, 7x1 64, 3x3 96                                  71²x192
-    mixed5a          3x3/2 192 | max pool/2                                                           35²x384
-    mixed5b … 5e     1x1 96 | 1x1 64, 3x3 96 | 1x1 64, 3x3 96, 3x3 96 | pool, 1x1 96                  35²x384
-    mixed6a          3x3/2 384 | 1x1 192, 3x3 224, 3x3/2 256 | max pool/2                             17²x1024
-    mixed6b … 6h     1x1 384 | 1x1 192, 1x7 224, 7x1 256 | 1x1 192, 7x1 192, 1x7 224, 7x1 224, 1x7 256 | pool, 1x1 128
-    mixed7a          1x1 192, 3x3/2 192 | 1x1 256, 1x7 256, 7x1 320, 3x3/2 320 | max pool/2           8²x1536
-    mixed7b … 7d     1x1 256 | 1x1 384, {1x3, 3x1} 256 | 1x1 384, 3x1 448, 1x3 512, {1x3, 3x1} 256 | pool, 1x1 256
+    stage            branches, concatenated in this order                             map at 299
+    conv1a 2a 2b     3x3/2 32, 3x3 32, 3x3 64                                         147²x64
+    mixed3a          max pool/2 | 3x3/2 96                                            73²x160
+    mixed4a          1x1 64, 3x3 96 | 1x1 64, 1x7 64, 7x1 64, 3x3 96                  71²x192
+    mixed5a          3x3/2 192 | max pool/2                                           35²x384
+    mixed5b … 5e     1x1 96 | 1x1 64, 3x3 96 | 1x1 64, 3x3 96, 3x3 96                 35²x384
+                     | pool, 1x1 96
+    mixed6a          3x3/2 384 | 1x1 192, 3x3 224, 3x3/2 256 | max pool/2             17²x1024
+    mixed6b … 6h     1x1 384 | 1x1 192, 1x7 224, 7x1 256                              17²x1024
+                     | 1x1 192, 7x1 192, 1x7 224, 7x1 224, 1x7 256 | pool, 1x1 128
+    mixed7a          1x1 192, 3x3/2 192 | 1x1 256, 1x7 256, 7x1 320, 3x3/2 320         8²x1536
+                     | max pool/2
+    mixed7b … 7d     1x1 256 | 1x1 384, {1x3, 3x1} 256                                 8²x1536
+                     | 1x1 384, 3x1 448, 1x3 512, {1x3, 3x1} 256 | pool, 1x1 256
 
-Stages have TF-slim's names, branches those of Inception-v3. The auxiliary head, on mixed6h, is TF-slim's: the paper
-has none.
+Stages have TF-slim's names, branches those of Inception-v3. The paper has no auxiliary head: the
+one on mixed6h is TF-slim's.
 
-The ideas to see here: v3 without what is left of training it in parts. One module per map size, repeated 4, 7 and 3
-times at a constant width; a stem that branches like everything behind it; and no residual connections: the pure
-Inception that inception_resnet.py is to be compared with.
+The ideas to see here:
+- one module for each map size, repeated 4, 7 and 3 times at a constant width: v3 without its
+  concessions to training in parts on several machines;
+- a stem that branches like the modules after it;
+- no residual connections: this is the pure Inception to compare inception_resnet.py with.
 """
 
 from collections.abc import Callable
@@ -46,7 +52,7 @@ DROPOUT = 0.2  # "keep 0.8", Figure 9
 
 
 class Mixed3a(nn.Module):
-    """(N, 147, 147, C) -> (N, 73, 73, C + 96)."""
+    """Figure 3, first fork: (N, 147, 147, C) -> (N, 73, 73, C + 96)."""
 
     conv: Callable[..., nn.Module]
 
@@ -57,7 +63,7 @@ class Mixed3a(nn.Module):
 
 
 class Mixed4a(nn.Module):
-    """(N, 73, 73, C) -> (N, 71, 71, 192)."""
+    """Figure 3, second fork: (N, 73, 73, C) -> (N, 71, 71, 192)."""
 
     conv: Callable[..., nn.Module]
 
@@ -74,7 +80,7 @@ class Mixed4a(nn.Module):
 
 
 class Mixed5a(nn.Module):
-    """(N, 71, 71, C) -> (N, 35, 35, 192 + C)."""
+    """Figure 3, third fork: (N, 71, 71, C) -> (N, 35, 35, 192 + C)."""
 
     conv: Callable[..., nn.Module]
 
@@ -87,9 +93,9 @@ class Mixed5a(nn.Module):
 def stem(
     conv: Callable[..., nn.Module], pool_conv: Callable[..., nn.Module], x: jax.Array
 ) -> jax.Array:
-    """Figure 3, the first layers of `network`: (N, 299, 299, C) -> (N, 35, 35, 384).
+    """Figure 3: (N, 299, 299, C) -> (N, 35, 35, 384).
 
-    The paper gives the same stem to Inception-ResNet-v2.
+    In the paper Inception-ResNet-v2 has the same stem.
     """
     x = conv(32, (3, 3), strides=2, padding="VALID", name="conv1a")(x)  # 149
     x = conv(32, (3, 3), padding="VALID", name="conv2a")(x)  # 147
@@ -119,7 +125,7 @@ class InceptionA(nn.Module):
 
 
 class ReductionA(nn.Module):
-    """Figure 7 with k, l, m, n = 192, 224, 256, 384 (Table 1): (N, 35, 35, C) -> (N, 17, 17, 640 + C)."""
+    """Figure 7, k, l, m, n = 192, 224, 256, 384: (N, 35, 35, C) -> (N, 17, 17, 640 + C)."""
 
     conv: Callable[..., nn.Module]
 
@@ -134,7 +140,10 @@ class ReductionA(nn.Module):
 
 
 class InceptionB(nn.Module):
-    """Figure 5, whose longest branch prints 1x7 twice for 1x7 and 7x1: (N, 17, 17, C) -> (N, 17, 17, 1024)."""
+    """Figure 5: (N, 17, 17, C) -> (N, 17, 17, 1024).
+
+    In its longest branch the figure prints 1x7 where 1x7 and 7x1 are meant.
+    """
 
     conv: Callable[..., nn.Module]
     pool_conv: Callable[..., nn.Module]
@@ -213,7 +222,7 @@ class InceptionV4(nn.Module):
         require_size(x, 75, "inception_v4")
         with_aux = self.aux and train
         if with_aux:
-            require_size(x, 299, "inception_v4's auxiliary head (aux=False goes without)")
+            require_size(x, 299, "inception_v4's auxiliary head (aux=False leaves it out)")
 
         layer = dict(norm=batch_norm(self, train), kernel_init=he_normal, dtype=self.dtype)
         conv = partial(ConvBN, **layer)
@@ -234,7 +243,5 @@ class InceptionV4(nn.Module):
             x = c(conv, pool_conv, name=name)(x)
         features = global_avg_pool(x)  # 1536
         x = nn.Dropout(self.dropout, deterministic=not train)(features)
-        logits = nn.Dense(
-            self.num_classes, kernel_init=glorot_uniform, dtype=jnp.float32, name="head"
-        )(x)
-        return Outputs(logits, aux, features)
+        dense = dict(kernel_init=glorot_uniform, dtype=jnp.float32)
+        return Outputs(nn.Dense(self.num_classes, name="head", **dense)(x), aux, features)

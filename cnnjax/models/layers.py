@@ -1,4 +1,4 @@
-"""What the networks share: their output, convolutions, pooling and normalisation. NHWC throughout."""
+"""What the networks share: outputs, convolutions, normalisation and pooling. Maps are NHWC."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -37,17 +37,21 @@ Activation = Callable[[jax.Array], jax.Array]
 
 
 class Outputs(NamedTuple):
-    """What every model returns, in training and in evaluation."""
+    """What every model returns, in training and in evaluation.
 
-    logits: jax.Array  # (N, num_classes) float32, before the softmax
-    aux: tuple[
-        jax.Array, ...
-    ]  # logits of the auxiliary heads, nearest the input first; () in evaluation
-    features: jax.Array  # (N, D): what the classifier reads
+    Attributes:
+        logits: (N, num_classes) float32, before the softmax.
+        aux: the auxiliary heads' logits, the head nearest the input first. Empty in evaluation.
+        features: (N, D), the input of the classifier.
+    """
+
+    logits: jax.Array
+    aux: tuple[jax.Array, ...]
+    features: jax.Array
 
 
 def require_size(x: jax.Array, smallest: int, model: str) -> None:
-    """Raises ValueError when an image is smaller than the network's geometry allows."""
+    """Raises ValueError if the images are smaller than the network's geometry allows."""
     if x.ndim != 4:
         raise ValueError(f"{model} takes images of shape (N, H, W, C), got {x.shape}")
     height, width = x.shape[1:3]
@@ -60,14 +64,20 @@ def require_size(x: jax.Array, smallest: int, model: str) -> None:
 # -------------------------------------------------------------------------------- with parameters
 
 
+def _undecorated(layer: Any) -> Callable[..., jax.Array]:
+    """`layer.__call__` without Flax's wrapper, which would enter the layer's scope a second time."""
+    return layer.__call__.__wrapped__
+
+
 class Conv(nn.Conv):
     """`nn.Conv` with an activation: (N, H, W, C) -> (N, H', W', features)."""
 
     conv_general_dilated: Any = convolve
     activation: Activation | None = None
 
+    @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = super().__call__(x)
+        x = _undecorated(nn.Conv)(self, x)
         return self.activation(x) if self.activation else x
 
 
@@ -76,15 +86,16 @@ class Dense(nn.Dense):
 
     activation: Activation | None = None
 
+    @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = super().__call__(x)
+        x = _undecorated(nn.Dense)(self, x)
         return self.activation(x) if self.activation else x
 
 
 class ConvRelu(nn.Module):
     """Convolution with a bias, ReLU: (N, H, W, C) -> (N, H', W', features).
 
-    It takes the place of `ConvBN` in a network without BatchNorm.
+    A network without BatchNorm uses it in place of `ConvBN`.
     """
 
     features: int
@@ -97,22 +108,16 @@ class ConvRelu(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        conv = Conv(
-            self.features,
-            self.kernel,
-            self.strides,
-            self.padding,
-            kernel_init=self.kernel_init,
-            bias_init=self.bias_init,
-            dtype=self.dtype,
-            activation=nn.relu,
-            name="conv",
-        )
-        return conv(x)
+        inits = dict(kernel_init=self.kernel_init, bias_init=self.bias_init)
+        options = dict(dtype=self.dtype, activation=nn.relu, name="conv", **inits)
+        return Conv(self.features, self.kernel, self.strides, self.padding, **options)(x)
 
 
 def batch_norm(network: nn.Module, train: bool) -> Callable[..., nn.Module]:
-    """`nn.BatchNorm` as a network's `bn_…` fields have it; `bn_frozen` normalises as in evaluation."""
+    """`nn.BatchNorm` with the options of a network's `bn_…` fields and its `dtype`.
+
+    `bn_frozen` normalises by the moving statistics in training too, and leaves them as they are.
+    """
     net: Any = network
     return partial(
         nn.BatchNorm,
@@ -128,9 +133,9 @@ def batch_norm(network: nn.Module, train: bool) -> Callable[..., nn.Module]:
 class ConvBN(nn.Module):
     """Convolution, BatchNorm, activation: (N, H, W, C) -> (N, H', W', features).
 
-    Batch Normalization (2015), section 3.2. The convolution has no bias: BatchNorm's own shift
-    takes its place. `norm` is what `batch_norm` returns, so that blocks know nothing of training,
-    precision, or the axis over which statistics are synced.
+    Ioffe, Szegedy: Batch normalization, 2015, section 3.2. The convolution has no bias, because
+    BatchNorm adds one. `norm` is the result of `batch_norm`, so blocks need not know whether the
+    network trains, at which precision, or over which axis statistics are synced.
     """
 
     features: int
@@ -149,30 +154,24 @@ class ConvBN(nn.Module):
 
 
 def _conv_bn(layer: ConvBN, x: jax.Array, convolve: Callable[..., jax.Array]) -> jax.Array:
-    conv = Conv(
-        layer.features,
-        layer.kernel,
-        layer.strides,
-        layer.padding,
-        use_bias=layer.use_bias,
-        kernel_init=layer.kernel_init,
-        dtype=layer.dtype,
-        conv_general_dilated=convolve,
-        name="conv",
-    )
-    return layer.activation(layer.norm(name="bn")(conv(x)))
+    """Applies a `ConvBN` whose convolution is computed by `convolve`."""
+    options = dict(use_bias=layer.use_bias, kernel_init=layer.kernel_init, dtype=layer.dtype)
+    shape = layer.features, layer.kernel, layer.strides, layer.padding
+    x = Conv(*shape, conv_general_dilated=convolve, name="conv", **options)(x)
+    return layer.activation(layer.norm(name="bn")(x))
 
 
 class PooledConvBN(ConvBN):
-    """3x3 average pooling, then a 1x1 `ConvBN`: the last branch of most Inception modules.
+    """3x3 average pooling, then a 1x1 `ConvBN`: (N, H, W, C) -> (N, H, W, features).
 
-    Both are sums with fixed weights, over pixels and over channels, so the order does not matter.
-    The convolution goes first here, which leaves fewer channels to pool.
+    The last branch of most Inception modules. Pooling sums over pixels and the convolution over
+    channels, so their order does not change the result. The code convolves first and thus pools
+    fewer channels.
     """
 
     kernel: tuple[int, int] = (1, 1)
     norm: Callable[..., nn.Module] = nn.BatchNorm
-    count_pad: bool = False  # divide by 9 at the edges too
+    count_pad: bool = False  # whether to divide by 9 at the edges too
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -187,25 +186,25 @@ class PooledConvBN(ConvBN):
 
 
 class MaxPool(nn.Module):
-    """`max_pool` with a name in the network: (N, H, W, C) -> (N, H', W', C)."""
+    """`max_pool` as a named layer of a network: (N, H, W, C) -> (N, H', W', C)."""
 
     window: int
     stride: int
     padding: Padding = "VALID"
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return pooling.max_pool(x, self.window, self.stride, self.padding)
+        return pooling.max_pool(x, self.window, self.stride, self.padding, name=None)
 
 
 class AvgPool(nn.Module):
-    """`avg_pool` with a name in the network: (N, H, W, C) -> (N, H', W', C)."""
+    """`avg_pool` as a named layer of a network: (N, H, W, C) -> (N, H', W', C)."""
 
     window: int
     stride: int
     padding: Padding = "VALID"
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return pooling.avg_pool(x, self.window, self.stride, self.padding)
+        return pooling.avg_pool(x, self.window, self.stride, self.padding, name=None)
 
 
 def local_response_norm(
@@ -213,13 +212,13 @@ def local_response_norm(
 ) -> jax.Array:
     """x / (k + alpha * sum of squares over `size` neighbouring channels) ** beta.
 
-    Krizhevsky et al. 2012, section 3.3. `alpha` is not divided by `size`, as in the paper; Caffe
-    and torch divide, so their alpha is `size` times this one.
+    (N, H, W, C) -> (N, H, W, C). Krizhevsky et al. 2012, section 3.3. As in the paper, `alpha` is
+    not divided by `size`. Caffe and torch divide by it, so their alpha is `size` times this one.
     """
     with jax.named_scope("lrn"):
         half = size // 2
         edges = ((0, 0), (0, 0), (0, 0), (half, size - 1 - half))
         squares = lax.square(x.astype(jnp.float32))
         total = lax.reduce_window(squares, 0.0, lax.add, (1, 1, 1, size), (1, 1, 1, 1), edges)
-        # `** -beta` has a gradient that takes three times as long on a CPU.
+        # `** -beta` has a slower gradient on a CPU.
         return (x * jnp.exp(-beta * jnp.log(k + alpha * total))).astype(x.dtype)

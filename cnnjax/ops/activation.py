@@ -1,4 +1,4 @@
-"""ReLU of a residual sum, which XLA on a CPU would compute several times."""
+"""ReLU of a residual sum, which XLA on a CPU would otherwise compute several times."""
 
 import flax.linen as nn
 import jax
@@ -11,11 +11,11 @@ from cnnjax.ops.platform import by_platform
 
 @jax.custom_jvp
 def relu_of_sum(x: jax.Array) -> jax.Array:
-    """ReLU of a sum that several layers read, computed once: (N, H, W, C) to the same.
+    """ReLU of a sum that several layers read, computed once: (N, H, W, C) -> (N, H, W, C).
 
-    XLA on a CPU fuses the sum into each of its readers. In a chain of residual blocks the last sum
-    is then computed from the branches of all blocks, which have to be kept for it. A `cond` whose
-    two branches give the same stops that; XLA removes an `optimization_barrier`.
+    XLA on a CPU fuses the sum into each of its readers. In a chain of residual blocks, the last sum
+    is then computed from the branches of all blocks, and all of them stay in memory. A `cond` with
+    two equivalent branches prevents this. (XLA removes an `optimization_barrier`.)
 
     Raises:
         IndexError: `x` has fewer than four axes.

@@ -1,4 +1,4 @@
-"""One convolution, in the way that is fastest where it runs."""
+"""Chooses the fastest way to compute a convolution. README.md has the measurements."""
 
 import math
 from typing import Any
@@ -26,11 +26,12 @@ def convolve(
     dimension_numbers=NHWC,
     **options,
 ):
-    """`lax.conv_general_dilated`: the same arguments, results and errors.
+    """`lax.conv_general_dilated`, with the same arguments, results and errors.
 
-    Images (N, H, W, C) and a kernel (kh, kw, C / groups, C') to (N, H', W', C').
-    `nn.Conv(conv_general_dilated=convolve)` takes it. On a CPU a pixel that is not a finite number
-    may spoil results a little beyond the kernel's reach, and rounding of a gradient may reach as far.
+    Images (N, H, W, C) and a kernel (kh, kw, C / groups, C') give (N, H', W', C'). To use it in a
+    layer, write `nn.Conv(…, conv_general_dilated=convolve)`. On a CPU a pixel that is NaN or
+    infinite may spoil results slightly beyond the kernel's reach; rounding errors of a gradient
+    may reach as far.
     """
     precision, groups = options.get("precision"), feature_group_count
     options["dimension_numbers"] = dimension_numbers
@@ -91,7 +92,7 @@ def convolve(
         return ways.banded(pad(x), kernel, precision)
 
     def pointwise(x, kernel):
-        matrix = x.reshape(-1, c_in)  # XLA finds the gradient of a matrix product sooner
+        matrix = x.reshape(-1, c_in)  # the gradient of a matrix product is faster
         product = jnp.dot(matrix, kernel[0, 0], precision=precision)
         return product.reshape(*x.shape[:3], c_out)
 
@@ -101,10 +102,10 @@ def convolve(
     def overhung(x, kernel):
         return without_ynnpack(pad(x), kernel)
 
-    # All ways but the matrix products were measured in float32; they pay on maps that are large
-    # enough for their copies.
+    # All ways except the matrix products are for float32, in which they were measured. They make
+    # copies, so they pay on large maps only.
     dense, padded, single = groups == 1, any(map(any, padding)), x.dtype == jnp.float32
-    # The batch of an exported program may be of any length, which is no number.
+    # In an exported program the batch size may be symbolic.
     pixels = math.prod(size for size in x.shape[:3] if isinstance(size, int))
     # A kernel as wide as the image is a dense layer.
     whole = dense and not padded and kw == x.shape[2]
@@ -120,10 +121,10 @@ def convolve(
             way = by_phases
         else:
             way = folded if len({*window_strides}) == 1 and x.shape[1] > 64 else plain
-    elif whole and kh == x.shape[1]:  # one matrix product: better than sliding on a GPU too
+    elif whole and kh == x.shape[1]:  # one matrix product, which is faster on a GPU too
         return by_platform(x, kernel, cpu=covered, cuda=covered, rocm=covered, default=plain)
     elif whole or (dense and kw > 1 and c_in * c_out <= 256 and x.shape[2] <= 36):
-        way = banded  # so few channels fill no vector register
+        way = banded  # too few channels to fill a vector register
     elif dense and not padded and kh == kw == 1:
         way = pointwise
     elif kh == kw == 3 and dense and single and pays_in_tiles(c_in, c_out, pixels):
@@ -134,11 +135,10 @@ def convolve(
         way = plain
     if way is plain:
         return plain(x, kernel)
-    # Some ways have several products; named is what they make together, for a gradient that keeps
-    # products alone.
+    # The name is on the result, not on the several products inside, for checkpoint policies.
     return checkpoint_name(by_platform(x, kernel, cpu=way, default=plain), "convolution")
 
 
 def pays_in_tiles(c_in: int, c_out: int, pixels: int) -> bool:
-    """Whether a 3x3 convolution has enough channels and pixels for `winograd`."""
+    """Whether a 3x3 convolution has enough channels and pixels for `winograd` to pay."""
     return c_in * c_out >= 80 * (c_in + c_out) and pixels >= 512

@@ -1,4 +1,4 @@
-"""Which way an operation takes: the plain one, or the one for the platform that it runs on."""
+"""Whether an operation is computed in the plain way or in the way for its platform."""
 
 import contextlib
 import contextvars
@@ -10,7 +10,7 @@ from jax import lax
 
 _plain = contextvars.ContextVar("plain", default=False)
 
-# XLA on a CPU hands single convolutions to the library YNNPACK, unless this flag forbids it.
+# By default XLA on a CPU hands convolutions to the library YNNPACK. This flag and value forbid it.
 YNNPACK_FLAG, WITHOUT_CONVOLUTIONS = (
     "xla_cpu_experimental_ynn_fusion_type",
     "-individual_convolution",
@@ -22,10 +22,13 @@ _ynnpack = WITHOUT_CONVOLUTIONS not in os.environ.get("XLA_FLAGS", "")
 def plain() -> Iterator[None]:
     """A context in which every operation is the plain `lax` or `linen` one, on every platform.
 
-    It acts where a function is traced: a function that jax has traced before keeps the way that it
-    was traced with. For exports, and for tools that read a program and do not know
-    `lax.platform_dependent`.
+    It is meant for exports, and for tools that read a jaxpr and do not know
+    `lax.platform_dependent`. It takes effect when a function is traced, so a jitted function that
+    was already traced does not change.
 
+    >>> model = cnnjax.create_model("lenet5")
+    >>> images = jnp.zeros((1, 32, 32, 1))
+    >>> variables = model.init(jax.random.key(0), images)
     >>> with cnnjax.ops.plain():
     ...     jaxpr = jax.make_jaxpr(model.apply)(variables, images)
     """
@@ -37,14 +40,14 @@ def plain() -> Iterator[None]:
 
 
 def is_plain() -> bool:
-    """Whether this is inside of `plain()`."""
+    """Whether the caller is inside `plain()`."""
     return _plain.get()
 
 
 def by_platform(*operands: Any, default: Callable, **ways: Callable) -> Any:
-    """`lax.platform_dependent`: one of the `ways` ("cpu", "cuda", …), else the default.
+    """`lax.platform_dependent`; inside `plain()` just `default(*operands)`.
 
-    Inside of `plain()` it is the default alone.
+    `ways` are the functions for "cpu", "cuda", …; all other platforms run the default.
     """
     if is_plain():
         return default(*operands)
@@ -52,14 +55,15 @@ def by_platform(*operands: Any, default: Callable, **ways: Callable) -> Any:
 
 
 def expect_ynnpack(expected: bool) -> None:
-    """Tells whether XLA hands convolutions to YNNPACK, for whoever starts XLA with flags of his own.
+    """Declares whether XLA hands convolutions to YNNPACK.
 
-    XLA does not say which flags it has read; without this call they are taken from XLA_FLAGS.
+    Call it after starting XLA with flags that are not in XLA_FLAGS: XLA does not tell which flags
+    it has read. Without a call the answer comes from XLA_FLAGS at import.
     """
     global _ynnpack
     _ynnpack = expected
 
 
 def ynnpack_takes_convolutions() -> bool:
-    """Whether a plain convolution on a CPU goes to YNNPACK."""
+    """Whether XLA on a CPU hands a plain convolution to YNNPACK."""
     return _ynnpack

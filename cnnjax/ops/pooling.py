@@ -1,8 +1,10 @@
-"""Pooling of maps (N, H, W, C). On a CPU by shifted slices, whose gradient is ten times as fast."""
+"""Pooling of maps (N, H, W, C). On a CPU it is made of shifted slices, whose gradient is fast."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,17 +18,17 @@ Padding = str | Sequence[tuple[int, int]]
 
 
 def max_pool(
-    x: jax.Array, window: int, stride: int, padding: Padding = "VALID", *, name: str = "pool"
+    x: jax.Array, window: int, stride: int, padding: Padding = "VALID", *, name: str | None = "pool"
 ) -> jax.Array:
-    """Square max pooling: (N, H, W, C) -> (N, H', W', C). Padded cells never win.
+    """Square max pooling: (N, H, W, C) -> (N, H', W', C). Padding never wins.
 
     Args:
         x: the map.
-        window: side of the square.
-        stride: distance of two squares.
-        padding: "VALID", "SAME", pairs for rows and columns, or "CEIL", which is Caffe's rule: the
-            last window may hang over the edge, so that no cell is left out.
-        name: labels the pooling in traces and tables.
+        window: side of the window.
+        stride: distance between windows.
+        padding: "VALID", "SAME", pairs for rows and columns, or "CEIL". "CEIL" is Caffe's rule: the
+            last window may extend beyond the edge, so that no cell is left out.
+        name: labels the pooling in traces and tables. None: the module around it is its label.
     """
     if padding == "CEIL":
         padding = [
@@ -34,11 +36,11 @@ def max_pool(
             for size in x.shape[1:3]
         ]
 
-    def larger(a, b):  # of equal ones the first, which alone gets the gradient
+    def larger(a, b):  # the first of equal values, which alone gets the gradient
         return jnp.where((a >= b) | jnp.isnan(a), a, b)
 
-    shape = dict(window=window, stride=stride, padding=padding)
-    with jax.named_scope(name):
+    shape: dict[str, Any] = dict(window=window, stride=stride, padding=padding)
+    with _label(name):
         return by_platform(
             x,
             cpu=partial(_by_axis, start=-jnp.inf, combine=larger, **shape),
@@ -53,28 +55,34 @@ def avg_pool(
     padding: Padding = "VALID",
     *,
     count_pad: bool = False,
-    name: str = "pool",
+    name: str | None = "pool",
 ) -> jax.Array:
     """Square average pooling: (N, H, W, C) -> (N, H', W', C).
 
     Args:
         x: the map.
-        window: side of the square.
-        stride: distance of two squares.
+        window: side of the window.
+        stride: distance between windows.
         padding: "VALID", "SAME", or pairs for rows and columns.
-        count_pad: divide by the whole window at the edges too, as torch does and TensorFlow does not.
-        name: labels the pooling in traces and tables.
+        count_pad: divide by the whole window at the edges too. torch does so, TensorFlow does not.
+        name: labels the pooling in traces and tables. None: the module around it is its label.
     """
     count_pad = count_pad or padding == "VALID"
-    shape = dict(window=window, stride=stride, padding=padding)
+    shape: dict[str, Any] = dict(window=window, stride=stride, padding=padding)
+
+    def add(x):
+        return _by_axis(x, start=0, combine=jnp.add, **shape)
 
     def by_axis(x):
-        add = partial(_by_axis, start=0, combine=jnp.add, **shape)
         return add(x) / (window**2 if count_pad else add(jnp.ones((1, *x.shape[1:3], 1))))
 
     plain = partial(nn.avg_pool, count_include_pad=count_pad)
-    with jax.named_scope(name):
+    with _label(name):
         return by_platform(x, cpu=by_axis, default=partial(_by_linen, pool=plain, **shape))
+
+
+def _label(name: str | None) -> contextlib.AbstractContextManager:
+    return jax.named_scope(name) if name else contextlib.nullcontext()
 
 
 def _by_linen(
@@ -86,21 +94,24 @@ def _by_linen(
 def _by_axis(
     x: jax.Array, *, window: int, stride: int, padding: Padding, start: float, combine: Callable
 ) -> jax.Array:
-    """Along the rows, then down the columns. `combine` joins two slices, `start` fills the padding."""
+    """Pools along the rows, then down the columns.
+
+    `combine` joins two slices, `start` fills the padding.
+    """
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], (window, window), (stride, stride), padding)
     edges = [(0, 0, 0), *((*sides, 0) for sides in padding), (0, 0, 0)]
     x = lax.pad(x, jnp.asarray(start, x.dtype), edges)
-    for axis in (2, 1):  # in this order the first of equal ones is the one that lax takes
+    for axis in (2, 1):  # in this order `larger` chooses among equal values as lax does
         x = functools.reduce(combine, windows(x, window, stride, axis))
     return x
 
 
 def adaptive_avg_pool(x: jax.Array, size: int, *, name: str = "adaptive_pool") -> jax.Array:
-    """(N, H, W, C) -> (N, size, size, C), by torch's rule; a map of this size stays as it is.
+    """Average pooling to a given size: (N, H, W, C) -> (N, size, size, C), by torch's rule.
 
-    Cell i is the mean of the rows floor(i H / size) to ceil((i + 1) H / size), so windows overlap
-    where they do not divide the map.
+    Cell i is the mean of the rows floor(i H / size) to ceil((i + 1) H / size). Windows overlap if
+    `size` does not divide the map. A map that already has this size is returned as it is.
     """
     with jax.named_scope(name):
         for axis in (1, 2):
@@ -115,6 +126,6 @@ def adaptive_avg_pool(x: jax.Array, size: int, *, name: str = "adaptive_pool") -
 
 
 def global_avg_pool(x: jax.Array) -> jax.Array:
-    """(N, H, W, C) -> (N, C): the mean over the whole map, in float32."""
+    """The mean over the whole map, in float32: (N, H, W, C) -> (N, C)."""
     with jax.named_scope("global_pool"):
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)

@@ -1,6 +1,6 @@
 """Other ways to compute a convolution of maps (N, H, W, C) with a kernel (kh, kw, C, C').
 
-`convolve.py` chooses among them; README.md has their rates.
+convolve.py chooses among them; README.md has their measured rates.
 """
 
 import functools
@@ -16,17 +16,17 @@ from cnnjax.ops.strided import phases, windows
 
 
 def banded(x: jax.Array, kernel: jax.Array, precision: Any) -> jax.Array:
-    """Stride 1, no padding: one matrix product of blocks of a row by the kernel's banded matrix.
+    """A matrix product of blocks of rows by the kernel's banded matrix. Stride 1, no padding.
 
-    A block about as wide as the kernel doubles the multiplications and copies each row of the
-    image twice, but the product is dense. For a handful of channels.
+    A block is about as wide as the kernel. This doubles the multiplications and copies each row of
+    the image twice, but the product is dense. It is meant for a handful of channels.
     """
     n, h, w, c_in = x.shape
     kh, kw, _, c_out = kernel.shape
     oh, ow = h - kh + 1, w - kw + 1
     block = max(b for b in range(1, kw + 1) if ow % b == 0)
     wide = block + kw - 1  # inputs of a block
-    # Rows of length wide + 1, repeated and cut into rows of length wide, move one step to the right each time.
+    # Repeated rows of length wide + 1, cut into rows of length wide, shift by one each time.
     padded = jnp.pad(kernel, ((0, 0), (0, wide + 1 - kw), (0, 0), (0, 0)))
     band = jnp.tile(padded, (1, block, 1, 1))[:, : block * wide]
     band = band.reshape(kh, block, wide, c_in, c_out).transpose(0, 2, 3, 1, 4)
@@ -41,10 +41,10 @@ def banded(x: jax.Array, kernel: jax.Array, precision: Any) -> jax.Array:
 def covered(
     x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, precision: Any
 ) -> jax.Array:
-    """Any stride and padding: a dense layer from all pixels to all pixels.
+    """A dense layer from all pixels to all results. Any stride and padding.
 
-    Its weights are the taps of the kernel that lie between each two of them. For maps with fewer
-    pixels than the kernel, which would slide over padding most of the time.
+    The weight between a pixel and a result is the tap of the kernel that connects them. It is meant
+    for maps with fewer pixels than the kernel, which would mostly slide over padding.
     """
     n, *size, c_in = x.shape
     kh, kw, _, c_out = kernel.shape
@@ -56,7 +56,7 @@ def covered(
     wide = jnp.pad(kernel, [*zip(before, after), (0, 0), (0, 0)])
 
     def taps_of(axis: int, place: int, taps: jax.Array) -> jax.Array:
-        """What one row or column of the result sees."""
+        """The taps between the input and one row or column of the result."""
         first = before[axis] + padding[axis][0] - place * strides[axis]
         return lax.slice_in_dim(taps, first, first + size[axis], axis=axis)
 
@@ -70,9 +70,9 @@ def covered(
 
 
 def folded(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, jax.Array]:
-    """The image and the kernel that give at stride 1 what these give at `stride`, without padding.
+    """An image and a kernel that at stride 1 give the result of these at `stride`. No padding.
 
-    Squares of pixels become channels: (N, H, W, C) and (kh, kw, C, C') to
+    Squares of pixels become channels. (N, H, W, C) and (kh, kw, C, C') turn into
     (N, about H / stride, about W / stride, stride² C) and a kernel with as many channels.
     """
     kh, kw, c_in, c_out = kernel.shape
@@ -81,7 +81,7 @@ def folded(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, jax
     kernel = kernel.reshape(mh, stride, mw, stride, c_in, c_out).transpose(0, 2, 1, 3, 4, 5)
     n, height, width, _ = x.shape
     h, w = (height - kh) // stride + mh, (width - kw) // stride + mw
-    # The last rows and columns may have to go, so one of these may be negative.
+    # Negative edges cut off rows and columns that no window reaches.
     edges = (0, 0, 0), (0, h * stride - height, 0), (0, w * stride - width, 0), (0, 0, 0)
     x = lax.pad(x, jnp.zeros((), x.dtype), edges)
     x = x.reshape(n, h, stride, w, stride, c_in).transpose(0, 1, 3, 2, 4, 5)
@@ -89,7 +89,7 @@ def folded(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, jax
 
 
 def by_phases(x: jax.Array, kernel: jax.Array, strides: Any, conv: Callable) -> jax.Array:
-    """A stride, no padding: the sum of plain convolutions of every s-th row and column.
+    """A strided convolution as a sum of convolutions of every s-th row and column. No padding.
 
     `conv(map, taps)` computes one of them, at stride 1 without padding.
     """
@@ -106,12 +106,12 @@ def by_phases(x: jax.Array, kernel: jax.Array, strides: Any, conv: Callable) -> 
 
 
 def overhung(x: jax.Array, kernel: jax.Array, conv: Callable) -> jax.Array:
-    """Stride 1, no padding: results beyond the edge of the image too, which are then cut off.
+    """A convolution with results beyond the edge, which are then cut off. Stride 1, no padding.
 
-    Of such a convolution XLA keeps its hands, and YNNPACK does not get it, nor the gradient of its
-    kernel. `conv(x, kernel, padding)` computes it. A column (7x1) must not hang over in its own
-    direction, where that gradient is twelve times slower.
+    XLA does not hand such a convolution, or the gradient of its kernel, to YNNPACK.
+    `conv(x, kernel, padding)` computes it.
     """
     kh, kw, _, _ = kernel.shape
+    # Along a column (7x1) the overhang would slow the kernel's gradient down.
     beyond = ((0, kh), (0, 0)) if kw > 1 else ((0, 0), (0, 1))
     return conv(x, kernel, beyond)[:, : x.shape[1] - kh + 1, : x.shape[2] - kw + 1]

@@ -1,9 +1,10 @@
-"""A 3x3 convolution in which four results share their products: 16 multiplications for each channel instead of 36.
+"""A 3x3 convolution in which four results share their products: 16 multiplications for each channel
+instead of 36.
 
-Lavin, Gray: Fast Algorithms for Convolutional Neural Networks, 2015, section 4.1, F(2x2, 3x3), after Winograd: Arithmetic
-Complexity of Computations, 1980. A tile of 4x4 pixels gives 2x2 results. Pixels, kernel and results are combined by small
-matrices, along the rows and down the columns; between these lie 16 matrix products, one for each place in the tile. The
-larger F(4x4, 3x3) saves more, but rounds ten times as coarsely, and on a CPU its longer sums take what it saves.
+Lavin, Gray: Fast algorithms for convolutional neural networks, 2015, section 4.1, F(2x2, 3x3),
+after Winograd: Arithmetic complexity of computations, 1980. A tile of 4x4 pixels gives 2x2 results.
+Small matrices transform the pixels, the kernel and the results, along the rows and down the
+columns. In between are 16 matrix products, one for each place in the tile.
 """
 
 import functools
@@ -23,7 +24,10 @@ RESULT = ((1, 1, 1, 0), (0, 1, -1, -1))
 
 
 def winograd(x: jax.Array, kernel: jax.Array, precision: Any = None) -> jax.Array:
-    """`lax.conv_general_dilated` of stride 1 without padding: (N, H, W, C) and (3, 3, C, C') to (N, H - 2, W - 2, C')."""
+    """The convolution at stride 1 without padding.
+
+    (N, H, W, C) and a kernel (3, 3, C, C') give (N, H - 2, W - 2, C').
+    """
     height, width = x.shape[1] - 2, x.shape[2] - 2
     x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
     return _even(x, kernel, precision)[:, :height, :width]
@@ -31,15 +35,16 @@ def winograd(x: jax.Array, kernel: jax.Array, precision: Any = None) -> jax.Arra
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _even(x: jax.Array, kernel: jax.Array, precision: Any) -> jax.Array:
-    """The same, of even sides."""
+    """The same for images with even sides."""
     return _products(x, kernel, precision)
 
 
 @functools.partial(_even.defjvp, symbolic_zeros=True)
 def _derivative(precision, primals, tangents):
-    """The gradient of the kernel reads tiles, four times the image. They are made anew for it, from the image.
+    """The rule for tangents. It recomputes the tiles, which are four times as large as the image.
 
-    They are made in the other order: XLA on a CPU merges equal computations, and would keep the tiles of the forward pass.
+    The recomputation takes the axes in the other order. Otherwise XLA on a CPU would recognise the
+    same computation and keep the tiles of the forward pass in memory.
     """
     (x, kernel), (dx, dkernel) = primals, tangents
     again = jax.checkpoint(
@@ -57,7 +62,7 @@ def _products(
     tiles = _along(order, _tiles, x)
     taps = _along((0, 0), lambda k, _: _combine(KERNEL, list(k)), kernel)
     (n, h, w, c_in), c_out = tiles[0][0].shape, kernel.shape[-1]
-    # Of matrices XLA finds the gradient without copies.
+    # The gradient of a product of matrices needs no copies.
     places = [
         [jnp.dot(t.reshape(-1, c_in), k, precision=precision) for t, k in zip(*row)]
         for row in zip(tiles, taps)
@@ -71,19 +76,22 @@ def _products(
 
 
 def _along(axes: tuple[int, int], transform: Callable, x: jax.Array) -> list[list[jax.Array]]:
-    """`transform` of one axis into parts, then of the other: the parts by rows, whatever the order."""
+    """`transform` splits along both axes, in this order. The result is always indexed by rows."""
     first, second = axes
     parts = [transform(part, second) for part in transform(x, first)]
     return [list(column) for column in zip(*parts)] if first > second else parts
 
 
 def _tiles(x: jax.Array, axis: int) -> list[jax.Array]:
-    """Each tile's pixels along an axis, combined: (…, 2t + 2, …) to four (…, t, …). Neighbours share two pixels."""
+    """The transformed pixels of the tiles along an axis: (…, 2t + 2, …) to four maps (…, t, …).
+
+    Neighbouring tiles share two pixels.
+    """
     return _combine(IMAGE, windows(x, 4, 2, axis))
 
 
 def _combine(matrix: Sequence[Sequence[float]], parts: Sequence[jax.Array]) -> list[jax.Array]:
-    """The matrix times a vector of arrays."""
+    """A matrix times a vector of arrays."""
     terms = [
         [part if c == 1 else -part if c == -1 else c * part for c, part in zip(row, parts) if c]
         for row in matrix

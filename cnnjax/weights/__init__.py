@@ -1,11 +1,7 @@
-"""Everybody's published weights as variables of these networks, and a file format of our own.
+"""Published weights as variables of these networks, and a file format of our own.
 
->>> pretrained = cnnjax.weights.load("inception_v3_google-0cc3c7bd.pth", "inception_v3", "torchvision")
->>> logits = pretrained.model.apply(pretrained.variables, pretrained.preprocessing(images)).logits
->>> cnnjax.weights.save("inception_v3.safetensors", pretrained)
->>> pretrained = cnnjax.weights.load("inception_v3.safetensors")
-
-`metadata.RECORDS` lists the files that are known. Nothing is downloaded.
+`load` reads a file, `save` writes our format, `RECORDS` lists the known files. Nothing is
+downloaded. README.md explains the sources and the commands.
 """
 
 import dataclasses
@@ -19,10 +15,11 @@ import flax.linen as nn
 import numpy as np
 
 from cnnjax.registry import create_model, get_spec
-from cnnjax.spelling import nearest
+from cnnjax.spelling import choice
+from cnnjax.trees import flatten
 from cnnjax.weights import facenet, keras, slim, timm, torchvision
 from cnnjax.weights.assemble import assemble
-from cnnjax.weights.layout import Source, WeightsError, WeightsWarning, leaves
+from cnnjax.weights.layout import Source, WeightsError, WeightsWarning
 from cnnjax.weights.metadata import RECORDS, Preprocessing, Record, find, records_of
 from cnnjax.weights.read import read, safetensors_metadata
 
@@ -37,7 +34,7 @@ __all__ = [
     "save",
 ]
 
-# facenet's two are in different formats: the file decides.
+# facenet has two formats: the file decides which applies.
 SOURCES: dict[str, tuple[Source, ...]] = {
     "torchvision": (torchvision.SOURCE,),
     "timm": (timm.SOURCE,),
@@ -47,48 +44,84 @@ SOURCES: dict[str, tuple[Source, ...]] = {
 }
 VERSION = 1
 
-# Fields of a model that say how to run it, not which network it is.
+# Fields of a model that say how it runs, not which network it is: they are not stored.
 HOW = ("parent", "name", "num_classes", "dtype", "bn_axis", "bn_frozen", "remat")
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A model with its values, and what has to be known to use it."""
+    """A model with its weights, and all that is needed to use it.
+
+    Attributes:
+        model: the network.
+        variables: {"params": …, "batch_stats": …} of numpy arrays.
+        preprocessing: maps images (N, H, W, C), uint8, to the network's input.
+        class_names: one for each logit, if known.
+        name: the model's name in the registry.
+        origin: source, file, hash, licence and published accuracy, as far as known.
+        fresh: the modules that were initialised at random, because the file has no values for them.
+    """
 
     model: nn.Module
-    variables: dict[str, Any]  # {"params": …, "batch_stats": …} of numpy arrays
+    variables: dict[str, Any]
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None = None
-    name: str = ""  # of the model in the registry
-    origin: dict[str, Any] = dataclasses.field(
-        default_factory=dict
-    )  # source, file, hash, licence, published accuracy
-    fresh: tuple[
-        str, ...
-    ] = ()  # modules that were initialised, because the file has no values for them
+    name: str = ""
+    origin: dict[str, Any] = dataclasses.field(default_factory=dict)
+    fresh: tuple[str, ...] = ()
 
 
-def load(path: str | os.PathLike, model: str | None = None, source: str = "cnnjax", *, num_classes: int | None = None,
-         keep_background: bool = False, **options: Any) -> Pretrained:  # fmt: skip
-    """A file of weights as a model that fits them, with every variable filled and the preprocessing that they need.
+def load(
+    path: str | os.PathLike,
+    model: str | None = None,
+    source: str = "cnnjax",
+    *,
+    num_classes: int | None = None,
+    keep_background: bool = False,
+    **options: Any,
+) -> Pretrained:
+    """Loads a file of weights into a model that fits them.
 
-    `source` says who wrote the file: cnnjax (which needs no `model`), torchvision, timm, keras, slim or facenet. timm has
-    several weights of one model: `model="inception_v3.gluon_in1k"` says which, if the file's name does not.
+    Warns with WeightsWarning if layers were initialised at random, if the file's hash is not the
+    published one, or if there is no record of the file.
 
-    The number of classes is the file's. Another `num_classes`, or a file without a classifier, gets freshly initialised
-    ones (`Pretrained.fresh`). The class that TF-slim puts before ImageNet's 1000 is dropped unless `keep_background`.
-    `options` are further fields of the model, such as `dtype` or `dropout`.
+    Args:
+        path: the file (for TF-slim and facenet also a checkpoint's prefix or folder).
+        model: one of `cnnjax.list_models()`. timm publishes several weights for one model; if the
+            file's name does not tell which, append the tag: "inception_v3.gluon_in1k". Our own
+            files need no `model`.
+        source: who wrote the file: cnnjax, torchvision, timm, keras, slim or facenet.
+        num_classes: by default the file's number of classes. With another number, the classifiers
+            are initialised at random and listed in `Pretrained.fresh`.
+        keep_background: keep the class that TF-slim puts before ImageNet's 1000.
+        **options: further fields of the model, such as `dtype` or `dropout`.
 
-    WeightsError names what does not fit; a hash that is not the published one, or a file without a record, is a
-    WeightsWarning. ValueError: an unknown model or source.
+    Returns:
+        The model with every variable filled, and the preprocessing that the weights need.
+
+    Raises:
+        WeightsError: the file cannot be read, or a tensor is missing, left over, of another shape
+            or not finite. The message names it.
+        ValueError: an unknown model, source or option.
+
+    >>> import tempfile
+    >>> model = cnnjax.create_model("lenet5")
+    >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
+    >>> preprocessing = cnnjax.weights.Preprocessing(32, channels="L")
+    >>> path = tempfile.mkdtemp() + "/lenet5.safetensors"
+    >>> cnnjax.weights.save(
+    ...     path, cnnjax.weights.Pretrained(model, variables, preprocessing, name="lenet5")
+    ... )
+    >>> pretrained = cnnjax.weights.load(path)
+    >>> images = pretrained.preprocessing(np.zeros((2, 32, 32, 1), np.uint8))
+    >>> pretrained.model.apply(pretrained.variables, images).logits.shape
+    (2, 10)
     """
     path = Path(path)
-    if source == "cnnjax":
+    if choice("source", source, [*SOURCES, "cnnjax"]) == "cnnjax":
         return _load_ours(path, model, num_classes, options)
-    if source not in SOURCES:
-        raise ValueError(f"no source is called {source!r}; {nearest(source, [*SOURCES, 'cnnjax'])}")
     if model is None:
-        raise ValueError(f"weights of {source} need model=…: {', '.join(_models(source))}")
+        raise ValueError(f"weights of {source} need model=…; one of {', '.join(_models(source))}")
     model, _, tag = model.partition(".")
     get_spec(model)
     if model not in _models(source):
@@ -101,11 +134,8 @@ def load(path: str | os.PathLike, model: str | None = None, source: str = "cnnja
             f"{path} is a {format} file, and {source} publishes none of {model} in that format"
         )
     tensors, map = publisher.prepare(tensors), publisher.maps[model]
-    classes = (
-        len(tensors[map.classifier])
-        if map.classifier in tensors and tensors[map.classifier].ndim == 1
-        else None
-    )
+    bias = tensors.get(map.classifier)
+    classes = len(bias) if bias is not None and bias.ndim == 1 else None
     drop = int(map.background and classes == 1001 and not keep_background)
     needed = dict(map.options)
     if map.aux is not None:
@@ -125,24 +155,40 @@ def load(path: str | os.PathLike, model: str | None = None, source: str = "cnnja
         new_heads=num_classes not in (None, fitting),
     )
     record, note = find(path, source, model, tag)
-    random = f"{path} has no values for {', '.join(fresh)}: initialised at random" if fresh else ""
-    for text in filter(None, (random, note)):
+    initialised = f"{path} has no values for {', '.join(fresh)}: initialised at random"
+    for text in filter(None, (initialised if fresh else "", note)):
         warnings.warn(text, WeightsWarning, stacklevel=2)
     preprocessing = (record or records_of(source, model)[0]).preprocessing
     origin = {"source": source, "file": path.name}
     if record:
-        known = {
-            key: getattr(record, key)
-            for key in ("where", "tag", "hash", "licence", "top1", "top5", "note")
-        }
-        origin |= {key: value for key, value in known.items() if value}
+        keys = ("where", "tag", "hash", "licence", "top1", "top5", "note")
+        origin |= {key: value for key in keys if (value := getattr(record, key))}
     return Pretrained(network, variables, preprocessing, None, model, origin, fresh)
 
 
 def save(path: str | os.PathLike, pretrained: Pretrained) -> None:
-    """Writes a safetensors file that `load(path)` needs nothing else for. `pretrained.name` is the registry's.
+    """Writes a safetensors file that holds all that `load(path)` needs.
 
-    WeightsError: the variables are not the model's, or one of its options cannot be written.
+    An existing file is replaced in one step, after the new one is complete.
+
+    Args:
+        path: the file to write.
+        pretrained: what to write. `pretrained.name` must be the model's name in the registry.
+
+    Returns:
+        None.
+
+    Raises:
+        WeightsError: the variables or the class names do not fit the model, or one of the model's
+            options cannot be written as JSON.
+        ValueError: an unknown model.
+
+    >>> import tempfile
+    >>> model = cnnjax.create_model("lenet5")
+    >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
+    >>> preprocessing = cnnjax.weights.Preprocessing(32, channels="L")
+    >>> pretrained = cnnjax.weights.Pretrained(model, variables, preprocessing, name="lenet5")
+    >>> cnnjax.weights.save(tempfile.mkdtemp() + "/lenet5.safetensors", pretrained)
     """
     from safetensors.numpy import save_file
 
@@ -155,11 +201,8 @@ def save(path: str | os.PathLike, pretrained: Pretrained) -> None:
             f"{len(pretrained.class_names)} class names do not fit {network.num_classes} classes"
         )
     fields = [field.name for field in dataclasses.fields(network) if field.name not in HOW]
-    options = {
-        name: getattr(network, name)
-        for name in fields
-        if getattr(network, name) != getattr(default, name)
-    }
+    values = {name: getattr(network, name) for name in fields}
+    options = {name: x for name, x in values.items() if x != getattr(default, name)}
     content = {
         "version": VERSION,
         "model": pretrained.name,
@@ -172,41 +215,35 @@ def save(path: str | os.PathLike, pretrained: Pretrained) -> None:
     try:
         text = json.dumps(content)
     except TypeError as error:
-        raise WeightsError(
-            f"an option of {pretrained.name} cannot be written: {options}"
-        ) from error
-    tensors = {
-        path: np.ascontiguousarray(x, np.float32) for path, x in leaves(pretrained.variables)
-    }
-    assemble(
-        network,
-        get_spec(pretrained.name).input_size,
-        tensors,
-        f"these variables do not fit {pretrained.name}",
-    )
+        message = f"an option of {pretrained.name} cannot be written: {options}"
+        raise WeightsError(message) from error
+    leaves = flatten(pretrained.variables).items()
+    tensors = {name: np.ascontiguousarray(x, np.float32) for name, x in leaves}
+    size = get_spec(pretrained.name).input_size
+    assemble(network, size, tensors, f"these variables do not fit {pretrained.name}")
     partial = path.with_name(path.name + ".partial")
-    save_file(
-        tensors, partial, {"cnnjax": text}
-    )  # one key: the library writes several in any order
+    # A single key, because the order of several is not fixed.
+    save_file(tensors, partial, {"cnnjax": text})
     os.replace(partial, path)
 
 
 def _load_ours(
     path: Path, model: str | None, num_classes: int | None, options: dict[str, Any]
 ) -> Pretrained:
+    """A file that `save` wrote, as `load` returns it."""
     format, tensors = read(path)
     text = safetensors_metadata(path).get("cnnjax") if format == "safetensors" else None
     if text is None:
         raise WeightsError(
-            f"{path} is a {format} file, but not one of cnnjax: source=… says whose it is"
+            f"{path} is a {format} file, but cnnjax did not write it: give its source=…"
         )
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise WeightsError(f"{path} is damaged: what it says of itself cannot be read") from error
-    if content["version"] > VERSION:
+        raise WeightsError(f"{path} is damaged: its metadata cannot be read") from error
+    if (version := content["version"]) > VERSION:
         raise WeightsError(
-            f"{path} was written by a newer cnnjax (format {content['version']}, this one reads {VERSION})"
+            f"{path} was written by a newer cnnjax (format {version}, this one reads {VERSION})"
         )
     name = content["model"]
     if model not in (None, name):
@@ -215,10 +252,9 @@ def _load_ours(
         key: tuple(value) if isinstance(value, list) else value
         for key, value in content["options"].items()
     }
-    network = create_model(
-        name, num_classes=num_classes or content["num_classes"], **stored | options
-    )
-    other = num_classes not in (None, content["num_classes"])
+    classes = num_classes or content["num_classes"]
+    network = create_model(name, num_classes=classes, **stored | options)
+    other = classes != content["num_classes"]
     variables, fresh = assemble(
         network, get_spec(name).input_size, tensors, f"{path} does not fit {name}", new_heads=other
     )
@@ -228,4 +264,5 @@ def _load_ours(
 
 
 def _models(source: str) -> list[str]:
+    """The models that a source publishes weights of."""
     return list(dict.fromkeys(model for s in SOURCES[source] for model in s.maps))

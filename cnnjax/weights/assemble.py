@@ -1,4 +1,4 @@
-"""The variables of one of our models out of a file's tensors."""
+"""Builds the variables of one of our models from a file's tensors."""
 
 from typing import Any
 
@@ -7,9 +7,10 @@ import jax
 import numpy as np
 
 from cnnjax.analysis import abstract_variables
-from cnnjax.weights.layout import Map, Source, Tensors, fill, from_tensorflow, leaves, nest, rename
+from cnnjax.trees import flatten, nest
+from cnnjax.weights.layout import Map, Source, Tensors, fill, from_tensorflow, rename
 
-# In our own files every leaf has its path for a name, with the collection in front.
+# In our own files a leaf's name is its path, with the collection in front.
 OURS = Source(formats=("safetensors",), maps={}, axes=from_tensorflow)
 BY_PATH = Map(rules=(), classifier="")
 
@@ -25,18 +26,30 @@ def assemble(
     drop: int = 0,
     new_heads: bool = False,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Every variable of `network`, and the modules of which the file has none, so that they had to be initialised.
+    """Fills every variable of a network from a file's tensors.
 
-    `new_heads` initialises the layers that end in classes, whatever the file has. `drop`, `what`: see `layout.fill`.
+    Args:
+        network: the network.
+        size: (H, W, C) of its images.
+        tensors: the file's tensors by name.
+        what: the beginning of error messages: which file does not fit which model.
+        source: the publisher of the file.
+        map: how the publisher's names correspond to this network's.
+        drop: how many classes to cut off the front.
+        new_heads: initialise the classifiers at random, even if the file has them.
+
+    Returns:
+        The variables, and the names of the modules that were initialised at random because the
+        file has no values for them.
+
+    Raises:
+        WeightsError: a tensor is missing, left over, of another shape or not finite.
     """
-    shapes = {
-        path: leaf.shape for path, leaf in leaves(abstract_variables(network, size, train=True))
-    }
+    leaves = flatten(abstract_variables(network, size, train=True)).items()
+    shapes = {path: leaf.shape for path, leaf in leaves}
     bare = {path: path.partition("/")[2] for path in shapes}
     module = {path: bare[path].rpartition("/")[0] for path in shapes}
-    key = {
-        path: path if source is OURS else bare[path] for path in shapes
-    }  # what the map's rules begin with
+    key = {path: path if source is OURS else bare[path] for path in shapes}  # what rules apply to
     name = {path: rename(key[path], map.rules) for path in shapes}
 
     fresh = {path for path in shapes if module[path].split("/")[0] in map.top}
@@ -47,26 +60,22 @@ def assemble(
         replaced = {name[path] for path in heads}
         tensors = {name: x for name, x in tensors.items() if name not in replaced}
         fresh |= heads
-    wanted = {key[path]: shape for path, shape in shapes.items() if path not in fresh}
-    filled = fill(tensors, wanted, source, map, drop, what)
-    values = {path: filled[key[path]] for path in shapes if path not in fresh} | _initial(
-        network, size, fresh
-    )
-    return nest({path: values[path] for path in shapes}), tuple(
-        sorted({module[path] for path in fresh})
-    )
+    in_file = {key[path]: shape for path, shape in shapes.items() if path not in fresh}
+    filled = fill(tensors, in_file, source, map, drop, what)
+    initial = _initial(network, size, fresh)
+    values = {path: initial[path] if path in fresh else filled[key[path]] for path in shapes}
+    return nest(values), tuple(sorted({module[path] for path in fresh}))
 
 
 def _initial(network: nn.Module, size: tuple[int, int, int], paths: set[str]) -> Tensors:
-    """Some of the network's initial values; only these are computed."""
+    """The network's initial values at some paths. Only these are computed."""
     if not paths:
         return {}
 
     @jax.jit
     def initial(key: jax.Array) -> dict[str, jax.Array]:
-        tree: Any = network.init(
-            {"params": key, "dropout": key}, np.zeros((1, *size), np.float32), train=True
-        )
-        return {path: x for path, x in leaves(tree) if path in paths}
+        keys, image = {"params": key, "dropout": key}, np.zeros((1, *size), np.float32)
+        variables: Any = network.init(keys, image, train=True)
+        return {path: x for path, x in flatten(variables).items() if path in paths}
 
     return {path: np.asarray(x) for path, x in initial(jax.random.key(0)).items()}

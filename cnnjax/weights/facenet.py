@@ -1,4 +1,4 @@
-"""facenet's Inception-ResNet-v1 of faces: its own TensorFlow checkpoint, or the PyTorch port of it."""
+"""facenet's Inception-ResNet-v1 for faces: its TensorFlow checkpoint, or the PyTorch port."""
 
 from cnnjax.weights import slim, timm
 from cnnjax.weights.layout import SLIM, TORCH, Map, Rule, Source, chain, from_tensorflow, from_torch
@@ -10,7 +10,7 @@ CHECKPOINT: tuple[Rule, ...] = (
     ("^bottleneck_bn/", "Bottleneck/bn/"),
     *SLIM,
     ("^(?!head)", "InceptionResnetV1/"),
-    ("^head", "Logits"),  # the classifier of the identities, outside the network's scope
+    ("^head", "Logits"),  # the classifier lies outside the network's scope
 )
 PORT: tuple[Rule, ...] = (
     *timm.INCEPTION_RESNET,

@@ -1,7 +1,8 @@
 """Keras' `.h5`, `.weights.h5` and `.keras`.
 
-The Inceptions leave their convolutions to Keras to name: `conv2d_17`, counted in the order of creation, which goes on over
-all models of a process. So ours are listed in the order in which Keras creates them, and theirs are counted from 0.
+In the Inceptions Keras names the convolutions by a counter (`conv2d_17`), in the order of creation
+and over all models of a process. So this file lists our layers in the order in which Keras creates
+them, and counts Keras' layers from 0.
 """
 
 import re
@@ -22,6 +23,7 @@ A = (*ONE, *TWO_5X5, *THREE_3X3, *POOL)
 
 
 def inside(modules: tuple[str, ...], layers: tuple[str, ...]) -> list[str]:
+    """The paths of the same layers in each of several modules."""
     return [f"{module}/{layer}" for module in modules for layer in layers]
 
 
@@ -50,7 +52,7 @@ ANONYMOUS = {"conv": "conv2d", "bn": "batch_normalization"}
 
 
 def created(order: tuple[str, ...]) -> Rule:
-    """The rule for layers that Keras counts."""
+    """The rule for layers that Keras names by a counter."""
     number = {path: index for index, path in enumerate(order)}
 
     def name(match: re.Match) -> str:
@@ -61,11 +63,11 @@ def created(order: tuple[str, ...]) -> Rule:
 
 
 def count_from_zero(tensors: Tensors) -> Tensors:
-    """`conv2d`, `conv2d_1`, … or `conv2d_95`, `conv2d_96`, …, whatever was built before, to `conv2d_0`, `conv2d_1`, …"""
+    """Renames `conv2d`, `conv2d_1`, … or `conv2d_95`, … to `conv2d_0`, `conv2d_1`, …"""
     renamed: dict[str, str] = {}
     for kind in ANONYMOUS.values():
-        found = {name.partition("/")[0] for name in tensors if re.match(rf"{kind}(_\d+)?/", name)}
-        in_order = sorted(found, key=lambda layer: int(layer.removeprefix(kind)[1:] or 0))
+        layers = {name.partition("/")[0] for name in tensors if re.match(rf"{kind}(_\d+)?/", name)}
+        in_order = sorted(layers, key=lambda layer: int(layer.removeprefix(kind)[1:] or 0))
         renamed |= {layer: f"{kind}_{index}" for index, layer in enumerate(in_order)}
     return {
         re.sub("^[^/]+", lambda m: renamed.get(m[0], m[0]), name): x for name, x in tensors.items()

@@ -1,8 +1,8 @@
-"""What is known of each published file: where it comes from, its hash, its accuracy and the input it was trained with.
+"""The known published files: location, hash, licence, accuracy and preprocessing.
 
-Accuracies are top-1 and top-5 in percent on the ImageNet validation set, one centre crop, as each publisher states
-them; LFW accuracy for the face networks. A licence is that of the weights: what covers a repository's code only is not
-taken for it. None: not published, or not verified.
+Accuracies are top-1 and top-5 in percent on the ImageNet validation set, one centre crop, as the
+publisher states them; for faces, accuracy on LFW. A licence is that of the weights: a licence that
+covers only a repository's code is not listed. None means not published or not verified.
 """
 
 import re
@@ -12,87 +12,109 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnnjax.spelling import nearest
+from cnnjax.spelling import choice
 from cnnjax.weights.read import digest
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From an image on disk to the network's input. Calling it does the last step; the fields say how to do the first ones.
+    """From an image on disk to the network's input.
 
-    With `resize`, the short side is scaled to it and a square of `size` is cut from the centre. Without, the central
-    `fraction` of both sides is scaled to a square of `size`, whatever the aspect ratio.
+    A call does the last step, from pixels to normalised values. The fields describe the steps
+    before. With `resize`, the short side is scaled to it and a square of `size` is cut from the
+    centre. Otherwise the central `fraction` of both sides is scaled to a square of `size`,
+    whatever the aspect ratio.
+
+    Attributes:
+        size: side of the square in pixels.
+        mean: one value for each channel, in the network's order, or one for all. Range 0 to 255.
+        std: the same for the standard deviation.
+        resize: length in pixels of the short side before the crop, or None.
+        fraction: the central part of each side that is used if `resize` is None.
+        interpolation: of the scaling.
+        antialias: whether the scaling filters when it shrinks.
+        channels: the order in which the network reads them: RGB, BGR or L.
     """
 
     size: int
-    mean: tuple[float, ...] = (
-        127.5,
-    )  # of each channel as the network reads them, or one for all, on 0..255
+    mean: tuple[float, ...] = (127.5,)
     std: tuple[float, ...] = (127.5,)
     resize: int | None = None
     fraction: float = 1.0
     interpolation: str = "bilinear"
     antialias: bool = True
-    channels: str = "RGB"  # RGB, BGR or L: the order in which the network reads them
+    channels: str = "RGB"
 
     def __call__(self, images: Any) -> Any:
-        """uint8 (..., H, W, C) in RGB, numpy or jax, to what the network reads, float32."""
+        """uint8 (…, H, W, C) in RGB, numpy or jax, to the network's input, float32."""
         x = images.astype(np.float32)
         if self.channels == "BGR":
             x = x[..., ::-1]
-        mean, std = (
-            np.array(values, np.float32).reshape((1,) * (x.ndim - 1) + (-1,))
-            for values in (self.mean, self.std)
-        )
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        mean, std = (np.array(v, np.float32).reshape(shape) for v in (self.mean, self.std))
         return (x - mean) / std
 
     def to_dict(self) -> dict[str, Any]:
+        """The fields by name."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Preprocessing":
-        """The inverse of `to_dict`, also behind JSON, which turns tuples into lists."""
-        known: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
-        }
-        return cls(**known)
+        """The inverse of `to_dict`, also after JSON, which turns tuples into lists."""
+        values: Any = {key: tuple(x) if isinstance(x, list) else x for key, x in fields.items()}
+        return cls(**values)
 
 
 class Record(NamedTuple):
-    """One published file."""
+    """One published file.
+
+    Attributes:
+        source: the publisher: a key of `SOURCES`.
+        model: our name of the model.
+        file: the file's name.
+        where: URL of the folder, archive or page that holds it.
+        preprocessing: of the images that it was trained with.
+        top1: accuracy in percent; see the top of this file.
+        top5: the same.
+        hash: "sha256:…" or "md5:…", with as many digits as are published.
+        licence: of the weights.
+        tag: tells several weights of one model apart.
+        background: class 0 of 1001 is not one of ImageNet's; `load` drops it.
+        note: anything else to know.
+    """
 
     source: str
     model: str
     file: str
-    where: str  # the folder, archive or page that holds it
+    where: str
     preprocessing: Preprocessing
     top1: float | None = None
     top5: float | None = None
-    hash: str | None = None  # "sha256:…" or "md5:…", as far as it is published
+    hash: str | None = None
     licence: str | None = None
-    tag: str | None = None  # which of several weights of one model
-    background: bool = False  # class 0 of 1001 is not a class of ImageNet; dropped at import
+    tag: str | None = None
+    background: bool = False
     note: str = ""
 
 
-# torchvision's reference transforms: antialiased bilinear, 256 -> 224 and 342 -> 299.
+# torchvision's reference transforms: antialiased bilinear, 256 to 224 and 342 to 299 pixels.
 IMAGENET: dict[str, Any] = dict(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
 TORCH_224 = Preprocessing(224, resize=256, **IMAGENET)
-# GoogLeNet and Inception-v3 were ported from TensorFlow: torchvision maps its normalised images back to [-1, 1] inside
-# the model (`transform_input`). Here they are brought there at once.
+# GoogLeNet and Inception-v3 come from TensorFlow and take [-1, 1]. torchvision normalises as usual
+# and undoes that inside the model (`transform_input`).
 TORCH_224_SYMMETRIC = Preprocessing(224, resize=256)
 TORCH_299_SYMMETRIC = Preprocessing(299, resize=342)
 TIMM_224 = TORCH_224
 TIMM_299 = Preprocessing(299, resize=341, interpolation="bicubic")  # crop_pct 0.875
 TIMM_299_GLUON = Preprocessing(299, resize=341, interpolation="bicubic", **IMAGENET)
 TIMM_299_WIDE = Preprocessing(299, resize=333, interpolation="bicubic")  # crop_pct 0.8975
-# TF-slim evaluates on the central 87.5 % of both sides, scaled without antialiasing.
+# TF-slim evaluates on the central 87.5 % of both sides and scales without antialiasing.
 SLIM_224 = Preprocessing(224, fraction=0.875, antialias=False)
 SLIM_299 = Preprocessing(299, fraction=0.875, antialias=False)
 SLIM_VGG = Preprocessing(
     224, mean=(123.68, 116.78, 103.94), std=(1.0,), resize=256, antialias=False
 )
-# Keras publishes the values only; the crop is that of the implementation that the weights were ported from.
+# Keras publishes the values only. The crop is that of the implementation the weights come from.
 KERAS_VGG = Preprocessing(
     224, mean=(103.939, 116.779, 123.68), std=(1.0,), resize=256, channels="BGR"
 )
@@ -120,11 +142,10 @@ def torchvision(
     preprocessing: Preprocessing = TORCH_224,
     note: str = "",
 ) -> Record:
-    """torchvision writes the first 8 hex digits of the SHA-256 into the file name, and states no licence of the weights."""
+    """The file's name has 8 digits of the SHA-256. No licence of the weights is stated."""
     digits = file.removesuffix(".pth").rpartition("-")[2]
-    return Record(
-        "torchvision", model, file, TORCH, preprocessing, top1, top5, f"sha256:{digits}", note=note
-    )
+    hash = f"sha256:{digits}"
+    return Record("torchvision", model, file, TORCH, preprocessing, top1, top5, hash, note=note)
 
 
 def timm(
@@ -135,19 +156,10 @@ def timm(
     preprocessing: Preprocessing = TIMM_224,
     licence: str = BSD,
 ) -> Record:
-    """On the hub every model has a folder of its own and every file the same name."""
-    page = f"{HUB}{model}.{tag}"
-    return Record(
-        "timm",
-        model,
-        "model.safetensors",
-        page,
-        preprocessing,
-        top1,
-        top5,
-        licence=licence,
-        tag=tag,
-    )
+    """A file on the hub, where each model has a folder and all files have the same name."""
+    file, where = "model.safetensors", f"{HUB}{model}.{tag}"
+    facts: dict[str, Any] = dict(licence=licence, tag=tag)
+    return Record("timm", model, file, where, preprocessing, top1, top5, **facts)
 
 
 def timm_release(
@@ -158,18 +170,13 @@ def timm_release(
     where: str = TIMM,
     background: bool = True,
 ) -> Record:
-    """The same weights as before the hub: named by hash; ports from TensorFlow still with the background class."""
+    """The same weights, from before the hub.
+
+    The hash is in the file's name. Ports from TensorFlow still have the background class.
+    """
     digits = file.removesuffix(".pth").rpartition("-")[2]
-    return Record(
-        "timm",
-        model,
-        file,
-        where,
-        preprocessing,
-        hash=f"sha256:{digits}",
-        tag=tag,
-        background=background,
-    )
+    facts: dict[str, Any] = dict(hash=f"sha256:{digits}", tag=tag, background=background)
+    return Record("timm", model, file, where, preprocessing, **facts)
 
 
 def keras(
@@ -181,21 +188,11 @@ def keras(
     top5: float,
     preprocessing: Preprocessing,
 ) -> tuple[Record, ...]:
-    """Each with the classifier and without; the MD5 are those that Keras checks."""
-    stem = f"{folder}_weights_tf_dim_ordering_tf_kernels"
-    where = f"{KERAS}{folder}/"
-    return (
-        Record("keras", model, f"{stem}.h5", where, preprocessing, top1, top5, f"md5:{top}"),
-        Record(
-            "keras",
-            model,
-            f"{stem}_notop.h5",
-            where,
-            preprocessing,
-            hash=f"md5:{no_top}",
-            note="no classifier",
-        ),
-    )
+    """The file with the classifier and the one without. Keras itself checks these MD5 sums."""
+    stem, where = f"{folder}_weights_tf_dim_ordering_tf_kernels", f"{KERAS}{folder}/"
+    whole = Record("keras", model, f"{stem}.h5", where, preprocessing, top1, top5, f"md5:{top}")
+    trunk = Record("keras", model, f"{stem}_notop.h5", where, preprocessing, hash=f"md5:{no_top}")
+    return whole, trunk._replace(note="no classifier")
 
 
 def slim(
@@ -206,13 +203,19 @@ def slim(
     top5: float | None,
     preprocessing: Preprocessing,
 ) -> Record:
-    """Archives that hold a checkpoint; Inception's have 1001 classes, VGG's 1000. No hashes are published."""
-    background = preprocessing is not SLIM_VGG
-    tag = "adv" if "adv" in archive else None
-    return Record("slim", model, file, f"{SLIM}{archive}.tar.gz", preprocessing, top1, top5, tag=tag,
-                  background=background)  # fmt: skip
+    """An archive with a checkpoint: Inceptions have 1001 classes, VGG 1000. No hashes."""
+    where, tag = f"{SLIM}{archive}.tar.gz", "adv" if "adv" in archive else None
+    facts: dict[str, Any] = dict(tag=tag, background=preprocessing is not SLIM_VGG)
+    return Record("slim", model, file, where, preprocessing, top1, top5, **facts)
 
 
+def facenet(file: str, where: str, lfw: float, tag: str, identities: int) -> Record:
+    """A network trained on a data set of faces. No hashes are published."""
+    facts: dict[str, Any] = dict(tag=tag, note=f"LFW accuracy; {identities} identities")
+    return Record("facenet", "inception_resnet_v1_facenet", file, where, FACE, lfw, **facts)
+
+
+# fmt: off
 RECORDS: tuple[Record, ...] = (
     torchvision("alexnet_owt", "alexnet-owt-7be5be79.pth", 56.522, 79.066),
     torchvision("vgg11", "vgg11-8a719046.pth", 69.020, 88.628),
@@ -225,9 +228,10 @@ RECORDS: tuple[Record, ...] = (
     torchvision("vgg19_bn", "vgg19_bn-c79401a0.pth", 74.218, 91.842),
     torchvision("inception_v1_bn", "googlenet-1378be20.pth", 69.778, 89.530, TORCH_224_SYMMETRIC,
                 note="its auxiliary heads are untrained"),
-    torchvision("inception_v3", "inception_v3_google-0cc3c7bd.pth", 77.294, 93.450, TORCH_299_SYMMETRIC),
-    torchvision("inception_v3", "inception_v3_google-1a9a5a14.pth", 77.294, 93.450, TORCH_299_SYMMETRIC,
-                note="an earlier name of the same weights"),
+    torchvision("inception_v3", "inception_v3_google-0cc3c7bd.pth", 77.294, 93.450,
+                TORCH_299_SYMMETRIC),
+    torchvision("inception_v3", "inception_v3_google-1a9a5a14.pth", 77.294, 93.450,
+                TORCH_299_SYMMETRIC, note="an earlier name of the same weights"),
     timm("vgg11", "tv_in1k", 69.050, None),
     timm("vgg11_bn", "tv_in1k", 70.374, None),
     timm("vgg13", "tv_in1k", 69.950, None),
@@ -245,14 +249,19 @@ RECORDS: tuple[Record, ...] = (
     timm("inception_resnet_v2", "tf_ens_adv_in1k", 79.998, 94.940, TIMM_299_WIDE, APACHE),
     timm_release("inception_v3", "tf_in1k", "tf_inception_v3-e0069de4.pth", TIMM_299),
     timm_release("inception_v3", "tf_adv_in1k", "adv_inception_v3-9e27bd63.pth", TIMM_299),
-    timm_release("inception_v3", "gluon_in1k", "gluon_inception_v3-9f746940.pth", TIMM_299_GLUON, background=False),
+    timm_release("inception_v3", "gluon_in1k", "gluon_inception_v3-9f746940.pth", TIMM_299_GLUON,
+                 background=False),
     timm_release("inception_v4", "tf_in1k", "inceptionv4-8e4777a0.pth", TIMM_299, CADENE),
-    timm_release("inception_resnet_v2", "tf_in1k", "inception_resnet_v2-940b1cd6.pth", TIMM_299_WIDE),
-    timm_release("inception_resnet_v2", "tf_ens_adv_in1k", "ens_adv_inception_resnet_v2-2592a550.pth", TIMM_299_WIDE),
-    *keras("vgg16", "vgg16", "64373286793e3c8b2b4e3219cbf3544b", "6d6bbae143d832006294945121d1f1fc", 71.3, 90.1, KERAS_VGG),
-    *keras("vgg19", "vgg19", "cbe5617147190e668d6c5d5026f83318", "253f8cb515780f3b799900260a226db6", 71.3, 90.0, KERAS_VGG),
-    *keras("inception_v3", "inception_v3", "9a0d58056eeedaa3f26cb7ebd46da564", "bcbd6486424b2319ff4ef7d526e38f63",
-           77.9, 93.7, KERAS_299),
+    timm_release("inception_resnet_v2", "tf_in1k", "inception_resnet_v2-940b1cd6.pth",
+                 TIMM_299_WIDE),
+    timm_release("inception_resnet_v2", "tf_ens_adv_in1k",
+                 "ens_adv_inception_resnet_v2-2592a550.pth", TIMM_299_WIDE),
+    *keras("vgg16", "vgg16", "64373286793e3c8b2b4e3219cbf3544b",
+           "6d6bbae143d832006294945121d1f1fc", 71.3, 90.1, KERAS_VGG),
+    *keras("vgg19", "vgg19", "cbe5617147190e668d6c5d5026f83318",
+           "253f8cb515780f3b799900260a226db6", 71.3, 90.0, KERAS_VGG),
+    *keras("inception_v3", "inception_v3", "9a0d58056eeedaa3f26cb7ebd46da564",
+           "bcbd6486424b2319ff4ef7d526e38f63", 77.9, 93.7, KERAS_299),
     *keras("inception_resnet_v2", "inception_resnet_v2", "e693bd0210a403b3192acc6073ad2e96",
            "d19885ff4a710c122648d3b5c3b684e4", 80.3, 95.3, KERAS_299),
     slim("vgg16", "vgg_16_2016_08_28", "vgg_16.ckpt", 71.5, 89.8, SLIM_VGG),
@@ -260,71 +269,65 @@ RECORDS: tuple[Record, ...] = (
     slim("inception_v1_bn", "inception_v1_2016_08_28", "inception_v1.ckpt", 69.8, 89.6, SLIM_224),
     slim("inception_v2_slim", "inception_v2_2016_08_28", "inception_v2.ckpt", 73.9, 91.8, SLIM_224),
     slim("inception_v3", "inception_v3_2016_08_28", "inception_v3.ckpt", 78.0, 93.9, SLIM_299),
-    slim("inception_v3", "adv_inception_v3_2017_08_18", "adv_inception_v3.ckpt", None, None, SLIM_299),
-    slim("inception_v4", "inception_v4_2016_09_09", "inception_v4.ckpt", 80.2, 95.2, SLIM_299),
-    slim("inception_resnet_v2", "inception_resnet_v2_2016_08_30", "inception_resnet_v2_2016_08_30.ckpt", 80.4, 95.3, SLIM_299),
-    slim("inception_resnet_v2", "ens_adv_inception_resnet_v2_2017_08_18", "ens_adv_inception_resnet_v2.ckpt", None, None,
+    slim("inception_v3", "adv_inception_v3_2017_08_18", "adv_inception_v3.ckpt", None, None,
          SLIM_299),
-    Record("facenet", "inception_resnet_v1_facenet", "model-20180402-114759.ckpt-275", FACENET, FACE, 99.65,
-           tag="vggface2", note="LFW accuracy; 8631 identities"),
-    Record("facenet", "inception_resnet_v1_facenet", "model-20180408-102900.ckpt-90", FACENET, FACE, 99.05,
-           tag="casia", note="LFW accuracy; 10575 identities"),
-    Record("facenet", "inception_resnet_v1_facenet", "20180402-114759-vggface2.pt", FACENET_PORT, FACE, 99.65,
-           tag="vggface2", note="LFW accuracy; 8631 identities"),
-    Record("facenet", "inception_resnet_v1_facenet", "20180408-102900-casia-webface.pt", FACENET_PORT, FACE, 99.05,
-           tag="casia", note="LFW accuracy; 10575 identities"),
-)  # fmt: skip
+    slim("inception_v4", "inception_v4_2016_09_09", "inception_v4.ckpt", 80.2, 95.2, SLIM_299),
+    slim("inception_resnet_v2", "inception_resnet_v2_2016_08_30",
+         "inception_resnet_v2_2016_08_30.ckpt", 80.4, 95.3, SLIM_299),
+    slim("inception_resnet_v2", "ens_adv_inception_resnet_v2_2017_08_18",
+         "ens_adv_inception_resnet_v2.ckpt", None, None, SLIM_299),
+    facenet("model-20180402-114759.ckpt-275", FACENET, 99.65, "vggface2", 8631),
+    facenet("model-20180408-102900.ckpt-90", FACENET, 99.05, "casia", 10575),
+    facenet("20180402-114759-vggface2.pt", FACENET_PORT, 99.65, "vggface2", 8631),
+    facenet("20180408-102900-casia-webface.pt", FACENET_PORT, 99.05, "casia", 10575),
+)
+# fmt: on
 
 
 def records_of(source: str, model: str) -> list[Record]:
+    """The records of a source's files for a model."""
     return [record for record in RECORDS if (record.source, record.model) == (source, model)]
 
 
 def find(path: Path, source: str, model: str, tag: str = "") -> tuple[Record | None, str]:
-    """The record of a file, by its hash, its name or its tag, and what the user should know about the match, or "".
+    """Looks a file up by its hash, its name or its tag.
 
-    ValueError: there is no such tag.
+    Returns:
+        The record, or None, and what to tell the user about the match, or "".
+
+    Raises:
+        ValueError: there is no such tag.
     """
     rows = records_of(source, model)
     tags = list(dict.fromkeys(row.tag for row in rows if row.tag))
-    if tag and tag not in tags:
-        raise ValueError(
-            f"{source} has no {model}.{tag}; "
-            + (nearest(tag, tags) if tags else f"{model} has no tags")
-        )
+    if tag:
+        choice("model", f"{model}.{tag}", [f"{model}.{name}" for name in tags] or [model])
     kinds = {row.hash.partition(":")[0] for row in rows if row.hash} if path.is_file() else set()
     digests = {kind: digest(path, kind) for kind in kinds}
 
     for row in rows:
         kind, _, published = (row.hash or "").partition(":")
         if published and digests.get(kind, "").startswith(published):
-            return (
-                row,
-                f"{path} is {model}.{row.tag}, not {model}.{tag}" if tag and tag != row.tag else "",
-            )
+            other = tag and tag != row.tag
+            return row, f"{path} is {model}.{row.tag}, not {model}.{tag}" if other else ""
     name = re.sub(r"\.(index|data-\d+-of-\d+)$", "", path.name)
     by_name = [row for row in rows if row.file == name]
     if len(by_name) == 1 and by_name[0].hash and digests:
         kind, _, published = by_name[0].hash.partition(":")
         published += "…" if len(published) < len(digests[kind]) else ""
-        other = by_name[0]._replace(
-            hash=None, top1=None, top5=None
-        )  # what is published is not said of this file
-        return (
-            other,
-            f"{path} is not the published file: its {kind} is {digests[kind]}, that of the record {published}",
+        # The published accuracy does not hold for this file.
+        unknown = by_name[0]._replace(hash=None, top1=None, top5=None)
+        return unknown, (
+            f"{path} is not the published file: "
+            f"its {kind} is {digests[kind]}, the published one {published}"
         )
-    # timm's files all have one name; the folder that its hub puts them in has the tag.
-    by_tag = [
-        row
-        for row in rows
-        if row.tag and (row.tag == tag or f"{model}.{row.tag}" in str(path.absolute()))
-    ]
+    # timm's files all have one name; the tag is in the name of the hub's folder.
+    place = str(path.absolute())
+    by_tag = [row for row in rows if row.tag and (row.tag == tag or f"{model}.{row.tag}" in place)]
     if by_tag or len(by_name) == 1:
         return (by_tag or by_name)[0], ""
     like = f"{model}.{tags[0]}" if tags else rows[0].file
-    choice = f" (model='{model}.TAG' chooses among {', '.join(tags)})" if len(tags) > 1 else ""
-    return (
-        None,
-        f"no record of {path.name}: assuming the preprocessing of {source}'s {like}{choice}",
+    several = f" (choose by model='{model}.TAG': {', '.join(tags)})" if len(tags) > 1 else ""
+    return None, (
+        f"no record of {path.name}: assuming the preprocessing of {source}'s {like}{several}"
     )

@@ -1,6 +1,7 @@
-"""Files of weights as dictionaries of numpy arrays. What a file is, is read from its first bytes, not from its name.
+"""Reads files of weights as dictionaries of numpy arrays.
 
-h5py, safetensors, torch and tensorflow are imported where they are needed; a missing one is named in one sentence.
+The format is recognised by the file's first bytes, not by its name. h5py, safetensors, torch and
+tensorflow are imported when needed; an error names the one that is missing.
 """
 
 import hashlib
@@ -18,12 +19,12 @@ import numpy as np
 
 from cnnjax.weights.layout import Tensors, WeightsError
 
-TABLE_MAGIC = bytes.fromhex(
-    "57fb808b247547db"
-)  # ends the index of a TensorFlow checkpoint, and a whole one of version 1
+# The last bytes of a TensorFlow checkpoint's index, and of a whole checkpoint of version 1.
+TABLE_MAGIC = bytes.fromhex("57fb808b247547db")
 
 
 def library(name: str, path: Path, what: str) -> Any:
+    """Imports a library. WeightsError: it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -33,7 +34,7 @@ def library(name: str, path: Path, what: str) -> Any:
 
 
 def sniff(path: Path) -> str:
-    """The format of a file: a key of READERS. WeightsError says what it is instead."""
+    """The format of a file: a key of READERS. WeightsError: it has none of these formats."""
     if path.with_name(path.name + ".index").is_file():
         return "tensorflow"
     if not path.exists():
@@ -56,11 +57,7 @@ def sniff(path: Path) -> str:
     if head.startswith(b"PK\x03\x04"):
         try:
             members = zipfile.ZipFile(path).namelist()
-        except (
-            zipfile.BadZipFile,
-            NotImplementedError,
-            ValueError,
-        ) as error:  # the second: a zip version that is none
+        except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
             raise WeightsError(
                 f"{path} is truncated or damaged: its table of contents cannot be read"
             ) from error
@@ -69,11 +66,11 @@ def sniff(path: Path) -> str:
         if any(member.endswith("data.pkl") for member in members):
             return "torch"
         raise WeightsError(
-            f"{path} is a zip archive, but neither torch nor Keras wrote it: unpack it and name the file in it"
+            f"{path} is a zip archive, but neither torch nor Keras wrote it: "
+            "unpack it and name the file in it"
         )
-    length = int.from_bytes(
-        head[:8], "little"
-    )  # of a JSON object: looks like a pickle if it is 0x280
+    # The length of a JSON object. 0x280 would look like a pickle, so this test comes first.
+    length = int.from_bytes(head[:8], "little")
     if head[8:9] == b"{" and length < 2**40:
         if length + 8 > size:
             raise WeightsError(
@@ -87,21 +84,22 @@ def sniff(path: Path) -> str:
     if head.lstrip()[:1] == b"<":
         raise WeightsError(f"{path} is a web page, not weights: the download went wrong")
     if head.startswith(b"version https://git-lfs"):
-        raise WeightsError(f"{path} is a Git LFS pointer: fetch the file that it stands for")
+        raise WeightsError(f"{path} is a Git LFS pointer: fetch the file itself")
     raise WeightsError(
-        f"{path} is none of the known formats (torch, safetensors, HDF5, Keras, TensorFlow checkpoint)"
+        f"{path} has an unknown format; known are torch, safetensors, HDF5, Keras "
+        "and TensorFlow checkpoints"
     )
 
 
 def digest(path: Path, algorithm: str) -> str:
+    """The hash of a file as hex digits."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(
-            file, lambda: hashlib.new(algorithm, usedforsecurity=False)
-        ).hexdigest()
+        new = hashlib.new(algorithm, usedforsecurity=False)
+        return hashlib.file_digest(file, lambda: new).hexdigest()
 
 
 def read(path: Path) -> tuple[str, Tensors]:
-    """The format of a file, and its tensors by the names that they have in it."""
+    """The format of a file and its tensors by name. WeightsError: it cannot be read."""
     format = sniff(path)
     return format, READERS[format](path)
 
@@ -111,11 +109,8 @@ def _damaged(path: Path, error: Exception) -> WeightsError:
     return WeightsError(f"{path} is truncated or damaged ({first[:160]})")
 
 
-# ---------------------------------------------------------------------------------------------- safetensors
-
-
 def safetensors_metadata(path: Path) -> dict[str, str]:
-    """The text that a safetensors file carries beside its tensors."""
+    """The metadata of a safetensors file."""
     with open(path, "rb") as file:
         return json.loads(file.read(int.from_bytes(file.read(8), "little"))).get("__metadata__", {})
 
@@ -131,11 +126,11 @@ def _safetensors(path: Path) -> Tensors:
         raise _damaged(path, error) from error
 
 
-# ---------------------------------------------------------------------------------------------- torch
-
-
 def _torch(path: Path) -> Tensors:
-    """A `state_dict`, alone or in a training checkpoint. Only tensors are unpickled: code in the file is refused."""
+    """A `state_dict`, alone or in a training checkpoint.
+
+    Only tensors are unpickled. A file with code or other objects is refused.
+    """
     torch = library("torch", path, "a torch file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -143,11 +138,12 @@ def _torch(path: Path) -> Tensors:
         if "truncated" in str(error):
             raise _damaged(path, error) from error
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        name = f" ({found[1]})" if found else ""
         raise WeightsError(
-            f"{path} holds pickled objects or code{f' ({found[1]})' if found else ''}, not only tensors, and was refused: "
+            f"{path} holds pickled objects or code{name}, not only tensors, and was refused: "
             "save the model's state_dict()"
         ) from error
-    except Exception as error:  # what a cut pickle fails with depends on where it was cut
+    except Exception as error:  # the class depends on where a pickle was cut
         raise _damaged(path, error) from error
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -163,11 +159,8 @@ def _torch(path: Path) -> Tensors:
     }
 
 
-# ---------------------------------------------------------------------------------------------- Keras
-
-
 def _hdf5(path: Path) -> Tensors:
-    """Keras: `.h5` of versions 1 and 2, `.weights.h5` and `.keras` of version 3, as `layer/kernel`."""
+    """Keras' `.h5` (version 1 and 2), `.weights.h5` and `.keras` (3), as `layer/kernel`."""
     h5py = library("h5py", path, "an HDF5 file")
     try:
         file: Any = path
@@ -184,15 +177,15 @@ def _hdf5(path: Path) -> Tensors:
 
 
 def _keras_2(path: Path, root: Any) -> Tensors:
-    """A group for each layer, whose attribute `weight_names` lists its datasets."""
+    """A group for each layer; its attribute `weight_names` lists its datasets."""
     if "layer_names" not in root.attrs:
-        raise WeightsError(f"{path} is an HDF5 file, but not one of Keras: it lists no layers")
+        raise WeightsError(f"{path} is an HDF5 file, but Keras did not write it: no layers listed")
     tensors: Tensors = {}
     for layer in map(_text, root.attrs["layer_names"]):
         names = [_text(name) for name in root[layer].attrs["weight_names"]]
         parents = {name.rpartition("/")[0] for name in names}
         for name in names:
-            # A model that is a layer of another one is one group; otherwise the group's name is the layer's.
+            # A model inside a model is one group of many layers; otherwise a group is a layer.
             owner = layer if len(parents) == 1 else name.split("/")[-2]
             tensors[f"{owner}/{_keras_leaf(name)}"] = np.asarray(root[layer][name])
     return tensors
@@ -210,51 +203,48 @@ def _keras_leaf(name: str) -> str:
 
 def _early_keras_3(path: Path) -> WeightsError:
     return WeightsError(
-        f"{path} is of an early Keras 3, which named no layers: save it with a newer one"
+        f"{path} was written by an early Keras 3, which named no layers: save it with a newer one"
     )
 
 
 def _keras_3(path: Path, root: Any, h5py: Any) -> Tensors:
-    """A group for each layer, named by its class, with an attribute for its name; datasets are numbered."""
+    """A group for each layer, named by its class; the layer's name is an attribute.
+
+    The datasets are numbered.
+    """
     tensors: Tensors = {}
 
     def visit(name: str, group: Any) -> None:
-        if (
-            not isinstance(group, h5py.Group)
-            or not name.endswith("/vars")
-            or not len(group)
-            or "seed_generator" in name
-        ):
+        if not isinstance(group, h5py.Group) or not len(group):
+            return
+        if not name.endswith("/vars") or "seed_generator" in name:
             return
         if "name" not in group.attrs:
             raise _early_keras_3(path)
         values = [np.asarray(group[str(i)]) for i in range(len(group))]
         if values[0].ndim > 1:
-            leaves = ["kernel", "bias"]
+            names = ["kernel", "bias"]
         else:
-            leaves = ["gamma", "beta", "moving_mean", "moving_variance"][-len(values) :]
-        for leaf, value in zip(leaves, values):
+            names = ["gamma", "beta", "moving_mean", "moving_variance"][-len(values) :]
+        for leaf, value in zip(names, values):
             tensors[f"{_text(group.attrs['name'])}/{leaf}"] = value
 
     root.visititems(visit)
     return tensors
 
 
-# ---------------------------------------------------------------------------------------------- TensorFlow
-
-
 def _tensorflow(path: Path) -> Tensors:
-    """A checkpoint of version 1 (one file) or 2 (its prefix, or any of its files, or the folder that lists it)."""
+    """A checkpoint of version 1 (one file) or 2 (its prefix, any of its files, or its folder)."""
     train = library("tensorflow", path, "a TensorFlow checkpoint").train
     prefix = re.sub(r"\.(index|data-\d+-of-\d+)$", "", str(path))
     if path.is_dir():
         prefix = train.latest_checkpoint(str(path))
         if prefix is None:
-            raise WeightsError(f"{path} lists a checkpoint that is not there")
+            raise WeightsError(f"{path} lists a checkpoint that does not exist")
     try:
         reader = train.load_checkpoint(prefix)
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-    except Exception as error:  # its own classes, of which each TensorFlow has others
+    except Exception as error:  # the class depends on TensorFlow's version
         raise _damaged(path, error) from error
 
 

@@ -1,4 +1,4 @@
-"""TF-slim's checkpoints. The Inceptions have 1001 classes, of which class 0 is none of ImageNet's."""
+"""TF-slim's checkpoints. The Inceptions have 1001 classes, and class 0 is not one of ImageNet's."""
 
 import math
 from typing import Any
@@ -9,7 +9,7 @@ from cnnjax.weights.layout import SLIM, Map, Rule, Source, chain
 
 VGG: tuple[Rule, ...] = ((r"^block(\d)/conv(\d)/", r"conv\1/conv\1_\2/"), ("^head", "fc8"))
 
-# The rules of a module come before the general ones of its branches; `a` to `e` count the layers of a branch.
+# A module's own rules come before these general ones. `0a` to `0e` count the layers of a branch.
 BRANCHES: tuple[Rule, ...] = (
     ("branch1x1/", "Branch_0/Conv2d_0a_1x1/"),
     *chain("branch5x5_", "Branch_1/Conv2d_", "0a_1x1", "0b_5x5"),
@@ -32,7 +32,7 @@ STAGES: tuple[Rule, ...] = (
     ("^aux/conv0/", "AuxLogits/Conv2d_1b_1x1/"),
 )
 
-# Modules are lettered from b where the papers start at a: Mixed_3b is the paper's 3a.
+# TF-slim letters modules from b, the papers from a: Mixed_3b is the paper's 3a.
 NEXT_LETTER: Rule = ("^mixed(.)(.)", lambda match: f"Mixed_{match[1]}{chr(ord(match[2]) + 1)}")
 STEM_7X7: tuple[Rule, ...] = (
     ("^conv1/", "Conv2d_1a_7x7/"),
@@ -65,7 +65,7 @@ INCEPTION_V2: tuple[Rule, ...] = (
     ("branch3x3dbl_reduce/", "Branch_2/Conv2d_0a_1x1/"),
     *chain("branch3x3dbl_", "Branch_2/Conv2d_", "0b_3x3", "0c_3x3"),
     ("branch_pool/", "Branch_3/Conv2d_0b_1x1/"),
-    # A module that halves the map counts as the first of the next stage.
+    # In TF-slim a module that halves the map is the first of the next stage.
     ("^mixed3c/", "Mixed_4a/"),
     ("^mixed4e/", "Mixed_5a/"),
     NEXT_LETTER,
@@ -73,7 +73,7 @@ INCEPTION_V2: tuple[Rule, ...] = (
     ("^head/", "Logits/Conv2d_1c_1x1/"),
 )
 INCEPTION_V3: tuple[Rule, ...] = (
-    # Misnamed there: both 1a_1x1 are 3x3, and two layers have letters of their own.
+    # TF-slim's own slips: both 1a_1x1 are 3x3, and two layers have irregular names.
     ("^mixed6a/branch3x3/", "mixed6a/Branch_0/Conv2d_1a_1x1/"),
     ("^mixed6a/branch3x3dbl_3/", "mixed6a/Branch_1/Conv2d_1a_1x1/"),
     ("^mixed5c/branch5x5_1/", "mixed5c/Branch_1/Conv2d_0b_1x1/"),
@@ -132,24 +132,26 @@ INCEPTION_RESNET_V2: tuple[Rule, ...] = (
 
 
 def from_slim(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """TensorFlow's axes are ours; only a depthwise kernel, (h, w, in, multiplier), is a grouped one here."""
-    depthwise = (
-        x.ndim == len(shape) == 4
-        and shape[2] == 1
-        and x.shape[:2] == shape[:2]
-        and x.size == math.prod(shape)
-    )
+    """TensorFlow's order of axes is ours, except for depthwise kernels.
+
+    A depthwise kernel (h, w, in, multiplier) is that of a grouped convolution here.
+    """
+    grouped = x.ndim == len(shape) == 4 and shape[2] == 1
+    depthwise = grouped and x.shape[:2] == shape[:2] and x.size == math.prod(shape)
     return x.reshape(shape) if depthwise else x
 
 
 def scope(name: str) -> Rule:
-    """Everything lies under the network's name."""
+    """The rule that puts all names under the network's."""
     return "^", f"{name}/"
 
 
 INCEPTION: dict[str, Any] = dict(options={"bn_scale": False}, background=True)
-# What a training run adds to a checkpoint: step, moving averages, slots of optimizers.
-TRAINING = r"(^|/)global_step$|/(ExponentialMovingAverage|RMSProp(_1)?|Momentum|Adam(_1)?|Adagrad)$|^beta[12]_power$"
+# What training adds to a checkpoint: the step, moving averages, the optimiser's state.
+TRAINING = (
+    r"(^|/)global_step$|^beta[12]_power$"
+    r"|/(ExponentialMovingAverage|RMSProp(_1)?|Momentum|Adam(_1)?|Adagrad)$"
+)
 
 SOURCE = Source(
     formats=("tensorflow",),

@@ -1,4 +1,7 @@
-"""timm's `.safetensors`, `.pth` and `.bin`: a `state_dict`. Ports from TF-slim of before the hub still have 1001 classes."""
+"""timm's `.safetensors`, `.pth` and `.bin`: a `state_dict`.
+
+Ports from TF-slim that are older than the hub still have 1001 classes.
+"""
 
 from cnnjax.weights.layout import TORCH, Map, Rule, Source, chain, from_torch
 from cnnjax.weights.torchvision import INCEPTION_V3, VGG_COLUMNS, vgg_features
@@ -9,7 +12,7 @@ VGG_TOP: tuple[Rule, ...] = (
     ("^head", "head/fc"),
 )
 
-# A module's branches are numbered, and so are the layers of a branch.
+# timm numbers a module's branches and the layers of a branch.
 BRANCHES: tuple[Rule, ...] = (
     ("^mixed6a/branch3x3/", "mixed6a/branch0/"),
     *chain("^mixed6a/branch3x3dbl_", "mixed6a/branch1/", *"012"),
@@ -22,18 +25,20 @@ BRANCHES: tuple[Rule, ...] = (
     ("branch_pool/", "branch3/1/"),
 )
 
+# fmt: off
 V4_STAGES = (
     "conv1a", "conv2a", "conv2b", "mixed3a", "mixed4a", "mixed5a",
     "mixed5b", "mixed5c", "mixed5d", "mixed5e", "mixed6a",
     "mixed6b", "mixed6c", "mixed6d", "mixed6e", "mixed6f", "mixed6g", "mixed6h", "mixed7a",
     "mixed7b", "mixed7c", "mixed7d",
-)  # fmt: skip
+)
+# fmt: on
 
 INCEPTION_V4: tuple[Rule, ...] = (
     ("^mixed([35])a/branch3x3/", r"mixed\1a/conv/"),
     *chain("^mixed([47])a/branch3x3_", r"mixed\1a/branch0/", *"01"),
     *chain("branch7x7x3_", "branch1/", *"0123"),
-    # The last modules, whose branches fork, have no sequences.
+    # The last modules' branches fork, so their layers have names of their own.
     ("^mixed7([bcd])/branch3x3_1/", r"mixed7\1/branch1_0/"),
     ("^mixed7([bcd])/branch3x3_2(a|b)/", r"mixed7\1/branch1_1\2/"),
     *chain("^mixed7([bcd])/branch3x3dbl_", r"mixed7\1/branch2_", *"012"),

@@ -5,7 +5,7 @@ from cnnjax.weights.layout import TORCH, Map, Rule, Source, from_torch
 
 
 def vgg_features(column: vgg.Column, batch_norm: bool) -> tuple[Rule, ...]:
-    """One long `features` sequence: convolution, BatchNorm, ReLU, …, and a pooling behind each block."""
+    """Rules for one long `features` sequence: convolution, BatchNorm, ReLU, …, pooling, …"""
     rules, index = [], 0
     for block, kernels in enumerate(column, 1):
         for number in range(1, len(kernels) + 1):

@@ -1,4 +1,4 @@
-"""Small photographs to test with: smooth, so that decoders and kernels differ as little as they do on real ones."""
+"""Small photographs, smooth, so that decoders and kernels differ as little as on real ones."""
 
 import io
 
@@ -20,6 +20,7 @@ def photo(height=60, width=80, seed=0, channels=3):
 
 
 def encoded(pixels, kind="JPEG", **options):
+    """The bytes of an image file."""
     file = io.BytesIO()
     if kind == "JPEG":
         options = {"quality": 95, **options}
@@ -29,22 +30,19 @@ def encoded(pixels, kind="JPEG", **options):
 
 
 def write_folder(root, classes=("cat", "dog"), train=12, held_out=5, height=60, width=80):
-    """root/train/CLASS/*.jpg and root/val/CLASS/*.jpg."""
+    """Writes root/train/CLASS/*.jpg and root/val/CLASS/*.jpg."""
     for split, count in (("train", train), ("val", held_out)):
         for label, name in enumerate(classes):
             for index in range(count):
                 path = root / split / name / f"{index:03d}.jpg"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(
-                    encoded(
-                        photo(height, width, seed=1000 * label + 100 * (split == "val") + index)
-                    )
-                )
+                seed = 1000 * label + 100 * (split == "val") + index
+                path.write_bytes(encoded(photo(height, width, seed=seed)))
     return root
 
 
 def options(root, **changes):
-    """A config of small crops from a folder."""
+    """A config that reads small crops from a folder."""
     changes = {"size": 32, "batch_size": 8, "eval_batch_size": 8, **changes}
     changes.setdefault("augment", Augment(crop="area", flip=True))
     return Data(source=f"folder:{root}", **changes)

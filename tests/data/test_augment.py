@@ -1,4 +1,4 @@
-"""Augmentations: what each does, and that chance is spread as the papers say."""
+"""Augmentations: what each one does, and the distributions that the papers give."""
 
 import itertools
 
@@ -22,7 +22,7 @@ def numbers(name, columns, count=MANY, seed=0):
 
 
 def even(counts, significance=1e-4):
-    """Whether counts are as even as chance makes them, by chi-square."""
+    """Whether counts are consistent with a uniform distribution, by a chi-square test."""
     return stats.chisquare(counts).pvalue > significance
 
 
@@ -32,10 +32,9 @@ def one(name, shape=(40, 50, 3), **config):
 
 
 def applied(change, image, row=0, seed=0):
-    parameters = change.draw(numbers(change.name, change.columns, row + 1, seed))[row].astype(
-        np.float32
-    )
-    result = augment.apply_all([change])(tf.constant(image), tf.constant(parameters)).numpy()
+    parameters = change.draw(numbers(change.name, change.columns, row + 1, seed))[row]
+    parameters = tf.constant(parameters.astype(np.float32))
+    result = augment.apply_all([change])(tf.constant(image), parameters).numpy()
     assert result.dtype == np.uint8 and result.shape == image.shape
     return result
 
@@ -55,7 +54,7 @@ def test_numbers_are_uniform_and_independent_of_seed_name_place_and_column():
         assert np.abs(np.corrcoef(drawn[:, 0], other[:, 0])[0, 1]) < 0.03
         assert even(np.histogram2d(drawn[:, 0], other[:, 0], 8, [(0, 1)] * 2)[0].ravel())
     np.testing.assert_array_equal(uniform(0, "crop", np.array([17, 5]), 3), drawn[[17, 5]])
-    # If these change, every run in the world that is under way resumes with other images.
+    # If these values change, every unfinished run resumes with other images.
     assert uniform(7, "crop", np.array([0, 10**12]), 2).astype(float).round(6).tolist() == PINNED
 
 
@@ -67,12 +66,14 @@ PINNED = [[0.775253, 0.616558], [0.963302, 0.638489]]
 
 def windows(made, height, width, count=MANY):
     parameters = made.draw(numbers("crop", made.columns, count)).astype(np.float32)
-    function = tf.function(
-        lambda p: tf.map_fn(
-            lambda q: made.window(height, width, q), p, fn_output_signature=tf.int32
+
+    @tf.function
+    def apply(rows):
+        return tf.map_fn(
+            lambda row: made.window(height, width, row), rows, fn_output_signature=tf.int32
         )
-    )
-    top, left, high, wide = function(parameters).numpy().T
+
+    top, left, high, wide = apply(parameters).numpy().T
     assert (top >= 0).all() and (left >= 0).all() and (high >= 1).all() and (wide >= 1).all()
     assert (top + high <= height).all() and (left + wide <= width).all()
     return top, left, high, wide
@@ -83,13 +84,11 @@ def test_windows_of_inception():
     share, ratio = high * wide / 400**2, wide / high
     assert 0.078 < share.min() < 0.085 and share.max() <= 1
     assert ratio.min() > 0.74 and ratio.max() < 1.35
-    small = (
-        share < 0.5
-    )  # every try of that area fits: evenly spread, and so are the ratio's logarithm and the place
+    # Every try of a small area fits: share, logarithm of the ratio and place are uniform.
+    small = share < 0.5
     assert even(np.histogram(share[small], 20, (0.08, 0.5))[0])
-    assert even(
-        np.histogram(np.log(ratio[small]), 20, (np.log(3 / 4), np.log(4 / 3)))[0], 1e-6
-    )  # sides are whole pixels
+    logarithms = np.histogram(np.log(ratio[small]), 20, (np.log(3 / 4), np.log(4 / 3)))[0]
+    assert even(logarithms, 1e-6)  # less even, because sides are whole pixels
     for place, side in ((top, high), (left, wide)):
         assert even(np.histogram((place[small] + 0.5) / (400 - side[small] + 1), 20, (0, 1))[0])
 
@@ -113,20 +112,18 @@ def test_windows_of_alexnet_and_vgg():
 
 
 def test_center_and_interpolations_and_fast_decoding():
-    """A window that is many times the target is decoded at a fraction of its size, and looks the same."""
+    """A window much larger than the target is decoded at reduced size, and looks the same."""
     pixels = photo(1200, 1600)
+    square = Image.fromarray(pixels[:, 200:1400])
+    expected = np.asarray(square.resize((64, 64), Image.Resampling.BOX))
     for method in ("bilinear", "bicubic", "area", "nearest", "random"):
-        config = options(
-            "x", size=64, augment=Augment(crop="scale", short_side=(64, 64), interpolation=method)
-        )
+        scaled = Augment(crop="scale", short_side=(64, 64), interpolation=method)
+        config = options("x", size=64, augment=scaled)
         made = crop.make_crop(config)
         load = crop.make_load(config, 3, made, encoded=True)
         parameters = tf.constant(made.draw(np.full((1, 3), 0.5, np.float32))[0].astype(np.float32))
         for chooser in (0.0, 0.3, 0.6, 0.9):
             result = load(tf.constant(encoded(pixels)), parameters, tf.constant(chooser)).numpy()
-            expected = np.asarray(
-                Image.fromarray(pixels[:, 200:1400]).resize((64, 64), Image.Resampling.BOX)
-            )
             assert np.abs(result.astype(int) - expected).mean() < 3
 
 
@@ -138,9 +135,8 @@ def test_flip():
     change = one("flip", flip=True)
     results = [applied(change, image, row) for row in range(40)]
     mirrored = [bool((result == image[:, ::-1]).all()) for result in results]
-    assert (
-        all((r == image).all() or m for r, m in zip(results, mirrored)) and 8 < sum(mirrored) < 32
-    )
+    assert all((r == image).all() or m for r, m in zip(results, mirrored))
+    assert 8 < sum(mirrored) < 32
     drawn = change.draw(numbers("flip", 1))
     assert even(np.bincount(drawn[:, 0] < 0.5))
     batch = np.stack([image] * 40)
@@ -148,7 +144,7 @@ def test_flip():
 
 
 def test_lighting():
-    """The covariance of what is added is that of the principal components."""
+    """The covariance of the shift is that of the principal components."""
     drawn = one("lighting", lighting=0.1).draw(numbers("lighting", 6)) / 255
     components = augment.PCA_VECTORS * augment.PCA_VALUES * 0.1
     np.testing.assert_allclose(np.cov(drawn.T), components @ components.T, rtol=0.05, atol=1e-6)
@@ -169,8 +165,8 @@ def test_channel_permutations_are_equally_likely():
 
 
 @pytest.mark.parametrize("kind", ["slim", "slim_fast"])
-def test_color_distortion_in_every_order_as_slim_writes_it(kind):
-    """On images in [0, 1], with the ops that TF-slim calls."""
+def test_color_distortion_equals_slim_in_every_order(kind):
+    """On images in [0, 1], with the operations that TF-slim calls."""
     change = one("color", color=kind)
     image = photo(40, 50)
     drawn = change.draw(numbers("color", 5))
@@ -228,17 +224,18 @@ def test_operations_of_randaugment_equal_pillow(name, strength):
         name, tf.constant(pixels), tf.constant(strength, tf.float32), (40, 50)
     ).numpy()
     difference = np.abs(ours.astype(int) - np.asarray(expected))
+    # Geometric operations may read a pixel on the edge between two as either.
     geometric = name in ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
-    assert np.mean(difference.max(-1) > 2) < (
-        0.06 if geometric else 0.001
-    )  # a pixel on the edge between two may be either
+    assert np.mean(difference.max(-1) > 2) < (0.06 if geometric else 0.001)
 
 
-def test_a_function_of_ones_own(tmp_path):
-    (tmp_path / "mine.py").write_text(
-        "import tensorflow as tf\n\n\ndef invert(image, numbers):\n    return tf.where(numbers[0] < 0.5, 255 - image, image)\n"
+def test_a_function_of_the_user(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import tensorflow as tf\n\n\n"
+        "def invert(image, numbers):\n"
+        "    return tf.where(numbers[0] < 0.5, 255 - image, image)\n"
     )
-    change = one("custom", custom=f"{tmp_path}/mine.py:invert")
+    change = one("custom", custom=f"{tmp_path}/own.py:invert")
     image = photo(40, 50)
     inverted = [bool((applied(change, image, row) == 255 - image).all()) for row in range(20)]
     assert 3 < sum(inverted) < 17
@@ -246,7 +243,8 @@ def test_a_function_of_ones_own(tmp_path):
     mistakes = {
         "nothing": "must read package",
         "no.such:f": "ModuleNotFoundError",
-        f"{tmp_path}/mine.py:g": "AttributeError",
+        f"{tmp_path}/own.py:g": "AttributeError",
+        f"{tmp_path}/no.py:g": "FileNotFoundError",
     }
     for reference, why in mistakes.items():
         with pytest.raises(UserError, match=why):
@@ -272,13 +270,13 @@ def test_a_function_of_ones_own(tmp_path):
         (Augment(interpolation="cubic"), "interpolation='cubic' is unknown; did you mean bicubic"),
     ],
 )
-def test_crops_that_cannot_be(config, sentence):
+def test_impossible_crops(config, sentence):
     with pytest.raises(UserError) as caught:
         crop.make_crop(Data(size=224, augment=config))
     assert sentence in str(caught.value)
 
 
-def test_changes_that_cannot_be():
+def test_impossible_changes():
     with pytest.raises(UserError, match="color='slimm' is unknown; did you mean slim"):
         augment.make_changes(Augment(color="slimm"), (8, 8, 3))
     with pytest.raises(UserError, match="distort='hosts' is unknown; did you mean host"):

@@ -1,4 +1,4 @@
-"""ImageNet from its tars to a trained and evaluated network; packing, checking, showing and measuring folders."""
+"""The commands of train.data: preparing ImageNet and folders, checking, showing, statistics."""
 
 import io
 import json
@@ -27,18 +27,16 @@ def add(tar, name, content):
 
 @pytest.fixture(scope="module")
 def tars(tmp_path_factory):
-    """The two files of ImageNet, with few and small photographs; one of them is a PNG in disguise, as in the real one."""
+    """ImageNet's two files with few small photographs, some of them PNG, as in the real files."""
     place = tmp_path_factory.mktemp("tars")
     with tarfile.open(place / "ILSVRC2012_img_train.tar", "w") as outer:
         for label, synset in enumerate(SYNSETS):
             inside = io.BytesIO()
             with tarfile.open(fileobj=inside, mode="w") as inner:
                 for i in range(8):
-                    add(
-                        inner,
-                        f"{synset}_{i}.JPEG",
-                        encoded(photo(40, 50, seed=10 * label + i), "PNG" if i == 7 else "JPEG"),
-                    )
+                    kind = "PNG" if i == 7 else "JPEG"
+                    image = encoded(photo(40, 50, seed=10 * label + i), kind)
+                    add(inner, f"{synset}_{i}.JPEG", image)
             add(outer, f"{synset}.tar", inside.getvalue())
     with tarfile.open(place / "ILSVRC2012_img_val.tar", "w") as tar:
         for i in range(1, 11):
@@ -48,15 +46,12 @@ def tars(tmp_path_factory):
 
 def test_imagenet_from_tars_to_a_trained_and_evaluated_network(tars, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-    with pytest.raises(
-        DataError, match=r"tfds:imagenet2012 is not prepared .* prepare imagenet2012 --tars=DIR"
-    ):
+    missing = r"tfds:imagenet2012 is not prepared .* prepare imagenet2012 --tars=DIR"
+    with pytest.raises(DataError, match=missing):
         data.load("tfds:imagenet2012", "train")
     result = main(["prepare", "imagenet2012", f"--tars={tars}"])
-    assert result["source"] == "tfds:imagenet2012" and result["splits"] == {
-        "train": 24,
-        "validation": 10,
-    }
+    assert result["source"] == "tfds:imagenet2012"
+    assert result["splits"] == {"train": 24, "validation": 10}
     assert result["path"].startswith(str(tmp_path / "tfds"))
     split = data.load("tfds:imagenet2012", "train")
     assert type(split).__name__ == "Records" and len(split.class_names) == 1000
@@ -64,9 +59,11 @@ def test_imagenet_from_tars_to_a_trained_and_evaluated_network(tars, tmp_path, m
     assert np.bincount(split.labels, minlength=1000)[[0, 1, 999]].tolist() == [8, 8, 8]
 
     (tmp_path / "recipe.py").write_text(
-        "from train.config import Augment, Config, Data, Model\n\n\ndef get_config():\n"
-        "    data = Data(source='tfds:imagenet2012', eval_split='validation', size=28, channels=1, batch_size=12,\n"
-        "                eval_batch_size=4, augment=Augment(crop='area', flip=True))\n"
+        "from train.config import Augment, Config, Data, Model\n\n\n"
+        "def get_config():\n"
+        "    data = Data(source='tfds:imagenet2012', eval_split='validation')\n"
+        "    data.size, data.channels, data.batch_size, data.eval_batch_size = 28, 1, 12, 4\n"
+        "    data.augment = Augment(crop='area', flip=True)\n"
         "    return Config(epochs=1, model=Model(name='lenet5'), data=data)\n"
     )
     trained = train([f"--config={tmp_path / 'recipe.py'}", f"--workdir={tmp_path / 'run'}"])
@@ -75,46 +72,33 @@ def test_imagenet_from_tars_to_a_trained_and_evaluated_network(tars, tmp_path, m
 
 
 def test_tars_that_are_not_imagenet(tars, tmp_path):
-    with pytest.raises(
-        DataError,
-        match=r"ILSVRC2012_img_train.tar is missing, extracted folders need no preparation",
-    ):
-        main(["prepare", "imagenet2012", f"--tars={tmp_path}"])
-    (tmp_path / "ILSVRC2012_img_train.tar").write_bytes(
-        (tars / "ILSVRC2012_img_train.tar").read_bytes()
-    )
-    with pytest.raises(
-        DataError, match=r"img_val.tar is missing, it holds ILSVRC2012_img_train.tar"
-    ):
-        main(["prepare", "imagenet2012", f"--tars={tmp_path}"])
-    (tmp_path / "ILSVRC2012_img_val.tar").write_bytes(b"x" * 1000)
-    with pytest.raises(DataError, match=r"img_val.tar is no tar file"):
-        main(["prepare", "imagenet2012", f"--tars={tmp_path}"])
-    (tmp_path / "ILSVRC2012_img_val.tar").write_bytes(
-        (tars / "ILSVRC2012_img_train.tar").read_bytes()
-    )
-    with pytest.raises(
-        DataError, match=r"should hold JPEG files, but the first member is n01440764.tar"
-    ):
-        main(["prepare", "imagenet2012", f"--tars={tmp_path}"])
+    def refused(sentence):
+        with pytest.raises(DataError, match=sentence):
+            main(["prepare", "imagenet2012", f"--tars={tmp_path}"])
+
+    official = (tars / "ILSVRC2012_img_train.tar").read_bytes()
+    validation = tmp_path / "ILSVRC2012_img_val.tar"
+    refused("ILSVRC2012_img_train.tar is missing, extracted folders need no preparation")
+    (tmp_path / "ILSVRC2012_img_train.tar").write_bytes(official)
+    refused("img_val.tar is missing, it holds ILSVRC2012_img_train.tar")
+    validation.write_bytes(b"x" * 1000)
+    refused("img_val.tar is not a tar file")
+    validation.write_bytes(official)
+    refused("should hold JPEG files, but the first member is n01440764.tar")
 
 
 def test_a_packed_folder_reads_as_the_folder(tmp_path):
     root = write_folder(tmp_path / "My photos!", train=6, held_out=3, height=90, width=120)
     whole = main(["prepare", "folder", str(root), str(tmp_path / "whole")])
-    assert whole["splits"] == {"train": 12, "val": 6} and whole["path"].endswith(
-        "whole/my_photos/1.0.0"
-    )
+    assert whole["splits"] == {"train": 12, "val": 6}
+    assert whole["path"].endswith("whole/my_photos/1.0.0")
     for name in ("train", "val"):
         files, records = data.load(f"folder:{root}", name), data.load(whole["source"], name)
-        assert (
-            records.class_names == files.class_names
-            and records.labels.tolist() == files.labels.tolist()
-        )
-        for index in range(len(files)):
-            assert records.fetch(np.array([index]))[0][0] == files.load(
-                files.fetch(np.array([index]))[0][0]
-            )
+        assert records.class_names == files.class_names
+        assert records.labels.tolist() == files.labels.tolist()
+        everything = np.arange(len(files))
+        contents = [files.load(payload) for payload in files.fetch(everything)[0]]
+        assert records.fetch(everything)[0].tolist() == contents
     small = main(["prepare", "folder", str(root), str(tmp_path / "small"), "--short-side=60"])
     split = data.load(small["source"], "train")
     assert Image.open(io.BytesIO(split.fetch(np.array([0]))[0][0])).size == (80, 60)
@@ -125,18 +109,15 @@ def test_a_packed_folder_reads_as_the_folder(tmp_path):
         main(["prepare", "folder", str(root), str(tmp_path / "other")])
 
 
-def test_check_lists_what_is_broken_and_says_so_by_its_exit_code(tmp_path):
+def test_check_lists_broken_files_and_ends_with_a_code(tmp_path):
     root = write_folder(tmp_path, train=3, held_out=1)
     broken = root / "train/dog/001.jpg"
     broken.write_bytes(encoded(photo())[:700])
     done = command("train.data", "check", root)
     assert done.returncode == 3
     assert f"{broken}: " in done.stderr and "Traceback" not in done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == {
-        "images": 8,
-        "bad": 1,
-        "files": [str(broken)],
-    }
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result == {"images": 8, "bad": 1, "files": [str(broken)]}
     with pytest.raises(DataError, match="no does not exist"):
         main(["check", str(tmp_path / "no")])
 
@@ -149,7 +130,7 @@ def test_check_lists_what_is_broken_and_says_so_by_its_exit_code(tmp_path):
     ],
 )
 def test_show_draws_examples_of_training(tmp_path, overrides):
-    root, out = write_folder(tmp_path / "photos"), tmp_path / "seen.png"
+    root, out = write_folder(tmp_path / "photos"), tmp_path / "augmented.png"
     options = [f"--config.{o}" for o in [f"data.source=folder:{root}", "data.size=100", *overrides]]
     result = main(["show", f"--out={out}", *options])
     assert result["picture"] == str(out) and len(result["examples"]) == 4
@@ -160,12 +141,9 @@ def test_show_draws_examples_of_training(tmp_path, overrides):
 
 
 def test_show_and_stats_of_digits(tmp_path):
-    out = tmp_path / "digits.png"
-    assert (
-        len(main(["show", f"--config={ROOT}/configs/lenet_mnist.py", f"--out={out}"])["examples"])
-        == 4
-    )
-    result = main(["stats", f"--config={ROOT}/configs/lenet_mnist.py", "--split=test"])
+    recipe, out = f"--config={ROOT}/configs/lenet_mnist.py", tmp_path / "digits.png"
+    assert len(main(["show", recipe, f"--out={out}"])["examples"]) == 4
+    result = main(["stats", recipe, "--split=test"])
     split = data.load("mnist5k", "test")
     assert result["examples"] == result["measured"] == 1000 and result["classes"]["7"] == 100
     assert result["mean"] == [pytest.approx(split.images.mean() / 255, abs=1e-4)]
@@ -175,18 +153,11 @@ def test_show_and_stats_of_digits(tmp_path):
 def test_stats_of_photographs_of_any_size(tmp_path):
     root = write_folder(tmp_path, train=3, held_out=1)
     (root / "train/cat/grey.png").write_bytes(encoded(photo(30, 30, channels=1), "PNG"))
-    result = main(["stats", f"--config.data.source=folder:{root}"])
-    assert (
-        result["classes"] == {"cat": 4, "dog": 3}
-        and result["measured"] == 7
-        and len(result["mean"]) == 3
-    )
-    assert (
-        main(
-            ["stats", f"--config.data.source=folder:{root}", "--config.data.size=16", "--limit=2"]
-        )["measured"]
-        == 2
-    )
+    source = f"--config.data.source=folder:{root}"
+    result = main(["stats", source])
+    assert result["classes"] == {"cat": 4, "dog": 3}
+    assert result["measured"] == 7 and len(result["mean"]) == 3
+    assert main(["stats", source, "--config.data.size=16", "--limit=2"])["measured"] == 2
 
 
 def test_mistakes_on_the_command_line(tmp_path):
@@ -196,9 +167,8 @@ def test_mistakes_on_the_command_line(tmp_path):
         (["chek"], 2, "invalid choice: 'chek'"),
     ):
         done = command("train.data", *arguments)
-        assert (
-            done.returncode == code and sentence in done.stderr and "Traceback" not in done.stderr
-        )
+        assert done.returncode == code and sentence in done.stderr
+        assert "Traceback" not in done.stderr
     with pytest.raises(UserError, match="--limit=0 must be positive"):
         main(["stats", "--limit=0"])
     with pytest.raises(UserError, match=r"has no key .data\.sorce"):

@@ -1,4 +1,4 @@
-"""Images as they are: every kind through both decoders; broken ones named, counted, and skipped in a way that repeats."""
+"""Image files: every kind through both decoders; broken ones are named, counted and skipped."""
 
 import io
 import re
@@ -42,14 +42,12 @@ def kinds():
 
 
 def ycck(rgb):
-    """A JPEG of four channels that says, in Adobe's marker, that they are YCCK, all of them inverted."""
-    planes = 255 - np.asarray(
-        Image.fromarray(255 - np.asarray(rgb)).convert("YCbCr")
-    )  # Pillow inverts on writing
+    """A JPEG with the four channels YCCK, inverted, as Adobe's marker says."""
+    inverted = Image.fromarray(255 - np.asarray(rgb)).convert("YCbCr")
+    planes = 255 - np.asarray(inverted)  # Pillow inverts when it writes
     black = Image.new("L", rgb.size, 0)
-    data = encoded(
-        Image.merge("CMYK", [*(Image.fromarray(planes[..., c]) for c in range(3)), black])
-    )
+    image = Image.merge("CMYK", [*(Image.fromarray(planes[..., c]) for c in range(3)), black])
+    data = encoded(image)
     transform = data.index(b"Adobe") + 11
     return data[:transform] + b"\x02" + data[transform + 1 :]
 
@@ -61,21 +59,15 @@ def animated(rgb):
 
 
 def bomb(side=20_000):
-    """A PNG that says it has 400 million pixels."""
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    chunk = b"IHDR" + header
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + struct.pack(">I", 13)
-        + chunk
-        + struct.pack(">I", zlib.crc32(chunk))
-        + encoded(PHOTO, "PNG")[33:]
-    )
+    """A PNG whose header says that it has 400 million pixels."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return b"\x89PNG\r\n\x1a\n" + chunk + encoded(PHOTO, "PNG")[33:]
 
 
 def jpeg_bomb(side=20_000):
     data = bytearray(encoded(PHOTO))
-    start = data.index(b"\xff\xc0")  # the frame's header: height and width behind five bytes
+    start = data.index(b"\xff\xc0")  # the frame's header: height and width after five bytes
     data[start + 5 : start + 9] = struct.pack(">HH", side, side)
     return bytes(data)
 
@@ -92,17 +84,15 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", kinds())
-def test_every_kind_reads_as_the_picture_it_shows_in_training_and_evaluation(tmp_path, kind):
+def test_every_kind_of_file_in_training_and_evaluation(tmp_path, kind):
     content, expected = kinds()[kind]
     loose = 40 if kind in ("gif", "animated gif", "palette png") else 12
     assert np.abs(decode(content, 3).astype(int) - expected).mean() < loose / 2
-    path = tmp_path / "train/a/picture.jpg"  # whatever it is, it is called .jpg
+    path = tmp_path / "train/a/picture.jpg"  # the suffix does not matter
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     split = data.load(f"folder:{tmp_path}", "train")
-    config = options(
-        tmp_path, size=48, augment=Augment(permute_channels=False, cutout=1), eval_batch_size=1
-    )
+    config = options(tmp_path, size=48, augment=Augment(cutout=1), eval_batch_size=1)
     trained = next(data.train_batches(split, Plan(1, 1, 0), config, start=0, stop=1))["image"][0]
     evaluated = next(data.eval_batches(split, config))["image"][0]
     assert trained.shape == evaluated.shape == (48, 48, 3)
@@ -112,18 +102,13 @@ def test_every_kind_reads_as_the_picture_it_shows_in_training_and_evaluation(tmp
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_of_one_pixel_and_extreme_shapes(tmp_path, channels):
+    folder = tmp_path / "train/a"
+    folder.mkdir(parents=True)
     for height, width in ((1, 1), (1, 300), (300, 1)):
-        path = tmp_path / "train/a" / f"{height}x{width}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(
-            encoded(
-                photo(height, width) if height * width > 1 else Image.new("RGB", (1, 1), "red"),
-                "PNG",
-            )
-        )
-        (tmp_path / "train/a" / f"{height}x{width}.jpg").write_bytes(
-            encoded(Image.new("RGB", (width, height), "red"))
-        )
+        red = Image.new("RGB", (width, height), "red")
+        pixels = photo(height, width) if height * width > 1 else red
+        (folder / f"{height}x{width}.png").write_bytes(encoded(pixels, "PNG"))
+        (folder / f"{height}x{width}.jpg").write_bytes(encoded(red))
     split = data.load(f"folder:{tmp_path}", "train")
     for crop in ("area", "scale", "center"):
         config = options(tmp_path, channels=channels, augment=Augment(crop=crop, flip=True))
@@ -132,28 +117,23 @@ def test_pictures_of_one_pixel_and_extreme_shapes(tmp_path, channels):
     assert sum(b["mask"].sum() for b in data.eval_batches(split, config)) == 6
 
 
-def test_exif_rotation_is_ignored_unless_asked_for(tmp_path):
+def test_exif_rotation_is_an_option(tmp_path):
     image = Image.fromarray(PHOTO)
-    exif = image.getexif()
-    exif[0x0112] = 6  # turn by 90 degrees
+    tags = image.getexif()
+    tags[0x0112] = 6  # orientation: turn by 90 degrees
     path = tmp_path / "train/a/turned.jpg"
     path.parent.mkdir(parents=True)
-    path.write_bytes(encoded(image, exif=exif))
+    path.write_bytes(encoded(image, exif=tags))
     split = data.load(f"folder:{tmp_path}", "train")
     turned = np.rot90(PHOTO, -1)
-    for honoured, expected in ((False, PHOTO), (True, turned)):
-        config = options(
-            tmp_path, size=48, exif=honoured, augment=Augment(cutout=1), eval_batch_size=1
-        )
-        wanted = look.read(split, np.array([0]), config)[0].astype(int)
-        trained = next(data.train_batches(split, Plan(1, 1, 0), config, start=0, stop=1))["image"][
-            0
-        ]
-        square = expected[6:54, 16:64] if honoured is False else expected[16:64, 6:54]
-        assert np.abs(wanted - trained).mean() < 5
-        assert (
-            np.abs(wanted[20:28, 20:28].mean((0, 1)) - square[20:28, 20:28].mean((0, 1))).max() < 12
-        )
+    for exif, expected in ((False, PHOTO), (True, turned)):
+        config = options(tmp_path, size=48, exif=exif, augment=Augment(cutout=1))
+        evaluated = data.read(split, np.array([0]), config)[0].astype(int)
+        batch = next(data.train_batches(split, Plan(1, 1, 0), config, start=0, stop=1))
+        assert np.abs(evaluated - batch["image"][0]).mean() < 5
+        square = expected[16:64, 6:54] if exif else expected[6:54, 16:64]
+        middle, expected_middle = (x[20:28, 20:28].mean((0, 1)) for x in (evaluated, square))
+        assert np.abs(middle - expected_middle).max() < 12
 
 
 @pytest.mark.parametrize("kind", BROKEN)
@@ -172,7 +152,7 @@ def test_a_broken_image_is_an_error_that_names_the_file(tmp_path, kind):
     assert look.check(str(tmp_path)) == {"images": 12, "bad": 1, "files": [str(path)]}
 
 
-def test_skipping_is_counted_said_and_the_same_whatever_the_order(tmp_path, capsys):
+def test_skipping_is_counted_reported_and_independent_of_the_order(tmp_path, capsys):
     root = write_folder(tmp_path, train=20, held_out=2)
     broken = [f"{root}/train/cat/{i:03d}.jpg" for i in (3, 4, 11)] + [f"{root}/train/dog/019.jpg"]
     for name in broken:
@@ -185,53 +165,44 @@ def test_skipping_is_counted_said_and_the_same_whatever_the_order(tmp_path, caps
 
     batches, split = run()
     assert sorted(split.name(i) for i in split.bad) == sorted(broken)
-    said = capsys.readouterr().err.splitlines()
-    assert (
-        len(said) == 4
-        and said[-1].endswith("(4 so far)")
-        and said[0].startswith("skipping " + str(root))
-    )
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4 and lines[-1].endswith("(4 so far)")
+    assert lines[0].startswith(f"skipping {root}")
     for share in ({"start": 7}, {"process": 1, "processes": 2}):
         rows = slice(4, 8) if "process" in share else slice(None)
         for a, b in zip(run(**share)[0], batches[share.get("start", 0) :]):
             np.testing.assert_array_equal(a["image"], b["image"][rows])
 
     whole = write_folder(tmp_path / "whole", train=20, held_out=2)
-    for name, stand_in in ((3, 5), (4, 5), (11, 12)):
-        (whole / f"train/cat/{name:03d}.jpg").write_bytes(
-            (whole / f"train/cat/{stand_in:03d}.jpg").read_bytes()
-        )
-    (whole / "train/dog/019.jpg").write_bytes(
-        (whole / "train/cat/000.jpg").read_bytes()
-    )  # behind the last is the first
-    expected = data.train_batches(
-        data.load(f"folder:{whole}", "train"), plan, config, start=0, stop=12
-    )
+    stand_ins = {"cat/003": "cat/005", "cat/004": "cat/005", "cat/011": "cat/012"}
+    stand_ins["dog/019"] = "cat/000"  # the first follows the last
+    for name, other in stand_ins.items():
+        content = (whole / f"train/{other}.jpg").read_bytes()
+        (whole / f"train/{name}.jpg").write_bytes(content)
+    other = data.load(f"folder:{whole}", "train")
+    expected = data.train_batches(other, plan, config, start=0, stop=12)
     for a, b in zip(batches, expected):
         np.testing.assert_array_equal(a["image"], b["image"])
 
-    plain = options(tmp_path, on_bad_image="skip", augment=Augment())  # by threads, without tf.data
+    plain = options(tmp_path, on_bad_image="skip", augment=Augment())  # threads, not tf.data
     assert len(list(data.train_batches(split, plan, plain, start=0, stop=5))) == 5
     masked = list(data.eval_batches(split, config))
     assert sum(b["mask"].sum() for b in masked) == 36
     assert sum((b["image"].any((1, 2, 3)) != b["mask"]).sum() for b in masked) == 0
 
 
-def test_nothing_but_broken_images(tmp_path):
+def test_only_broken_images(tmp_path):
     root = write_folder(tmp_path, train=2, held_out=1)
     for path in (root / "train").rglob("*.jpg"):
         path.write_bytes(b"")
     split = data.load(f"folder:{root}", "train")
+
+    def first(policy):
+        config = options(root, on_bad_image=policy)
+        return next(data.train_batches(split, Plan(4, 4, 0), config, start=0, stop=1))
+
     with pytest.raises(DataError, match="none of the 4 images"):
-        list(
-            data.train_batches(
-                split, Plan(4, 4, 0), options(root, on_bad_image="skip"), start=0, stop=1
-            )
-        )
+        first("skip")
     with pytest.raises(UserError, match="on_bad_image='ignore' is unknown"):
-        list(
-            data.train_batches(
-                split, Plan(4, 4, 0), options(root, on_bad_image="ignore"), start=0, stop=1
-            )
-        )
+        first("ignore")
     assert bad.reason(split, 0, options(root)) == "the file is empty"

@@ -1,4 +1,4 @@
-"""Distortion, noise, mixup and CutMix: pure, label-true, and at home under both mappings."""
+"""Distortion, noise, mixup and CutMix: pure functions that change images and labels alike."""
 
 from functools import partial
 
@@ -50,23 +50,23 @@ def test_affine_parameters_mean_what_they_say():
 
     assert moved() == (10, 15)
     assert moved(shift_x=3, shift_y=-2) == (8, 18)
-    assert moved(angle=np.pi / 2) == (5, 10)  # against the clock
+    assert moved(angle=np.pi / 2) == (5, 10)  # counterclockwise
     assert moved(scale_x=0.6) == (10, 13)
     assert moved(scale_x=2) == (10, 20)
 
 
-def test_transforms_are_spread_evenly_and_depend_on_seed_and_position_alone():
-    turned, positions = Augment(rotate=12, shift=2), np.arange(5000)
-    drawn = affine.draw(turned, 3, positions, 28, 28)
+def test_transforms_are_uniform_and_depend_on_seed_and_position_alone():
+    config, positions = Augment(rotate=12, shift=2), np.arange(5000)
+    drawn = affine.draw(config, 3, positions, 28, 28)
     angles = np.degrees(np.arctan2(drawn[:, 3], drawn[:, 0]))
     assert stats.kstest(angles, stats.uniform(-12, 24).cdf).pvalue > 1e-3
-    np.testing.assert_array_equal(affine.draw(turned, 3, positions[70:90], 28, 28), drawn[70:90])
-    assert (affine.draw(turned, 4, positions, 28, 28) != drawn).any(1).mean() > 0.99
+    np.testing.assert_array_equal(affine.draw(config, 3, positions[70:90], 28, 28), drawn[70:90])
+    assert (affine.draw(config, 4, positions, 28, 28) != drawn).any(1).mean() > 0.99
 
 
-def test_noise_has_the_deviation_that_is_asked_for():
-    made = mix.make_mix(CLASSES, noise=0.1, std=(0.5, 0.25, 1.0))
-    images, labels = jax.jit(made)(IMAGES, LABELS, jax.random.key(0))
+def test_noise_has_its_standard_deviation():
+    noise = mix.make_mix(CLASSES, noise=0.1, std=(0.5, 0.25, 1.0))
+    images, labels = jax.jit(noise)(IMAGES, LABELS, jax.random.key(0))
     np.testing.assert_allclose((images - IMAGES).std((0, 1, 2)), [0.2, 0.4, 0.1], rtol=0.02)
     np.testing.assert_array_equal(labels, LABELS)
 
@@ -77,17 +77,15 @@ def test_mixup_mixes_images_and_labels_alike(alpha):
     assert np.ptp(images, axis=(1, 2, 3)).max() < 1e-3
     np.testing.assert_allclose(soft.sum(1), 1, rtol=1e-5)
     value, row = images[:, 0, 0, 0], np.arange(COUNT)
-    own = soft[row, LABELS]  # at least the own share; with its partner of another class, exactly
+    own = soft[row, LABELS]  # its own share; more if its partner has the same class
     assert (np.count_nonzero(np.asarray(soft) > 1e-6, axis=1) <= 2).all()
     partner = np.asarray((value - own * row) / np.maximum(1 - own, 1e-6))
     two = (np.count_nonzero(np.asarray(soft) > 0.02, axis=1) == 2) & (np.asarray(own) < 0.98)
     assert np.abs(partner[two] - partner[two].round()).max() < 0.05
     other = np.asarray(LABELS)[partner[two].round().astype(int)]
     np.testing.assert_allclose(soft[row[two], other], 1 - own[two], atol=1e-4)
-    spread = np.asarray(own).std()
-    assert spread == pytest.approx(
-        np.sqrt(1 / (4 * (2 * alpha + 1))), rel=0.25
-    )  # of Beta(alpha, alpha)
+    deviation = np.sqrt(1 / (4 * (2 * alpha + 1)))  # of Beta(alpha, alpha)
+    assert np.asarray(own).std() == pytest.approx(deviation, rel=0.25)
 
 
 def test_cutmix_labels_are_the_shares_of_the_pixels():
@@ -103,18 +101,18 @@ def test_cutmix_labels_are_the_shares_of_the_pixels():
         assert cut.sum() == cut.any(0).sum() * cut.any(1).sum()  # one rectangle
 
 
-def test_both_take_turns_and_all_is_a_function_of_the_key():
-    made = jax.jit(mix.make_mix(CLASSES, mixup=0.2, cutmix=1.0))
+def test_mixup_and_cutmix_alternate_and_depend_on_the_key_alone():
+    changed = jax.jit(mix.make_mix(CLASSES, mixup=0.2, cutmix=1.0))
     kinds = []
     for seed in range(20):
-        images, _ = made(IMAGES, LABELS, jax.random.key(seed))
-        np.testing.assert_array_equal(images, made(IMAGES, LABELS, jax.random.key(seed))[0])
+        images, _ = changed(IMAGES, LABELS, jax.random.key(seed))
+        np.testing.assert_array_equal(images, changed(IMAGES, LABELS, jax.random.key(seed))[0])
         kinds.append(bool(np.ptp(images, axis=(1, 2, 3)).max() < 1e-3))
     assert 3 < sum(kinds) < 17
     assert mix.make_mix(CLASSES) is None
 
 
-def test_soft_labels_go_through_label_smoothing():
+def test_label_smoothing_of_soft_labels():
     logits = jax.random.normal(jax.random.key(0), (COUNT, CLASSES))
     for smoothing in (0.0, 0.1):
         hard = cross_entropy(logits, LABELS, smoothing)

@@ -1,4 +1,4 @@
-"""Batches are a pure function of (seed, step): on any number of processes, threads and starts, at once, in flat memory."""
+"""Batches are a pure function of (seed, step), for any number of processes and threads."""
 
 import hashlib
 import os
@@ -20,9 +20,17 @@ from train.data.sources.folder import Files
 from train.errors import UserError
 
 EVERYTHING = Augment(
-    crop="area", interpolation="random", flip=True, rotate=10, randaugment=1, color="slim", lighting=0.1,
-    permute_channels=True, erase=0.3, cutout=4,
-)  # fmt: skip
+    crop="area",
+    interpolation="random",
+    flip=True,
+    rotate=10,
+    randaugment=1,
+    color="slim",
+    lighting=0.1,
+    permute_channels=True,
+    erase=0.3,
+    cutout=4,
+)
 DIGITS = Augment(flip=True, cutout=9, rotate=12, scale=0.12, shear=0.1, shift=2)
 
 
@@ -36,65 +44,40 @@ def arrays(count=20, shape=(28, 28, 1)):
     return Arrays(images, np.arange(count, dtype=np.int32) % 10, tuple("0123456789"))
 
 
-def cases(root):
-    return {
-        "files": (data.load(f"folder:{root}", "train"), options(root, augment=EVERYTHING)),
-        "files, no chance": (
-            data.load(f"folder:{root}", "train"),
-            options(root, augment=Augment()),
-        ),
-        "arrays in numpy": (arrays(), Data(augment=DIGITS)),
-        "arrays by tf.data": (
-            arrays(shape=(32, 32, 3)),
-            Data(augment=Augment(color="slim", flip=True)),
-        ),
-        "arrays resized": (
-            arrays(),
-            Data(size=40, augment=Augment(crop="scale", short_side=(44, 50), shift=1)),
-        ),
-        "arrays resized, distorted": (arrays(), Data(size=40, augment=Augment(rotate=9))),
-        "arrays distorted on the host": (arrays(), Data(augment=replace(DIGITS, distort="host"))),
-        "arrays as they are": (arrays(), Data()),
-    }
-
-
-CASES = [
-    "files",
-    "files, no chance",
-    "arrays in numpy",
-    "arrays by tf.data",
-    "arrays resized",
-    "arrays resized, distorted",
-    "arrays distorted on the host",
-    "arrays as they are",
-]
+SCALED = Augment(crop="scale", short_side=(44, 50), shift=1)
+# The shape of the arrays (None: files) and the config of each case.
+CASES = {
+    "files": (None, Data(size=32, augment=EVERYTHING)),
+    "files, nothing random": (None, Data(size=32)),
+    "arrays in numpy": ((28, 28, 1), Data(augment=DIGITS)),
+    "arrays by tf.data": ((32, 32, 3), Data(augment=Augment(color="slim", flip=True))),
+    "arrays resized": ((28, 28, 1), Data(size=40, augment=SCALED)),
+    "arrays resized, distorted": ((28, 28, 1), Data(size=40, augment=Augment(rotate=9))),
+    "arrays distorted on the host": ((28, 28, 1), Data(augment=replace(DIGITS, distort="host"))),
+    "arrays unchanged": ((28, 28, 1), Data()),
+}
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_processes_threads_and_starts_agree(root, case):
-    split, config = cases(root)[case]
+    shape, config = CASES[case]
+    split = arrays(shape=shape) if shape else data.load(f"folder:{root}", "train")
     plan = Plan(len(split), 8, seed=5)
 
     def stream(start=0, workers=0, **share):
-        config.workers = workers
-        return list(data.train_batches(split, plan, config, start=start, stop=7, **share))
+        options = replace(config, workers=workers)
+        return list(data.train_batches(split, plan, options, start=start, stop=7, **share))
 
     whole = stream()
     assert len(whole) == 7
     for batch in whole:
-        assert (
-            batch["image"].shape == (8, *data.image_shape(split, config))
-            and batch["image"].dtype == np.uint8
-        )
-        assert (
-            batch["label"].shape == batch["mask"].shape == (8,)
-            and batch["mask"].all()
-            and batch["label"].dtype == np.int32
-        )
+        image, label, mask = batch["image"], batch["label"], batch["mask"]
+        assert image.shape == (8, *data.image_shape(split, config)) and image.dtype == np.uint8
+        assert label.shape == mask.shape == (8,) and mask.all() and label.dtype == np.int32
 
-    def equal(ours, theirs):
-        assert len(ours) == len(theirs)
-        for a, b in zip(ours, theirs):
+    def equal(actual, expected):
+        assert len(actual) == len(expected)
+        for a, b in zip(actual, expected):
             for key in a:
                 np.testing.assert_array_equal(a[key], b[key])
 
@@ -103,37 +86,31 @@ def test_processes_threads_and_starts_agree(root, case):
     equal(stream(start=5), whole[5:])
     for processes in (2, 4):
         shares = [stream(process=p, processes=processes) for p in range(processes)]
-        equal(
-            [
-                {key: np.concatenate([b[key] for b in row]) for key in row[0]}
-                for row in zip(*shares)
-            ],
-            whole,
-        )
+        joined = [
+            {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+            for parts in zip(*shares)
+        ]
+        equal(joined, whole)
     if case == "arrays resized, distorted":
         plain = next(data.train_batches(split, plan, Data(size=40), start=0, stop=1))
-        np.testing.assert_array_equal(
-            whole[0]["image"], plain["image"]
-        )  # the distortion is the device's
+        np.testing.assert_array_equal(whole[0]["image"], plain["image"])  # the device distorts
     elif config.augment != Augment():
         other = Plan(len(split), 8, seed=6)
         batch = next(data.train_batches(split, other, config, start=0, stop=1))
         assert np.mean(batch["image"] == whole[0]["image"]) < 0.9
+        # An example that occurs again is changed differently.
         examples = np.concatenate([plan.indices(step) for step in range(7)])
-        for key in whole[0].keys() & {
-            "image",
-            "affine",
-        }:  # the same example, changed in another way
+        for key in whole[0].keys() & {"image", "affine"}:
             again = np.concatenate([batch[key] for batch in whole])[examples == examples[0]]
             assert len(again) > 1 and (again[0] != again[1]).any()
 
 
 def test_host_and_device_distort_alike():
-    """The same example by the same transform, to the rounding of the bytes that the host gives."""
-    wild = Augment(rotate=40, scale=0.3, shear=0.3, shift=5, flip=True)
+    """The same transform of the same example; the host rounds to bytes."""
+    strong = Augment(rotate=40, scale=0.3, shear=0.3, shift=5, flip=True)
 
-    def first(where):
-        config = Data(augment=replace(wild, distort=where))
+    def first(place):
+        config = Data(augment=replace(strong, distort=place))
         return next(data.train_batches(arrays(), Plan(20, 8, 0), config, start=0, stop=1))
 
     device, host = first("device"), first("host")
@@ -151,8 +128,8 @@ def test_host_and_device_distort_alike():
         (28, Augment(flip=True, distort="host", rotate=1e-6)),
     ],
 )
-def test_images_that_have_the_size_are_not_cropped(side, augment):
-    """In numpy and in tf.data: said or not, the size changes nothing, as in evaluation."""
+def test_images_of_the_right_size_are_not_cropped(side, augment):
+    """In numpy and in tf.data, as in evaluation, data.size then changes nothing."""
     split, plan = arrays(shape=(side, side, 1)), Plan(20, 8, 0)
     named, unnamed = (
         next(data.train_batches(split, plan, Data(size=size, augment=augment), start=0, stop=1))
@@ -164,17 +141,16 @@ def test_images_that_have_the_size_are_not_cropped(side, augment):
         assert (image == original).all() or (image == original[:, ::-1]).all()
 
 
-def test_the_host_distorts_behind_a_function_that_hides_the_shape(tmp_path):
+def test_the_host_distorts_after_a_function_that_hides_the_shape(tmp_path):
     hidden = "tf.numpy_function(lambda x: 255 - x, [image], tf.uint8)"
     code = f"import tensorflow as tf\ndef invert(image, _):\n    return {hidden}\n"
     (tmp_path / "own.py").write_text(code)
     config = Data(augment=Augment(rotate=9, distort="host", custom=f"{tmp_path / 'own.py'}:invert"))
-    ours = next(data.train_batches(arrays(), Plan(20, 8, 0), config, start=0, stop=1))
+    host = next(data.train_batches(arrays(), Plan(20, 8, 0), config, start=0, stop=1))
     config.augment = replace(config.augment, distort="device")
-    theirs = next(data.train_batches(arrays(), Plan(20, 8, 0), config, start=0, stop=1))
-    np.testing.assert_allclose(
-        ours["image"], mix.warp(theirs["image"], theirs["affine"]), atol=0.52
-    )
+    device = next(data.train_batches(arrays(), Plan(20, 8, 0), config, start=0, stop=1))
+    warped = mix.warp(device["image"], device["affine"])
+    np.testing.assert_allclose(host["image"], warped, atol=0.52)
 
 
 def test_options_without_effect_change_nothing():
@@ -186,7 +162,7 @@ def test_options_without_effect_change_nothing():
         np.testing.assert_array_equal(first(**ineffective), first())
 
 
-def test_an_interpolation_is_heeded_without_a_random_crop():
+def test_interpolation_without_a_random_crop():
     def first(interpolation):
         config = Data(size=40, augment=Augment(rotate=9, interpolation=interpolation))
         return next(data.train_batches(arrays(), Plan(20, 8, 0), config, start=0, stop=1))["image"]
@@ -196,40 +172,31 @@ def test_an_interpolation_is_heeded_without_a_random_crop():
         first("bicubik")
 
 
+def digests(root):
+    split, config = data.load(f"folder:{root}", "train"), options(root, augment=EVERYTHING)
+    batches = data.train_batches(split, Plan(len(split), 8, 3), config, start=2, stop=4)
+    return [hashlib.sha256(batch["image"].tobytes()).hexdigest() for batch in batches]
+
+
 def test_another_process_makes_the_same_bytes(root):
-    code = f"""
-import hashlib
-from tests.data.pictures import options
-from tests.data.test_pipeline import EVERYTHING
-from train import data
-split = data.load("folder:{root}", "train")
-batches = data.train_batches(split, data.Plan(len(split), 8, 3), options("{root}", augment=EVERYTHING), start=2, stop=4)
-print(*[hashlib.sha256(b["image"].tobytes()).hexdigest() for b in batches])
-"""
+    code = f"from tests.data.test_pipeline import digests; print(*digests('{root}'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    split = data.load(f"folder:{root}", "train")
-    batches = data.train_batches(
-        split, Plan(len(split), 8, 3), options(root, augment=EVERYTHING), start=2, stop=4
-    )
-    assert done.stdout.split() == [
-        hashlib.sha256(b["image"].tobytes()).hexdigest() for b in batches
-    ], done.stderr
+    assert done.stdout.split() == digests(root), done.stderr
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
 @pytest.mark.parametrize("batch_size", [4, 8, 12])
-def test_evaluation_covers_each_example_once(root, processes, batch_size):
+def test_evaluation_reads_each_example_once(root, processes, batch_size):
     split, config = data.load(f"folder:{root}", "val"), options(root, eval_batch_size=batch_size)
     parts = [
         list(data.eval_batches(split, config, process=p, processes=processes))
         for p in range(processes)
     ]
-    assert len({len(part) for part in parts}) == 1  # or the collectives of one would wait for ever
-    whole = [
-        np.concatenate([b[key] for step in zip(*parts) for b in step])
+    assert len({len(part) for part in parts}) == 1  # collectives need as many in each process
+    images, labels, mask = (
+        np.concatenate([batch[key] for step in zip(*parts) for batch in step])
         for key in ("image", "label", "mask")
-    ]
-    images, labels, mask = whole
+    )
     assert mask.sum() == len(split) and mask[: len(split)].all()
     assert labels[mask].tolist() == split.labels.tolist()
     np.testing.assert_array_equal(images[mask], data.read(split, np.arange(len(split)), config))
@@ -238,14 +205,13 @@ def test_evaluation_covers_each_example_once(root, processes, batch_size):
 
 
 def test_resuming_at_the_end_of_an_epoch_of_imagenet_starts_within_a_second(root):
-    """The position is all there is: 1.28 million examples, of which the last batches of the 90th epoch come next."""
+    """The end of the 90th epoch of 1.28 million examples."""
     few = data.load(f"folder:{root}", "train")
     repeated = [few.paths[i % len(few)] for i in range(1_281_167)]
     split = Files(few.root, repeated, np.zeros(len(repeated), np.int32), few.class_names)
     config = options(root, batch_size=64)
-    list(
-        data.train_batches(few, Plan(len(few), 8, 0), config, start=0, stop=1)
-    )  # TensorFlow is loaded, and warm
+    # TensorFlow is loaded and warm.
+    list(data.train_batches(few, Plan(len(few), 8, 0), config, start=0, stop=1))
     best, steps = 9.0, 1_281_167 // 64
     for attempt in range(4):  # other processes may be busy
         step = 90 * steps - 10 + attempt
@@ -260,11 +226,8 @@ def test_resuming_at_the_end_of_an_epoch_of_imagenet_starts_within_a_second(root
 
 
 def test_memory_stays_flat(root):
-    """Ten thousand batches leave nothing behind."""
-    split, config = (
-        data.load(f"folder:{root}", "train"),
-        options(root, size=16, augment=Augment(crop="area", flip=True)),
-    )
+    """After ten thousand batches."""
+    split, config = data.load(f"folder:{root}", "train"), options(root, size=16)
     plan = Plan(len(split), 4, seed=0)
 
     def resident():
@@ -287,10 +250,13 @@ import sys
 import numpy as np
 from train import data
 from train.config import Augment, Data
-for source, augment in (("synthetic:28x28x1/10", Augment()), ("synthetic:28x28x1/10", Augment(rotate=9, flip=True, cutout=5)),
-                        ("synthetic:40x40x3/5", Augment())):
+for source, size, augment in (
+    ("synthetic:28x28x1/10", 32, Augment()),
+    ("synthetic:28x28x1/10", 0, Augment(rotate=9, flip=True, cutout=5)),
+    ("synthetic:40x40x3/5", 32, Augment()),
+):
     split = data.load(source, "train")
-    config = Data(source=source, augment=augment, size=0 if augment != Augment() else 32)
+    config = Data(source=source, size=size, augment=augment)
     next(data.train_batches(split, data.Plan(len(split), 8, 0), config, start=0, stop=1))
     next(data.eval_batches(split, config))
 print("tensorflow" in sys.modules)
@@ -301,7 +267,7 @@ print("tensorflow" in sys.modules)
     assert done.stdout.split() == ["False"], done.stderr
 
 
-def test_the_throughput_of_the_data_is_measured():
+def test_the_benchmark_of_reading():
     from train.benchmark.reading import measure, photograph
 
     assert 60_000 < len(photograph(0)) < 140_000

@@ -1,4 +1,4 @@
-"""Folders as people have them, and TFDS sets in both of its formats."""
+"""Folders as people have them, and TFDS sets in both formats."""
 
 import subprocess
 import sys
@@ -27,16 +27,16 @@ def write(root, *names):
 
 
 def test_a_folder_with_splits(tmp_path):
-    write(tmp_path, "train/10/a.jpg", "train/2/b.JPEG", "train/2/deep/er/c.PNG", "train/1/.hidden.jpg", "train/1/d.Jpg",
-          "train/2/notes.txt", ".git/x/y.jpg", "val/2/e.jpg", "val/10/f.jpg")  # fmt: skip
+    write(tmp_path, "train/10/a.jpg", "train/2/b.JPEG", "train/2/deep/er/c.PNG", "train/1/d.Jpg")
+    write(tmp_path, "train/1/.hidden.jpg", "train/2/notes.txt", ".git/x/y.jpg")
+    write(tmp_path, "val/2/e.jpg", "val/10/f.jpg")
     train, val = data.load(f"folder:{tmp_path}", "train"), data.load(f"folder:{tmp_path}", "val")
-    assert train.class_names == val.class_names == ("1", "10", "2")  # as strings
+    assert train.class_names == val.class_names == ("1", "10", "2")  # sorted as strings
     assert train.paths == ["1/d.Jpg", "10/a.jpg", "2/b.JPEG", "2/deep/er/c.PNG"]
     assert train.labels.tolist() == [0, 1, 2, 2]
     assert val.labels.tolist() == [1, 2]
-    assert (
-        data.load(f"folder:{tmp_path}", "test").paths == val.paths
-    )  # the only split that is held out
+    # val, the only split that is held out, stands for test.
+    assert data.load(f"folder:{tmp_path}", "test").paths == val.paths
     assert train.name(1) == f"{tmp_path}/train/10/a.jpg"
 
 
@@ -46,59 +46,47 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     (tmp_path / "photos/train/cat/more").symlink_to(elsewhere)
     (tmp_path / "photos/train/cat/linked.jpg").symlink_to(elsewhere / "x.jpg")
     (tmp_path / "photos/train/dog/again").symlink_to(tmp_path / "photos/train/dog")
-    assert data.load(f"folder:{tmp_path / 'photos'}", "train").paths == [
-        "cat/a.jpg", "cat/linked.jpg", "cat/more/x.jpg", "dog/b.jpg",
-    ]  # fmt: skip
+    paths = data.load(f"folder:{tmp_path / 'photos'}", "train").paths
+    assert paths == ["cat/a.jpg", "cat/linked.jpg", "cat/more/x.jpg", "dog/b.jpg"]
 
 
-def test_accents_are_one_name_in_either_spelling(tmp_path):
-    composed, apart = (unicodedata.normalize(form, "Möwe") for form in ("NFC", "NFD"))
-    write(
-        tmp_path,
-        f"train/{apart}/größe 1.jpg",
-        "train/日本/a.jpg",
-        f"val/{composed}/a.jpg",
-        "val/日本/b.jpg",
-    )
+def test_both_unicode_forms_are_one_class_name(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "Möwe") for form in ("NFC", "NFD"))
+    write(tmp_path, f"train/{decomposed}/größe 1.jpg", "train/日本/a.jpg")
+    write(tmp_path, f"val/{composed}/a.jpg", "val/日本/b.jpg")
     train, val = data.load(f"folder:{tmp_path}", "train"), data.load(f"folder:{tmp_path}", "val")
     assert train.class_names == val.class_names == (composed, "日本")
     batch = next(data.train_batches(train, Plan(2, 2, 0), options(tmp_path), start=0, stop=1))
     assert batch["image"].shape == (2, 32, 32, 3)
 
 
-def test_one_level_is_split_by_name_and_stays_so_when_images_are_added(tmp_path):
+def test_a_folder_without_splits_keeps_its_split_when_images_are_added(tmp_path):
     write(tmp_path, *(f"{name}/{i}.jpg" for name in ("cat", "dog") for i in range(100)))
-    before = {
-        split: set(data.load(f"folder:{tmp_path}", split).paths) for split in ("train", "val")
-    }
-    assert not before["train"] & before["val"] and len(before["train"]) + len(before["val"]) == 200
-    assert 20 <= len(before["val"]) <= 60
+    train, val = (set(data.load(f"folder:{tmp_path}", split).paths) for split in ("train", "val"))
+    assert not train & val and len(train) + len(val) == 200
+    assert 20 <= len(val) <= 60
     write(tmp_path, *(f"cat/new{i}.jpg" for i in range(50)))
-    for split, paths in before.items():
-        assert paths <= set(data.load(f"folder:{tmp_path}", split).paths)
+    assert train <= set(data.load(f"folder:{tmp_path}", "train").paths)
+    assert val <= set(data.load(f"folder:{tmp_path}", "val").paths)
 
 
 @pytest.mark.parametrize(
     ("files", "split", "sentence"),
     [
-        ((), "train", "has no folders: each class needs a folder of its own"),
-        (
-            ("a.jpg", "b.jpg"),
-            "train",
-            "has 2 images, but no folder: each class needs a folder of its own",
-        ),
+        ((), "train", "has no folders: each class needs its own folder"),
+        (("a.jpg", "b.jpg"), "train", "2 images, but no folders: each class needs its own folder"),
         (("train/cat/a.jpg",), "val", "has no split 'val'"),
-        (("train/cat/a.jpg", "val/a.jpg"), "val", "val has 1 images, but no folder"),
+        (("train/cat/a.jpg", "val/a.jpg"), "val", "val has 1 images, but no folders"),
         (
             ("train/cat/a.jpg", "val/catt/a.jpg"),
             "val",
-            "val has the class 'catt', which train has not; did you mean cat",
+            "val has the class 'catt', which train does not have; did you mean cat",
         ),
         (("train/cat/a.jpg", "train/dog/a.txt"), "train", "train/dog has no images (.jpg, "),
-        (("cat/a.jpg",), "train", "has too few images to hold a fifth of them out"),
+        (("cat/a.jpg",), "train", "has too few images to hold out a fifth"),
     ],
 )
-def test_folders_that_are_none(tmp_path, files, split, sentence):
+def test_unusable_folders(tmp_path, files, split, sentence):
     with pytest.raises(DataError) as caught:
         data.load(f"folder:{write(tmp_path, *files)}", split)
     assert sentence in str(caught.value)
@@ -108,17 +96,17 @@ def test_folders_that_are_none(tmp_path, files, split, sentence):
 
 def test_images_of_any_size_need_a_size(tmp_path):
     split = data.load(f"folder:{write(tmp_path, 'train/cat/a.jpg')}", "train")
-    with pytest.raises(UserError, match="say which one the model reads"):
+    with pytest.raises(UserError, match="vary in size: set data"):
         data.image_shape(split, Data(source="folder:x"))
     assert data.image_shape(split, Data(size=224)) == (224, 224, 3)
     assert data.image_shape(split, Data(size=28, channels=1)) == (28, 28, 1)
 
 
-# TFDS
+KINDS = ["array_record", "tfrecord"]  # of TFDS
 
 
 def prepare(place, kind, broken=()):
-    """60 examples to train and 13 to test; the pixel at the top left tells which example it is."""
+    """A TFDS set of 60 training and 13 test examples, whose pixels are the example's number."""
     import tensorflow_datasets as tfds
 
     with tfds.core.registered.skip_registration():
@@ -128,24 +116,20 @@ def prepare(place, kind, broken=()):
             code_path = None
 
             def _info(self):
-                label = tfds.features.ClassLabel(names=["red", "green", "blue"])
                 features = {
                     "id": tfds.features.Text(),
                     "image": tfds.features.Image(shape=(8, 8, 3)),
-                    "label": label,
+                    "label": tfds.features.ClassLabel(names=["red", "green", "blue"]),
                 }
-                return tfds.core.DatasetInfo(
-                    builder=self, features=tfds.features.FeaturesDict(features)
-                )
+                features = tfds.features.FeaturesDict(features)
+                return tfds.core.DatasetInfo(builder=self, features=features)
 
             def _split_generators(self, dl_manager):
-                return {
-                    "train": self._generate_examples(60, 0),
-                    "test": self._generate_examples(13, 100),
-                }
+                examples = {"train": range(60), "test": range(100, 113)}
+                return {name: self._generate_examples(ids) for name, ids in examples.items()}
 
-            def _generate_examples(self, count, first):
-                for i in range(first, first + count):
+            def _generate_examples(self, ids):
+                for i in ids:
                     image = b"no image" if i in broken else np.full((8, 8, 3), i, np.uint8)
                     yield i, {"id": str(i), "image": image, "label": i % 3}
 
@@ -157,29 +141,23 @@ def prepare(place, kind, broken=()):
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """The same examples in both formats."""
-    return {
-        kind: prepare(tmp_path_factory.mktemp(kind), kind) for kind in ("array_record", "tfrecord")
-    }
+    return {kind: prepare(tmp_path_factory.mktemp(kind), kind) for kind in KINDS}
 
 
-@pytest.mark.parametrize("kind", ["array_record", "tfrecord"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "augment", [Augment(), Augment(permute_channels=True)], ids=["plain", "augmented"]
 )
 def test_prepared_sets(prepared, kind, augment):
     split = data.load(f"tfds:{prepared[kind]}", "train")
-    assert (len(split), split.class_names, split.image_shape) == (
-        60,
-        ("red", "green", "blue"),
-        (8, 8, 3),
-    )
+    assert (len(split), split.image_shape) == (60, (8, 8, 3))
+    assert split.class_names == ("red", "green", "blue")
     assert np.bincount(split.labels).tolist() == [20, 20, 20]
     config = Data(source="tfds:x", augment=augment, eval_batch_size=8)
 
     def stream(start, stop, **share):
-        batches = data.train_batches(
-            split, Plan(60, 16, seed=1), config, start=start, stop=stop, **share
-        )
+        plan = Plan(60, 16, seed=1)
+        batches = data.train_batches(split, plan, config, start=start, stop=stop, **share)
         return [(b["image"][:, 0, 0, 0], b["label"]) for b in batches]
 
     whole = stream(0, 12)
@@ -194,18 +172,18 @@ def test_prepared_sets(prepared, kind, augment):
     for step in range(3):
         assert [*parts[0][step][0], *parts[1][step][0]] == list(whole[step][0])
 
-    test = data.load(f"tfds:{prepared[kind]}", "validation")  # test is the only one there is
+    test = data.load(f"tfds:{prepared[kind]}", "validation")  # test stands for it
     for processes in (1, 2, 4):
-        seen = []
+        ids = []
         for p in range(processes):
             batches = list(data.eval_batches(test, config, process=p, processes=processes))
             assert len(batches) == 2
-            seen += [i for b in batches for i in b["image"][b["mask"]][:, 0, 0, 0]]
-        assert sorted(seen) == list(range(100, 113))
+            ids += [i for b in batches for i in b["image"][b["mask"]][:, 0, 0, 0]]
+        assert sorted(ids) == list(range(100, 113))
 
 
-@pytest.mark.parametrize("kind", ["array_record", "tfrecord"])
-def test_broken_records_are_named_and_skipped_alike_wherever_a_run_starts(kind, tmp_path, capsys):
+@pytest.mark.parametrize("kind", KINDS)
+def test_broken_records_are_named_and_skipped_wherever_a_run_starts(kind, tmp_path, capsys):
     place, broken = prepare(tmp_path, kind, broken=(7, 8, 41)), [7, 8, 41]
     plan = Plan(60, 16, seed=1)
 
@@ -217,25 +195,23 @@ def test_broken_records_are_named_and_skipped_alike_wherever_a_run_starts(kind, 
 
     whole, split = ids()
     assert len(split.bad) == len(broken) and not {*broken} & {i for batch in whole for i in batch}
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("skipping ")]
-    assert len(said) == len(broken) and all(f"of tfds:{place}, train" in line for line in said)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("skipping ")]
+    assert len(lines) == len(broken) and all(f"of tfds:{place}, train" in line for line in lines)
     assert ids(start=4)[0] == whole[4:]
     assert ids(process=1, processes=2)[0] == [batch[8:] for batch in whole]
-    undisturbed = data.load(f"tfds:{prepare(tmp_path / 'whole', kind)}", "train")
+    intact = data.load(f"tfds:{prepare(tmp_path / 'intact', kind)}", "train")
     config = Data(source="tfds:x", augment=Augment(permute_channels=True))
-    expected = data.train_batches(undisturbed, plan, config, start=0, stop=6)
-    for batch, other in zip(whole, expected):
-        assert [i for i, j in zip(batch, other["image"][:, 0, 0, 0]) if j not in broken] == [
-            j for j in other["image"][:, 0, 0, 0] if j not in broken
+    for batch, other in zip(whole, data.train_batches(intact, plan, config, start=0, stop=6)):
+        expected = other["image"][:, 0, 0, 0]
+        assert [i for i, j in zip(batch, expected) if j not in broken] == [
+            j for j in expected if j not in broken
         ]
-    with pytest.raises(
-        DataError, match=r"example \S+ of tfds:.* cannot be read: no image format that is known"
-    ):
+    with pytest.raises(DataError, match=r"example \S+ of tfds:.* cannot be read: no image format"):
         ids(policy="error")
 
 
 class Imagenet:
-    """As many records as ImageNet has, out of a few."""
+    """A few records, repeated to as many as ImageNet has."""
 
     def __init__(self, few):
         self.few = few
@@ -250,18 +226,14 @@ class Imagenet:
 def test_resuming_at_the_end_of_an_epoch_of_records_starts_within_a_second(prepared):
     split = data.load(f"tfds:{prepared['array_record']}", "train")
     config, best = Data(source="tfds:x", augment=Augment(permute_channels=True)), 9.0
-    list(
-        data.train_batches(split, Plan(60, 16, 0), config, start=0, stop=1)
-    )  # TensorFlow is loaded, and warm
+    # TensorFlow is loaded and warm.
+    list(data.train_batches(split, Plan(60, 16, 0), config, start=0, stop=1))
     split._source = Imagenet(split._source)
     for attempt in range(4):  # other processes may be busy
         step = 90 * len(split) // 64 - 10 + attempt
         began = time.perf_counter()
-        next(
-            data.train_batches(
-                split, Plan(len(split), 64, seed=1), config, start=step, stop=step + 1
-            )
-        )
+        plan = Plan(len(split), 64, seed=1)
+        next(data.train_batches(split, plan, config, start=step, stop=step + 1))
         best = min(best, time.perf_counter() - began)
         if best < 1:
             break
@@ -280,10 +252,8 @@ def test_names_configurations_and_versions(prepared, tmp_path, monkeypatch):
     (tmp_path / "blobs/1.0.0").symlink_to(prepared["array_record"])
     (tmp_path / "blobs/0.9.0").symlink_to(prepared["tfrecord"])
     assert len(data.load("tfds:blobs", "train")) == 60
-    assert (
-        tfds_source.find("blobs").name == "1.0.0"
-        and tfds_source.find("blobs:0.9.0").name == "0.9.0"
-    )
+    assert tfds_source.find("blobs").name == "1.0.0"
+    assert tfds_source.find("blobs:0.9.0").name == "0.9.0"
     with pytest.raises(DataError, match=r"tfds:blob is not prepared .* did you mean blobs"):
         data.load("tfds:blob", "train")
     for config in ("a", "b"):
@@ -294,20 +264,18 @@ def test_names_configurations_and_versions(prepared, tmp_path, monkeypatch):
     assert len(data.load("tfds:many/b", "train")) == 60
 
 
-def test_an_unprepared_set_is_told_at_once(tmp_path):
+def test_a_missing_set_is_an_error_at_once(tmp_path):
     code = "from train import data; data.load('tfds:mnist', 'train')"
+    environment = {"TFDS_DATA_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     best = 9.0
     for _ in range(3):  # other processes may be busy
         began = time.perf_counter()
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT,
-            env={"TFDS_DATA_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
-        best = min(best, time.perf_counter() - began)
-        assert (
-            "tfds:mnist is not prepared in" in done.stderr
-            and "tfds build mnist --file_format=array_record" in done.stderr
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment
         )
+        best = min(best, time.perf_counter() - began)
+        assert "tfds:mnist is not prepared in" in done.stderr
+        assert "tfds build mnist --file_format=array_record" in done.stderr
         if best < 2:
             break
     assert best < 2
@@ -321,17 +289,15 @@ def test_an_unprepared_set_is_told_at_once(tmp_path):
         ("imagenet2012", (None, None, 3), 1000),
     ],
 )
-def test_sets_that_tfds_makes_up(name, shape, classes, tmp_path):
+def test_mock_data_of_tfds(name, shape, classes, tmp_path):
     import tensorflow_datasets as tfds
 
     with tfds.testing.mock_data(num_examples=10):
-        split = tfds_source.open_split(
-            tfds.builder(name, data_dir=tmp_path), "train", f"tfds:{name}"
-        )
+        builder = tfds.builder(name, data_dir=tmp_path)
+        split = tfds_source.open_split(builder, "train", f"tfds:{name}")
         assert (len(split), split.image_shape, len(split.class_names)) == (10, shape, classes)
-        config = Data(
-            source=name, size=0 if shape[0] else 32, augment=Augment(flip=True), eval_batch_size=8
-        )
+        size = 0 if shape[0] else 32
+        config = Data(source=name, size=size, augment=Augment(flip=True), eval_batch_size=8)
         batch = next(data.train_batches(split, Plan(10, 4, 0), config, start=0, stop=1))
         assert batch["image"].shape[0] == 4 and batch["image"].dtype == np.uint8
         assert sum(b["mask"].sum() for b in data.eval_batches(split, config)) == 10
@@ -341,13 +307,12 @@ def test_a_set_without_labels_is_refused():
     import tensorflow_datasets as tfds
 
     class Builder:
-        info = type(
-            "Info", (), {"features": tfds.features.FeaturesDict({"text": tfds.features.Text()})}
-        )
+        class info:
+            features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
 
     with pytest.raises(DataError, match="needs an image and a class label; it has text"):
         tfds_source.open_split(Builder(), "train", "tfds:words")
 
 
-def test_the_writer_of_the_folder_helper(tmp_path):
+def test_the_folder_of_the_other_tests(tmp_path):
     assert len(data.load(f"folder:{write_folder(tmp_path)}", "train")) == 24

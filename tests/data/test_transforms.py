@@ -1,4 +1,4 @@
-"""Each evaluation transform against what it is named after: Pillow, Keras, and TF-slim's steps spelt out."""
+"""Each evaluation transform against its original: Pillow, Keras and TF-slim's steps."""
 
 import io
 
@@ -10,9 +10,11 @@ from PIL import Image
 from cnnjax.weights import RECORDS
 from tests.data.pictures import encoded, photo
 from train.config import Data, Transform
-from train.data.transforms import STYLES, _window, from_preprocessing, make_transform
+from train.data.resize import make_window
+from train.data.transforms import STYLES, from_preprocessing, make_transform
 from train.errors import UserError
 
+BILINEAR, BICUBIC = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
 SHAPES = [(375, 500), (500, 333), (224, 224), (80, 60), (60, 83), (1, 1), (37, 410), (410, 37)]
 
 
@@ -20,56 +22,68 @@ def transform(size, channels=3, **options):
     return make_transform(Data(size=size, transform=Transform(**options)), channels)
 
 
-def resize_and_cut(image, size, short_side, kernel):
+def pillow(image, size, short_side, kernel):
     """torchvision's Resize and CenterCrop, in Pillow."""
     width, height = image.size
     short = min(width, height)
-    image = image.resize(
-        (int(short_side * width / short), int(short_side * height / short)), kernel
-    )
+    new = (int(short_side * width / short), int(short_side * height / short))
+    image = image.resize(new, kernel)
     left, top = (round((side - size) / 2) for side in image.size)
     return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def difference(a, b):
+    return np.abs(np.asarray(a, float) - np.asarray(b, float))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(
     ("style", "size", "short_side", "kernel"),
-    [("torchvision", 224, 256, Image.Resampling.BILINEAR), ("torchvision", 299, 342, Image.Resampling.BILINEAR),
-     ("timm", 224, 256, Image.Resampling.BICUBIC), ("timm", 299, 341, Image.Resampling.BICUBIC)],
-)  # fmt: skip
+    [
+        ("torchvision", 224, 256, BILINEAR),
+        ("torchvision", 299, 342, BILINEAR),
+        ("timm", 224, 256, BICUBIC),
+        ("timm", 299, 341, BICUBIC),
+    ],
+)
 def test_torchvision_and_timm_equal_pillow(shape, style, size, short_side, kernel):
     file = encoded(photo(*shape))
     image = Image.open(io.BytesIO(file)).convert("RGB")
-    off = np.abs(
-        transform(size, style=style)(file).astype(int)
-        - resize_and_cut(image, size, short_side, kernel)
-    )
+    off = difference(transform(size, style=style)(file), pillow(image, size, short_side, kernel))
     assert off.max() <= 1 and off.mean() < 0.001
 
 
-@pytest.mark.parametrize("style", ["torchvision", "timm"])
+@pytest.mark.parametrize(("style", "kernel"), [("torchvision", BILINEAR), ("timm", BICUBIC)])
 @pytest.mark.parametrize(
     ("shape", "short_side", "size"),
-    [((375, 500), 256, 224), ((500, 375), 256, 224), ((203, 260), 256, 224), ((384, 512), 342, 299),
-     ((640, 480), 342, 299), ((408, 996), 342, 299), ((90, 70), 36, 32)],
-)  # fmt: skip
-def test_noise_equals_pillow(shape, short_side, size, style):
-    """The hardest image: each value that is placed or rounded differently shows."""
-    kernel = {"torchvision": Image.Resampling.BILINEAR, "timm": Image.Resampling.BICUBIC}[style]
+    [
+        ((375, 500), 256, 224),
+        ((500, 375), 256, 224),
+        ((203, 260), 256, 224),
+        ((384, 512), 342, 299),
+        ((640, 480), 342, 299),
+        ((408, 996), 342, 299),
+        ((90, 70), 36, 32),
+    ],
+)
+def test_noise_equals_pillow(shape, short_side, size, style, kernel):
+    """The hardest image: it shows every value that is placed or rounded differently."""
     for seed in range(20):
         pixels = np.random.RandomState(seed).randint(0, 256, (*shape, 3)).astype(np.uint8)
-        ours = transform(size, style=style, resize=short_side)(pixels).astype(int)
-        off = np.abs(ours - resize_and_cut(Image.fromarray(pixels), size, short_side, kernel))
+        ours = transform(size, style=style, resize=short_side)(pixels)
+        off = difference(ours, pillow(Image.fromarray(pixels), size, short_side, kernel))
         assert off.max() <= 1 and off.mean() < 0.001
 
 
 @pytest.mark.parametrize(
-    ("shape", "size", "short_side", "share"),  # of the pixels that Pillow's two passes write
+    ("shape", "size", "short_side", "share"),  # of the pixels that Pillow's two passes compute
     [((375, 500), 224, 256, 0.8), ((500, 375), 224, 256, 0.8), ((20011, 7), 299, 342, 0.01)],
 )
-def test_what_is_cut_off_is_not_worked_out(shape, size, short_side, share, monkeypatch):
+def test_pixels_that_the_crop_discards_are_not_computed(
+    shape, size, short_side, share, monkeypatch
+):
     pixels = photo(*shape)
-    theirs = resize_and_cut(Image.fromarray(pixels), size, short_side, Image.Resampling.BILINEAR)
+    expected = pillow(Image.fromarray(pixels), size, short_side, BILINEAR)
     written = []
     resize = Image.Image.resize
 
@@ -78,48 +92,32 @@ def test_what_is_cut_off_is_not_worked_out(shape, size, short_side, share, monke
         return resize(image, size, *args, **options)
 
     monkeypatch.setattr(Image.Image, "resize", counted)
-    ours = transform(size, style="torchvision", resize=short_side)(pixels).astype(int)
-    assert np.abs(ours - theirs).max() <= 1
+    ours = transform(size, style="torchvision", resize=short_side)(pixels)
+    assert difference(ours, expected).max() <= 1
     new = [int(short_side * side / min(shape)) for side in shape]
     assert sum(written) < share * (shape[0] * new[1] + new[0] * new[1])
 
 
-def test_a_window_is_exact_where_it_must_be():
-    """Otherwise single precision has its ends nearly, and two such axes could be two levels off."""
-    near = _window(500, 341, 58, 224, exact=False)
-    assert near.skipped > 0 and not near.exact
+def test_a_window_is_exact_on_request():
+    """Two axes with rounded windows could make a pixel two levels off."""
+    rounded = make_window(500, 341, 58, 224, exact=False)
+    assert rounded.skipped > 0 and not rounded.exact
     for before, after in ((500, 341), (640, 455), (375, 342), (83, 354)):
-        window = _window(before, after, (after - 224) // 2, 224, exact=True)
-        assert (
-            window.exact
-            and window.stop == before - window.skipped * before / after == np.float32(window.stop)
-        )
+        window = make_window(before, after, (after - 224) // 2, 224, exact=True)
+        stop = before - window.skipped * before / after
+        assert window.exact and window.stop == stop == np.float32(window.stop)
 
 
 def test_options_and_pixels():
     pixels = photo(300, 400)
     image = Image.fromarray(pixels)
-    ours = transform(299, style="timm", resize=333)(pixels)
-    assert (
-        np.abs(ours.astype(int) - resize_and_cut(image, 299, 333, Image.Resampling.BICUBIC)).max()
-        <= 1
-    )
+    resized = transform(299, style="timm", resize=333)(pixels)
+    assert difference(resized, pillow(image, 299, 333, BICUBIC)).max() <= 1
     grey = transform(28, channels=1)(encoded(image, "PNG"))
     assert grey.shape == (28, 28, 1)
-    assert (
-        np.abs(
-            grey[..., 0].astype(int)
-            - resize_and_cut(image.convert("L"), 28, 32, Image.Resampling.BILINEAR)
-        ).max()
-        <= 1
-    )
+    assert difference(grey[..., 0], pillow(image.convert("L"), 28, 32, BILINEAR)).max() <= 1
     whole = transform(160, fraction=1.0)(pixels)
-    assert (
-        np.abs(
-            whole.astype(int) - np.asarray(image.resize((160, 160), Image.Resampling.BILINEAR))
-        ).max()
-        <= 1
-    )
+    assert difference(whole, image.resize((160, 160), BILINEAR)).max() <= 1
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -127,27 +125,28 @@ def test_keras(tmp_path, shape):
     (tmp_path / "a").mkdir()
     file = encoded(photo(*shape))
     (tmp_path / "a/x.jpg").write_bytes(file)
-    theirs = tf.keras.utils.image_dataset_from_directory(
+    images = tf.keras.utils.image_dataset_from_directory(
         str(tmp_path), labels=None, image_size=(224, 224), verbose=False
     )
-    assert np.abs(transform(224, style="keras")(file) - next(iter(theirs)).numpy()[0]).max() <= 0.51
+    expected = next(iter(images)).numpy()[0]
+    assert difference(transform(224, style="keras")(file), expected).max() <= 0.51
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", [224, 299])
 def test_slim_inception(shape, size):
-    """preprocess_for_eval of inception_preprocessing, with the ops of TensorFlow 1."""
+    """preprocess_for_eval of inception_preprocessing, with the operations of TensorFlow 1."""
     file = encoded(photo(*shape))
     image = tf.image.convert_image_dtype(tf.io.decode_jpeg(file, channels=3), tf.float32)
     image = tf.compat.v1.image.resize_bilinear(
         tf.image.central_crop(image, 0.875)[None], [size, size], align_corners=False
     )
-    assert np.abs(transform(size, style="slim")(file) - 255 * image[0].numpy()).max() <= 0.51
+    assert difference(transform(size, style="slim")(file), 255 * image[0].numpy()).max() <= 0.51
 
 
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if min(shape) > 1])
 def test_slim_vgg(shape):
-    """preprocess_for_eval of vgg_preprocessing, before the mean is subtracted."""
+    """preprocess_for_eval of vgg_preprocessing, before it subtracts the mean."""
     file = encoded(photo(*shape))
     image = tf.io.decode_jpeg(file, channels=3)
     height, width = (tf.constant(float(side)) for side in shape)
@@ -155,15 +154,15 @@ def test_slim_vgg(shape):
     new = [int(height * scale), int(width * scale)]
     image = tf.compat.v1.image.resize_bilinear(image[None], new, align_corners=False)[0].numpy()
     top, left = int((new[0] - 224) / 2), int((new[1] - 224) / 2)
-    theirs = image[top : top + 224, left : left + 224]
-    assert np.abs(transform(224, style="slim_vgg")(file) - theirs).max() <= 0.51
+    expected = image[top : top + 224, left : left + 224]
+    assert difference(transform(224, style="slim_vgg")(file), expected).max() <= 0.51
 
 
 def test_every_published_weight_file_has_its_transform():
     for record in RECORDS:
-        size, wanted = from_preprocessing(record.preprocessing)
-        made = make_transform(Data(size=size, transform=wanted), 3)(encoded(photo(300, 400)))
-        assert made.shape == (size, size, 3)
+        size, options = from_preprocessing(record.preprocessing)
+        image = make_transform(Data(size=size, transform=options), 3)(encoded(photo(300, 400)))
+        assert image.shape == (size, size, 3)
 
 
 @pytest.mark.parametrize(
@@ -185,4 +184,7 @@ def test_mistakes(options, sentence):
     with pytest.raises(UserError) as caught:
         transform(224, **options)
     assert sentence in str(caught.value)
+
+
+def test_the_styles():
     assert set(STYLES) == {"torchvision", "timm", "slim", "slim_vgg", "keras"}

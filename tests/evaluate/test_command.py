@@ -1,4 +1,4 @@
-"""The command line of evaluation: run folders, published weights, ensembles, predictions, classes that do not fit."""
+"""The command line of evaluation: runs, weights, ensembles, predictions, classes."""
 
 import csv
 import json
@@ -13,10 +13,11 @@ from pyarrow import parquet
 
 import cnnjax
 from cnnjax import weights
-from tests.evaluate.subjects import CLASSES, make, photos
+from tests.evaluate.classifiers import CLASSES, make, photos
 from tests.helpers import ROOT
-from train import classifier, predict
+from train import predict
 from train.__main__ import main as train
+from train.classifier import from_weights, match_classes
 from train.errors import CheckpointError, DataError, UserError
 from train.evaluate.__main__ import main as evaluate
 from train.export.__main__ import main as export
@@ -32,9 +33,20 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(folder, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "lenet"
-    train([f"--config={ROOT}/configs/lenet_mnist.py", f"--workdir={workdir}", f"--config.data.source=folder:{folder}",
-           "--config.data.size=32", "--config.data.eval_split=val", "--config.data.batch_size=4", "--config.epochs=4",
-           "--config.data.eval_batch_size=8", "--config.checkpoint.every=2", "--config.optim.ema=0.5"])  # fmt: skip
+    train(
+        [
+            f"--config={ROOT}/configs/lenet_mnist.py",
+            f"--workdir={workdir}",
+            f"--config.data.source=folder:{folder}",
+            "--config.data.size=32",
+            "--config.data.eval_split=val",
+            "--config.data.batch_size=4",
+            "--config.data.eval_batch_size=8",
+            "--config.epochs=4",
+            "--config.checkpoint.every=2",
+            "--config.optim.ema=0.5",
+        ]
+    )
     return workdir
 
 
@@ -60,7 +72,8 @@ def test_a_run_by_every_protocol_that_fits(run):
     ):
         line = evaluate([f"--workdir={run}", f"--protocol={protocol}", "--batch-size=64"])
         written = json.loads((run / f"eval/{protocol}-{line['step']}.json").read_text())
-        assert (line["views"], line["examples"]) == (views, 17) and "classes" not in line
+        assert (line["views"], line["examples"]) == (views, 17)
+        assert "classes" not in line
         assert [row["name"] for row in written["classes"]] == list(CLASSES)
     with pytest.raises(UserError, match="cannot slide"):
         evaluate([f"--workdir={run}", "--protocol=dense"])
@@ -77,26 +90,24 @@ def test_checkpoints_together_raw_and_in_bfloat16(run):
     assert (run / "eval/center-2+4.json").exists()
 
 
-def test_a_run_folder_is_all_that_is_needed(run, folder, tmp_path, capsys):
-    """On a machine without the training data: predictions, exports, other data."""
-    shutil.copytree(run, tmp_path / "alone")
-    config = json.loads((tmp_path / "alone/config.json").read_text())
+def test_a_run_folder_is_enough(run, folder, tmp_path, capsys):
+    """Predictions, exports and other data work on a machine without the training data."""
+    shutil.copytree(run, tmp_path / "copy")
+    config = json.loads((tmp_path / "copy/config.json").read_text())
     config["data"]["source"] = "folder:/nowhere"
-    (tmp_path / "alone/config.json").write_text(json.dumps(config))
+    (tmp_path / "copy/config.json").write_text(json.dumps(config))
     image = str(folder / "val/cat/000.jpg")
-    said = []
-    for workdir in (run, tmp_path / "alone"):
+    outputs = []
+    for workdir in (run, tmp_path / "copy"):
         capsys.readouterr()
         predict.main([f"--workdir={workdir}", "--json", image])
-        said.append(capsys.readouterr().out)
-    assert said[0] == said[1]
-    assert (
-        export([f"--workdir={tmp_path}/alone", f"--out={tmp_path}/x.stablehlo"])["difference"]
-        <= 1e-5
-    )
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
+    exported = export([f"--workdir={tmp_path}/copy", f"--out={tmp_path}/x.stablehlo"])
+    assert exported["difference"] <= 1e-5
     with pytest.raises(DataError, match="/nowhere does not exist"):
-        evaluate([f"--workdir={tmp_path}/alone"])
-    other = evaluate([f"--workdir={tmp_path}/alone", f"--data=folder:{folder}"])
+        evaluate([f"--workdir={tmp_path}/copy"])
+    other = evaluate([f"--workdir={tmp_path}/copy", f"--data=folder:{folder}"])
     assert other["loss"] == pytest.approx(evaluate([f"--workdir={run}"])["loss"], rel=1e-6)
     assert re.fullmatch(r"folder_[\w-]+_set", Path(other["file"]).parent.name)
 
@@ -106,15 +117,11 @@ def test_predictions_and_their_comparison(run, folder):
         evaluate([f"--workdir={run}", f"--predictions={kind}"])
     with (run / "eval/center-4.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert (
-        len(rows) == 17
-        and rows[0]["file"] == f"{folder}/val/ant/000.jpg"
-        and rows[0]["label"] == "ant"
-    )
+    assert len(rows) == 17
+    assert (rows[0]["file"], rows[0]["label"]) == (f"{folder}/val/ant/000.jpg", "ant")
     assert sum(float(rows[0][f"probability{k}"]) for k in range(1, 5)) == pytest.approx(1)
-    assert [
-        row["class1"] for row in parquet.read_table(run / "eval/center-4.parquet").to_pylist()
-    ] == [row["class1"] for row in rows]
+    same_rows = parquet.read_table(run / "eval/center-4.parquet").to_pylist()
+    assert [row["class1"] for row in same_rows] == [row["class1"] for row in rows]
     result = evaluate(["--compare", str(run / "eval/center-4.csv"), str(run / "eval/center-4.csv")])
     assert result["p"] == 1.0 and result["examples"] == 17
     with pytest.raises(DataError, match="no CSV file"):
@@ -126,8 +133,8 @@ def test_published_weights_bring_their_own_transform(folder, tmp_path):
     line = evaluate(
         [f"--weights={path}", f"--data=folder:{folder}", "--split=val", f"--out={tmp_path}/out"]
     )
-    found = classifier.from_weights(path, None, "cnnjax")
-    assert (found.data.size, found.data.transform.resize, found.classes) == (32, 36, CLASSES)
+    data, classes = from_weights(path, None, "cnnjax")[-2:]
+    assert (data.size, data.transform.resize, classes) == (32, 36, CLASSES)
     assert (
         json.loads((tmp_path / "out/center-lenet.safetensors.json").read_text())["top1"]
         == line["top1"]
@@ -145,12 +152,12 @@ def test_classes_that_do_not_fit_are_an_error_with_the_first_differences(folder,
     ):
         ask(write(tmp_path / "five.safetensors", 5, None))
     with pytest.raises(
-        DataError, match=r"1: 'cat' there, 'bee' in the data; 2: 'bee' there, 'cat' in the data"
+        DataError, match=r"1: 'cat' in the network, 'bee' in the data; 2: 'bee' in the network"
     ):
         ask(write(tmp_path / "order.safetensors", 4, ("ant", "cat", "bee", "dog")))
     more = write(tmp_path / "more.safetensors", 6, ("emu", *CLASSES, "fox"))
     with pytest.raises(
-        DataError, match=r"0: 'emu' there, 'ant' in the data.*--subset evaluates on those"
+        DataError, match=r"0: 'emu' in the network, 'ant' in the data.*--subset evaluates on those"
     ):
         ask(more)
     assert ask(more, "--subset")["examples"] == 17
@@ -163,30 +170,23 @@ def test_classes_that_do_not_fit_are_an_error_with_the_first_differences(folder,
 
 
 def test_a_subset_is_the_same_network_over_fewer_classes(folder):
-    split_classes = tuple(CLASSES)
-    whole = make(folder, classes=("emu", "dog", *CLASSES[:3]))
-    columns = classifier.match_classes(split_classes, whole, subset=True)
+    classifier = make(folder, classes=("emu", "dog", *CLASSES[:3]))
+    columns = match_classes(CLASSES, classifier, subset=True)
     assert columns.tolist() == [2, 3, 4, 1]
 
 
-def test_what_is_asked_for_wrongly(folder, tmp_path):
+def test_wrong_usage(folder, tmp_path):
     with pytest.raises(UserError, match="either --workdir or --weights or --compare"):
         evaluate([])
     with pytest.raises(UserError, match="needs --data"):
         evaluate(["--weights=x"])
+    missing = [f"--weights={tmp_path}/missing.h5", "--model=vgg16", "--source=keras"]
     with pytest.raises(CheckpointError, match=r"missing\.h5"):
-        evaluate(
-            [
-                f"--weights={tmp_path}/missing.h5",
-                f"--data=folder:{folder}",
-                "--model=vgg16",
-                "--source=keras",
-            ]
-        )
+        evaluate([*missing, f"--data=folder:{folder}"])
 
 
 def contents(run):
-    """Every file of a run but its evaluations: what it holds and when it was written."""
+    """(time of writing, content) of every file of a run but its evaluations."""
     files = [
         path
         for path in sorted(run.rglob("*"))
@@ -196,16 +196,13 @@ def contents(run):
 
 
 def test_watching_a_run_until_it_ends(run, capsys):
-    """This one has ended: each checkpoint that is left is evaluated once."""
+    """The run has ended: each of its checkpoints is evaluated once."""
     for old in (run / "eval").glob("center*"):
         old.unlink()
     before = contents(run)
     assert evaluate([f"--workdir={run}", "--watch"])["step"] == 4
     assert contents(run) == before
-    assert sorted(path.name for path in (run / "eval").glob("center*")) == [
-        "center-2.json",
-        "center-4.json",
-    ]
-    assert [json.loads(line)["step"] for line in capsys.readouterr().out.splitlines()] == [
-        2
-    ]  # the last one is the result
+    written = sorted(path.name for path in (run / "eval").glob("center*"))
+    assert written == ["center-2.json", "center-4.json"]
+    printed = [json.loads(line)["step"] for line in capsys.readouterr().out.splitlines()]
+    assert printed == [2]  # the last one is the result

@@ -1,4 +1,4 @@
-"""Keras' own networks, saved by Keras, and its own way to read and prepare photographs: the same probabilities."""
+"""Keras' networks, saved by Keras, with its own preprocessing: the same probabilities."""
 
 import csv
 
@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.evaluate.subjects import CLASSES, photos
+from tests.evaluate.classifiers import CLASSES, photos
 from tests.weights.test_keras import randomise
-from train import classifier, data
+from train import data
+from train.classifier import from_weights
 from train.evaluate.__main__ import main as evaluate
 
 NETWORKS = {"vgg16": ("VGG16", "vgg16", 224), "inception_v3": ("InceptionV3", "inception_v3", 299)}
@@ -27,7 +28,7 @@ def as_keras_reads(keras, path, size):
 
 
 def as_ported(name, path, size):
-    """The resize and crop that the weights were published with, written down again."""
+    """The resize and crop that the weights were published with, by hand."""
     import tensorflow as tf
 
     if name == "vgg16":  # the short side to 256, the centre
@@ -59,20 +60,26 @@ def test_the_same_answers_as_model_predict(name, folder, tmp_path):
     features = keras.Model(network.input, network.layers[-2].output).predict(
         preprocess(plain.copy()), verbose=0
     )
-    network.layers[-1].set_weights(
-        [kernel / (features @ kernel).std(), bias]
-    )  # so that no answer is certain
+    # So that no answer is certain.
+    network.layers[-1].set_weights([kernel / (features @ kernel).std(), bias])
     path = tmp_path / "network.weights.h5"
     network.save_weights(path)
     expected = network.predict(preprocess(np.concatenate([plain, ported])), batch_size=4, verbose=0)
     assert expected.max() < 0.999 and expected.std(0).max() > 1e-3  # there is something to agree on
 
-    options = [f"--weights={path}", f"--model={name}", "--source=keras", f"--data=folder:{folder}", "--split=val",
-               "--batch-size=4", "--predictions=csv", f"--out={tmp_path}"]  # fmt: skip
-    for transform, theirs in (
-        (["--style=torchvision", "--fraction=1"], expected[: len(files)]),
-        ([], expected[len(files) :]),
-    ):
+    options = [
+        f"--weights={path}",
+        f"--model={name}",
+        "--source=keras",
+        f"--data=folder:{folder}",
+        "--split=val",
+        "--batch-size=4",
+        "--predictions=csv",
+        f"--out={tmp_path}",
+    ]
+    whole_image = ["--style=torchvision", "--fraction=1"]
+    of_transforms = (whole_image, expected[: len(files)]), ([], expected[len(files) :])
+    for transform, by_keras in of_transforms:
         result = evaluate([*options, *transform])
         with open(result["predictions"]) as file:
             rows = list(csv.DictReader(file))
@@ -80,6 +87,6 @@ def test_the_same_answers_as_model_predict(name, folder, tmp_path):
             [{r[f"class{k}"]: float(r[f"probability{k}"]) for k in range(1, 5)}[c] for c in CLASSES]
             for r in rows
         ]
-        np.testing.assert_allclose(ours, theirs, atol=1e-4)
-        assert result["top1"] == np.mean(theirs.argmax(-1) == split.labels)
-    assert classifier.from_weights(str(path), name, "keras").classes is None
+        np.testing.assert_allclose(ours, by_keras, atol=1e-4)
+        assert result["top1"] == np.mean(by_keras.argmax(-1) == split.labels)
+    assert from_weights(str(path), name, "keras").classes is None

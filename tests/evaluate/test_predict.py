@@ -1,4 +1,4 @@
-"""Predictions from the command line: what evaluation says of the same images, whatever way they are named."""
+"""Predictions from the command line equal evaluation's, however the images are named."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from tests.data.pictures import encoded, photo
-from tests.evaluate.subjects import CLASSES, photos
+from tests.evaluate.classifiers import CLASSES, photos
 from tests.evaluate.test_command import write
 from train import predict
 from train.errors import DataError, UserError
@@ -39,31 +39,23 @@ def test_the_same_as_evaluation_says(place, tmp_path, capsys):
     result = predict.main([weights, "--json", "--batch-size=4", str(place / "val")])
     assert (result["images"], result["unreadable"]) == (17, 0)
     for row in lines(capsys):
-        assert [each["class"] for each in row["top"]] == [
-            expected[row["file"]][f"class{k}"] for k in range(1, 5)
-        ]
-        for k, each in enumerate(row["top"], 1):
-            assert each["probability"] == pytest.approx(
-                float(expected[row["file"]][f"probability{k}"]), abs=1e-6
-            )
+        evaluated = expected[row["file"]]
+        for k, answer in enumerate(row["top"], 1):
+            probability = float(evaluated[f"probability{k}"])
+            assert answer["class"] == evaluated[f"class{k}"]
+            assert answer["probability"] == pytest.approx(probability, abs=1e-6)
+        assert len(row["top"]) == 4
 
 
 def test_files_patterns_and_a_broken_image(place, tmp_path, capsys):
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     cat = str(place / "val/cat/000.jpg")
-    arguments = [
-        str(tmp_path / "broken.jpg"),
-        cat,
-        str(tmp_path / "missing.png"),
-        str(place / "val/dog/*.jpg"),
-    ]
+    arguments = [f"{tmp_path}/broken.jpg", cat, f"{tmp_path}/missing.png", f"{place}/val/dog/*.jpg"]
     result = predict.main([f"--weights={place}/lenet.safetensors", "--top=2", *arguments])
     out, err = capsys.readouterr()
     assert (result["images"], result["unreadable"]) == (5, 2)
-    assert (
-        "broken.jpg cannot be read: no image format" in err
-        and "missing.png cannot be read: No such file" in err
-    )
+    assert "broken.jpg cannot be read: no image format" in err
+    assert "missing.png cannot be read: No such file" in err
     shown = out[out.index(cat) :].splitlines()
     assert all(line.split()[0] in CLASSES and "█" in line and "%" in line for line in shown[1:3])
     with pytest.raises(DataError, match="nothing matches"):
@@ -95,10 +87,7 @@ def test_features(place, tmp_path):
 
 
 def test_bars_are_as_long_as_the_probability():
-    assert (
-        predict.bar(1.0, 10) == "█" * 10
-        and predict.bar(0.0, 10) == ""
-        and predict.bar(0.25, 10) == "██▌"
-    )
+    bars = [predict.bar(probability, 10) for probability in (1.0, 0.0, 0.25)]
+    assert bars == ["█" * 10, "", "██▌"]
     text = predict.bars([("a name that is much too long for the line", 0.5), ("b", 0.25)], width=40)
     assert all(len(line) <= 40 for line in text.splitlines())

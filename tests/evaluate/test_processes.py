@@ -1,4 +1,4 @@
-"""Two processes share an evaluation: every example once, the same answer on both, and that of one process."""
+"""Two processes share an evaluation: both have the answers of one process."""
 
 import json
 import socket
@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.evaluate.subjects import make, photos
+from tests.evaluate.classifiers import make, photos
 from tests.helpers import ROOT
 from train.evaluate import evaluation
 
@@ -19,10 +19,11 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 port, process, root = sys.argv[1:]
 jax.distributed.initialize(f"localhost:{port}", 2, int(process))
-from tests.evaluate.subjects import make
-from train import data, evaluate
-split, subject = data.load(f"folder:{root}", "val"), make(root)
-answers = [evaluation.answer([subject], split, name) for name in ("center", "ten_crop", "dense")]
+from tests.evaluate.classifiers import make
+from train import data
+from train.evaluate.evaluation import answer
+split, classifier = data.load(f"folder:{root}", "val"), make(root)
+answers = [answer([classifier], split, name) for name in ("center", "ten_crop", "dense")]
 print(json.dumps([[a.views, a.labels.tolist(), a.log_probabilities.tolist()] for a in answers]))
 """
 
@@ -40,9 +41,11 @@ def test_two_processes_answer_as_one(tmp_path):
         )
         for i in range(2)
     ]
-    said = [json.loads(process.communicate(timeout=200)[0].splitlines()[-1]) for process in running]
+    printed = [
+        json.loads(process.communicate(timeout=200)[0].splitlines()[-1]) for process in running
+    ]
     for i, name in enumerate(("center", "ten_crop", "dense")):
-        alone = evaluation.answer([make(tmp_path / "set")], split, name)
-        for views, labels, logs in (said[0][i], said[1][i]):
-            assert views == alone.views and labels == split.labels.tolist()
-            np.testing.assert_allclose(logs, alone.log_probabilities, atol=2e-6)
+        expected = evaluation.answer([make(tmp_path / "set")], split, name)
+        for views, labels, logs in (printed[0][i], printed[1][i]):
+            assert views == expected.views and labels == split.labels.tolist()
+            np.testing.assert_allclose(logs, expected.log_probabilities, atol=2e-6)

@@ -8,12 +8,13 @@ from PIL import Image
 import cnnjax
 from cnnjax.stages import apply_with_stages
 from tests.data.pictures import photo
-from tests.evaluate.subjects import CLASSES, make, photos
+from tests.evaluate.classifiers import CLASSES, make, photos
 from train import data
-from train.config import Transform
+from train.classifier import Classifier
+from train.config import Data, Transform
 from train.errors import DataError, UserError
-from train.evaluate import answers as inference
 from train.evaluate import evaluation, protocols
+from train.evaluate.answers import Network
 
 SIZE = 32
 
@@ -102,21 +103,18 @@ BY_HAND = {
 }
 
 
-def naive(subject, split, crops_of, average):
+def naive(classifier, split, crops_of, average):
     """The mean answer to each image, crop by crop."""
     apply = jax.jit(
-        lambda x: subject.model.apply(subject.variables, subject.preprocess(x)).logits[0]
+        lambda x: classifier.model.apply(classifier.variables, classifier.preprocess(x)).logits[0]
     )
     answers, counts = [], set()
     for index in range(len(split)):
         crops = [
             np.asarray(crop) for crop in crops_of(Image.open(split.name(index)).convert("RGB"))
         ]
-        if crops_of in (
-            center_by_hand,
-            flip_by_hand,
-        ):  # Pillow's pixels to one grey level, whose mean is then exact
-            (pixels,) = data.read(split, np.array([index]), subject.data)
+        if crops_of in (center_by_hand, flip_by_hand):  # our pixels are within one grey level
+            (pixels,) = data.read(split, np.array([index]), classifier.data)
             assert np.abs(pixels.astype(int) - crops[0]).max() <= 1
             crops = [pixels, pixels[:, ::-1]][: len(crops)]
         counts.add(len(crops))
@@ -132,10 +130,10 @@ def naive(subject, split, crops_of, average):
 @pytest.mark.parametrize("protocol", BY_HAND)
 def test_against_crops_by_hand(folder, protocol, average):
     root, split = folder
-    subject = make(root)
+    classifier = make(root)
     crops_of, count = BY_HAND[protocol]
-    expected, counts = naive(subject, split, crops_of, average)
-    answers = evaluation.answer([subject], split, protocol, average=average)
+    expected, counts = naive(classifier, split, crops_of, average)
+    answers = evaluation.answer([classifier], split, protocol, average=average)
     assert counts == {count} and answers.views == count
     np.testing.assert_allclose(np.exp(answers.log_probabilities), expected, atol=1e-6)
     np.testing.assert_array_equal(answers.labels, split.labels)
@@ -143,12 +141,12 @@ def test_against_crops_by_hand(folder, protocol, average):
 
 def test_any_batch_and_any_devices_give_the_same(folder):
     root, split = folder
-    subject = make(root)
+    classifier = make(root)
     expected = evaluation.answer(
-        [subject], split, "ten_crop", batch=1000, devices=1
+        [classifier], split, "ten_crop", batch=1000, devices=1
     ).log_probabilities
     for batch, devices in ((1, 1), (7, 2), (64, 4)):
-        answers = evaluation.answer([subject], split, "ten_crop", batch=batch, devices=devices)
+        answers = evaluation.answer([classifier], split, "ten_crop", batch=batch, devices=devices)
         np.testing.assert_allclose(answers.log_probabilities, expected, atol=2e-6)
 
 
@@ -156,10 +154,10 @@ def test_a_ragged_end_on_four_devices_is_a_loop_over_examples(tmp_path):
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 1000).astype(np.int32)
     split = data.Arrays(rng.integers(0, 256, (1000, 32, 32, 3), np.uint8), labels, CLASSES)
-    subject = make(tmp_path)
-    result = evaluation.evaluate_all([subject], split, "test", None, batch=64, devices=4)
+    classifier = make(tmp_path)
+    result = evaluation.evaluate_all([classifier], split, "test", None, batch=64, devices=4)
     apply = jax.jit(
-        lambda x: subject.model.apply(subject.variables, subject.preprocess(x)).logits[0]
+        lambda x: classifier.model.apply(classifier.variables, classifier.preprocess(x)).logits[0]
     )
     logits = np.stack([np.asarray(apply(image[None]), np.float64) for image in split.images])
     own = logits[np.arange(1000), labels]
@@ -173,7 +171,8 @@ def test_an_ensemble_is_the_mean_of_its_members(folder, average):
     root, split = folder
     members = [make(root, seed=0), make(root, size=40, seed=1)]
     a, b = (
-        evaluation.answer([each], split).log_probabilities.astype(np.float64) for each in members
+        evaluation.answer([member], split).log_probabilities.astype(np.float64)
+        for member in members
     )
     both = np.exp(evaluation.answer(members, split, average=average).log_probabilities)
     if average == "probabilities":
@@ -198,11 +197,11 @@ def test_unreadable_images_are_left_out_of_every_protocol(folder, tmp_path, caps
     split = photos(tmp_path / "set", held_out=2)
     (tmp_path / "set/val/cat/000.jpg").write_bytes(b"no image")
     for protocol in ("center", "ten_crop"):
-        subject = make(tmp_path / "set")
+        classifier = make(tmp_path / "set")
         with pytest.raises(DataError, match=r"cat/000\.jpg cannot be read"):
-            evaluation.answer([subject], split, protocol)
-        subject.data.on_bad_image = "skip"
-        answers = evaluation.answer([subject], split, protocol)
+            evaluation.answer([classifier], split, protocol)
+        classifier.data.on_bad_image = "skip"
+        answers = evaluation.answer([classifier], split, protocol)
         assert len(answers.labels) == len(split) - 1 and "cat/000.jpg" not in [
             split.name(i) for i in answers.examples
         ]
@@ -212,12 +211,12 @@ def test_the_kernel_is_that_of_the_weights():
     image = photo(90, 120)
     for style, name in (("torchvision", "bilinear"), ("timm", "bicubic")):
         ours = protocols.resizer(Transform(style))(image, 45, 60)
-        theirs = Image.fromarray(image).resize((60, 45), getattr(Image.Resampling, name.upper()))
-        np.testing.assert_array_equal(ours, np.asarray(theirs))
+        kernel = getattr(Image.Resampling, name.upper())
+        expected = Image.fromarray(image).resize((60, 45), kernel)
+        np.testing.assert_array_equal(ours, np.asarray(expected))
     slim = protocols.resizer(Transform("slim"))(image, 45, 60)
-    np.testing.assert_array_equal(
-        slim, image[::2, ::2]
-    )  # TensorFlow's older kernel, at a factor of two
+    # TensorFlow's older kernel takes every second pixel at a factor of two.
+    np.testing.assert_array_equal(slim, image[::2, ::2])
 
 
 def test_dense_vgg_is_its_classifier_slid_over_the_map():
@@ -236,9 +235,9 @@ def test_dense_vgg_is_its_classifier_slid_over_the_map():
         shapes,
     )
     image = rng.normal(size=(1, 256, 320, 3)).astype(np.float32)
-    network = inference.Network(
-        model.clone(dense=True), variables, lambda x: x, average="logits", batch=1, devices=1
-    )
+    classifier = Classifier("vgg11", "", model, variables, lambda x: x, Data(), None)
+    options = dict(average="logits", batch=1, devices=1)
+    network = Network(evaluation.sliding(classifier), **options)
     dense = np.asarray(network(image))[0]
 
     _, maps = jax.jit(lambda v, x: apply_with_stages(model, v, x))(variables, image)
@@ -257,7 +256,7 @@ def test_dense_vgg_is_its_classifier_slid_over_the_map():
     )
 
     crop = image[:, :224, :224]  # at the size of the crops, sliding has one place
-    plain = inference.Network(model, variables, lambda x: x, average="logits", batch=1, devices=1)
+    plain = Network(classifier, **options)
     np.testing.assert_allclose(
         network(crop), plain(crop), rtol=1e-5, atol=1e-6 * np.abs(scores).max()
     )

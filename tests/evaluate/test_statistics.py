@@ -2,12 +2,14 @@
 
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn import metrics as sklearn
 
-from train import metrics
 from train.evaluate import statistics
+from train.metrics import correct
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +35,13 @@ def test_accuracy_loss_and_confusions_are_scikit_learns(answers):
     assert sum(row["examples"] for row in result["classes"]) == 700
 
 
-def test_ties_and_nan_count_as_in_training():
+def test_ties_and_nan_count_on_the_host_as_on_a_device():
     scores = np.array([[1.0, 1.0, 0.0], [0.0, 2.0, 2.0], [np.nan, 3.0, 1.0]])
     labels = np.array([1, 1, 1])
     for k in (1, 2):
-        assert (
-            statistics.is_correct(scores, labels, k).tolist()
-            == metrics.correct(scores, labels, k).tolist()
-        )
+        on_host, on_device = correct(scores, labels, k), correct(jnp.array(scores), labels, k)
+        assert isinstance(on_host, np.ndarray) and isinstance(on_device, jax.Array)
+        assert on_host.tolist() == on_device.tolist() == [k == 2, True, False]
 
 
 @pytest.mark.parametrize(("right", "count"), [(0, 5), (3, 5), (989, 1000), (1000, 1000), (1, 2)])
@@ -67,11 +68,8 @@ def test_calibration_error_is_its_definition(answers):
     for i in range(15):
         inside = [j for j in range(len(labels)) if i / 15 < confidence[j] <= (i + 1) / 15]
         if inside:
-            expected += (
-                abs(np.mean(confidence[inside]) - np.mean(right[inside]))
-                * len(inside)
-                / len(labels)
-            )
+            gap = abs(np.mean(confidence[inside]) - np.mean(right[inside]))
+            expected += gap * len(inside) / len(labels)
     assert statistics.calibration_error(confidence, right) == pytest.approx(expected)
     assert statistics.calibration_error(np.array([1.0, 1.0]), np.array([True, True])) == 0.0
     table = statistics.reliability(confidence, right)

@@ -9,41 +9,43 @@ import pytest
 
 import cnnjax
 from cnnjax import weights
-from tests.evaluate.subjects import photos, random_variables
+from tests.evaluate.classifiers import photos, random_variables
 from tests.evaluate.test_command import write
 from tests.helpers import ROOT
-from train import classifier, predict
+from train import predict
 from train.__main__ import main as train
+from train.classifier import from_weights
 from train.errors import CheckpointError, UserError
 from train.export import onnx, programs
 from train.export.__main__ import main as export
 
 
 @pytest.fixture(scope="module")
-def ours(tmp_path_factory):
+def weights_file(tmp_path_factory):
     return write(tmp_path_factory.mktemp("weights") / "lenet.safetensors")
 
 
 READERS = {
-    "stablehlo": "import jax.export; run = jax.export.deserialize(bytearray(open({0!r}, 'rb').read())).call",
-    "onnx": "import onnxruntime; s = onnxruntime.InferenceSession({0!r}); run = lambda x: s.run(None, dict(images=x))[0]",
+    "stablehlo": "import jax.export; "
+    "run = jax.export.deserialize(bytearray(open({0!r}, 'rb').read())).call",
+    "onnx": "import onnxruntime; session = onnxruntime.InferenceSession({0!r}); "
+    "run = lambda x: session.run(None, dict(images=x))[0]",
 }
 
 
 @pytest.mark.parametrize("preprocessing", [True, False])
 @pytest.mark.parametrize("kind", READERS)
-def test_programs_in_another_process(ours, tmp_path, kind, preprocessing):
+def test_programs_in_another_process(weights_file, tmp_path, kind, preprocessing):
     out = tmp_path / "lenet"
     more = [] if preprocessing else ["--without-preprocessing"]
-    result = export([f"--weights={ours}", f"--format={kind}", f"--out={out}", *more])
+    result = export([f"--weights={weights_file}", f"--format={kind}", f"--out={out}", *more])
     assert result["difference"] <= 1e-5 and result["bytes"] > 4 * 61_706
     assert [path.name for path in tmp_path.iterdir()] == ["lenet"]
 
-    seen = classifier.from_weights(ours, None, "cnnjax")
-    images = np.random.default_rng(5).integers(
-        0, 256, (7, 32, 32, 1), np.uint8
-    )  # of another number than was checked
-    np.save(tmp_path / "images.npy", images if preprocessing else seen.preprocess(images))
+    classifier = from_weights(weights_file, None, "cnnjax")
+    # Another number of images than the export was checked with.
+    images = np.random.default_rng(5).integers(0, 256, (7, 32, 32, 1), np.uint8)
+    np.save(tmp_path / "images.npy", images if preprocessing else classifier.preprocess(images))
     code = (
         f"import sys, numpy as np; {READERS[kind].format(str(out))}; "
         "np.save('answers.npy', run(np.load('images.npy'))); "
@@ -52,46 +54,43 @@ def test_programs_in_another_process(ours, tmp_path, kind, preprocessing):
     subprocess.run(
         [sys.executable, "-I", "-c", code], check=True, cwd=tmp_path, env={"JAX_PLATFORMS": "cpu"}
     )
-    logits = seen.model.apply(seen.variables, seen.preprocess(images)).logits
+    logits = classifier.model.apply(classifier.variables, classifier.preprocess(images)).logits
     np.testing.assert_allclose(np.load(tmp_path / "answers.npy"), jax.nn.softmax(logits), atol=1e-5)
 
 
-def test_a_savedmodel_answers_alike_here_and_in_another_process(ours, tmp_path):
-    """The other process is the check that each export passes."""
+def test_a_savedmodel_answers_alike_here_and_in_another_process(weights_file, tmp_path):
+    """The check that each export passes is in another process."""
     import tensorflow as tf
 
     out = tmp_path / "lenet"
     out.mkdir()
-    (out / "saved_model.pb").touch()  # an older one, whose place it takes
+    (out / "saved_model.pb").touch()  # an old one, which is replaced
     try:
-        result = export([f"--weights={ours}", "--format=savedmodel", f"--out={out}"])
-    except (
-        UserError
-    ) as error:  # jax may be ahead of what TensorFlow reads: then the older one stays
+        result = export([f"--weights={weights_file}", "--format=savedmodel", f"--out={out}"])
+    except UserError as error:  # where TensorFlow does not read what jax writes, the old one stays
         assert "does not read the StableHLO" in str(error) and jax.__version_info__ >= (0, 12)
         assert [path.name for path in out.iterdir()] == ["saved_model.pb"]
         return
     assert result["difference"] <= 1e-5 and [path.name for path in tmp_path.iterdir()] == ["lenet"]
-    seen = classifier.from_weights(ours, None, "cnnjax")
+    classifier = from_weights(weights_file, None, "cnnjax")
     images = np.random.default_rng(5).integers(0, 256, (7, 32, 32, 1), np.uint8)
-    logits = seen.model.apply(seen.variables, seen.preprocess(images)).logits
-    theirs = tf.saved_model.load(str(out)).signatures["serving_default"](
-        images=tf.constant(images)
-    )["probabilities"]
-    np.testing.assert_allclose(theirs, jax.nn.softmax(logits), atol=1e-5)
+    logits = classifier.model.apply(classifier.variables, classifier.preprocess(images)).logits
+    program = tf.saved_model.load(str(out)).signatures["serving_default"]
+    answers = program(images=tf.constant(images))["probabilities"]
+    np.testing.assert_allclose(answers, jax.nn.softmax(logits), atol=1e-5)
 
 
-def test_a_program_that_differs_is_not_written(ours, tmp_path, monkeypatch):
+def test_a_program_that_differs_is_not_written(weights_file, tmp_path, monkeypatch):
     monkeypatch.setattr(programs, "check_elsewhere", lambda *_: 1e-3)
     with pytest.raises(CheckpointError, match=r"differs from the network by .* not written"):
-        export([f"--weights={ours}", f"--out={tmp_path}/x.stablehlo"])
+        export([f"--weights={weights_file}", f"--out={tmp_path}/x.stablehlo"])
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_is_not_written_over(ours, tmp_path):
+def test_a_folder_is_not_written_over(weights_file, tmp_path):
     for kind in ("onnx", "savedmodel"):
         with pytest.raises(UserError, match="is a folder"):
-            export([f"--weights={ours}", f"--format={kind}", f"--out={tmp_path}"])
+            export([f"--weights={weights_file}", f"--format={kind}", f"--out={tmp_path}"])
 
 
 OTHERS = [*{*cnnjax.list_models()} - {"lenet5_1998", "inception_v1", "inception_v3"}]
@@ -103,7 +102,7 @@ OTHERS = [*{*cnnjax.list_models()} - {"lenet5_1998", "inception_v1", "inception_
     + [pytest.param(name, 0, marks=pytest.mark.slow) for name in sorted(OTHERS)],
 )
 def test_onnx_of_other_networks(name, size):
-    """What LeNet-5 has not: links between maps, normalised responses, branches, BatchNorm, groups, residuals."""
+    """What LeNet-5 lacks: partial connections, normalisation, branches, groups, residuals."""
     import onnxruntime
 
     height, width, channels = cnnjax.get_spec(name).input_size
@@ -116,13 +115,13 @@ def test_onnx_of_other_networks(name, size):
 
     program = onnx.to_onnx(answer, shape, np.dtype(np.float32), name).SerializeToString()
     images = np.random.default_rng(1).uniform(0, 255, (2, *shape)).astype(np.float32)
-    (theirs,) = onnxruntime.InferenceSession(program).run(None, {"images": images})
+    (answers,) = onnxruntime.InferenceSession(program).run(None, {"images": images})
     logits = jax.jit(answer)(images)
     assert logits.std() > 0.01
-    np.testing.assert_allclose(theirs, logits, atol=1e-4 * float(logits.std()))
+    np.testing.assert_allclose(answers, logits, atol=1e-4 * float(logits.std()))
 
 
-def test_what_onnx_cannot_say_is_an_error():
+def test_an_operation_without_translation_is_an_error():
     with pytest.raises(UserError, match="no translation for jax's sort"):
         onnx.to_onnx(lambda x: jax.numpy.sort(x, axis=1), (4,), np.dtype(np.float32), "sorted")
 
@@ -130,17 +129,28 @@ def test_what_onnx_cannot_say_is_an_error():
 def test_a_run_as_safetensors_gives_the_same_predictions(tmp_path, capsys):
     root = tmp_path / "set"
     photos(root)
-    train([f"--config={ROOT}/configs/lenet_mnist.py", f"--workdir={tmp_path}/run", f"--config.data.source=folder:{root}",
-           "--config.data.size=32", "--config.data.eval_split=val", "--config.data.batch_size=4", "--config.epochs=1",
-           "--config.data.channels=1", "--config.data.mean=(0.4,)", "--config.data.std=(0.2,)"])  # fmt: skip
+    train(
+        [
+            f"--config={ROOT}/configs/lenet_mnist.py",
+            f"--workdir={tmp_path}/run",
+            f"--config.data.source=folder:{root}",
+            "--config.data.size=32",
+            "--config.data.channels=1",
+            "--config.data.mean=(0.4,)",
+            "--config.data.std=(0.2,)",
+            "--config.data.eval_split=val",
+            "--config.data.batch_size=4",
+            "--config.epochs=1",
+        ]
+    )
     result = export(
         [f"--workdir={tmp_path}/run", "--format=safetensors", f"--out={tmp_path}/run.safetensors"]
     )
     assert result["difference"] <= 1e-5
     assert weights.load(tmp_path / "run.safetensors").class_names == ("ant", "bee", "cat", "dog")
     capsys.readouterr()
-    said = []
+    outputs = []
     for which in (f"--workdir={tmp_path}/run", f"--weights={tmp_path}/run.safetensors"):
         predict.main([which, str(root / "val")])
-        said.append(capsys.readouterr().out)
-    assert said[0] == said[1]
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]

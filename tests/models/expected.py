@@ -1,27 +1,27 @@
-"""What every model of the registry must come to: numbers of the papers and of the reference implementations.
+"""Expected counts of every model, from the papers and the reference implementations.
 
-Typed here and nowhere else; the models are built from widths and kernels, so that a slip in either shows.
+The numbers are typed here and nowhere else, while the models are built from widths and kernels. So
+a slip in either shows.
 """
 
 from typing import NamedTuple
 
 
 class Expected(NamedTuple):
-    """One model at its own input size and number of classes."""
+    """One model at its own input size and number of classes.
 
-    parameters: int  # trainable, without auxiliary heads
-    multiply_adds: int  # convolutions and dense layers, one image, without auxiliary heads
-    features: int  # width of what the classifier reads
-    smallest: int  # side of the smallest legal image in evaluation
-    parameters_with_aux: int | None = None  # None: the model has no auxiliary head by default
+    Counts are without auxiliary heads, unless the name says otherwise.
+    """
+
+    parameters: int  # trainable
+    multiply_adds: int  # convolutions and dense layers, one image
+    features: int  # width of the classifier's input
+    smallest: int  # side of the smallest image in evaluation
+    parameters_with_aux: int | None = None  # None: no auxiliary head by default
     heads: int = 0  # auxiliary heads
-    norms: int = 0  # BatchNorm layers, without auxiliary heads
-    channels: int = (
-        0  # channels that they normalise: parameters with gamma = parameters without + this
-    )
-    smallest_with_aux: int | None = (
-        None  # side of the smallest image that the auxiliary heads take; None: no other
-    )
+    norms: int = 0  # BatchNorm layers
+    channels: int = 0  # channels that BatchNorm normalises: the number of its gammas
+    smallest_with_aux: int | None = None  # the same side with auxiliary heads, where it differs
 
 
 EXPECTED: dict[str, Expected] = {
@@ -42,7 +42,7 @@ EXPECTED: dict[str, Expected] = {
     "inception_v1": Expected(
         6_998_552, 1_582_671_872, 1024, 31, parameters_with_aux=13_378_280, heads=2
     ),
-    # Not in print: summed by hand from the widths, with every reduction left out and the pooling branch passed on whole.
+    # Not published: summed by hand from the widths, without reductions and projections.
     "inception_v1_naive": Expected(97_526_008, 12_568_061_056, 4944, 31),
     "inception_v1_bn": Expected(
         6_624_904,
@@ -54,7 +54,7 @@ EXPECTED: dict[str, Expected] = {
         norms=57,
         channels=7_280,
     ),
-    # Heads of v1's form with BatchNorm after both of their layers: 3_198_184 and 3_202_280, summed by hand.
+    # Heads like v1's, with BatchNorm after both layers: 3_198_184 and 3_202_280, summed by hand.
     "inception_v2": Expected(
         11_285_224,
         2_032_600_064,
@@ -81,7 +81,7 @@ EXPECTED: dict[str, Expected] = {
     "inception_resnet_v1": Expected(
         22_756_328, 6_206_361_696, 1792, 75, norms=107, channels=13_520
     ),
-    # facenet's 23,467,824 (no gamma, no classifier), its 14,800 gammas, and 513 values for each of 8,631 classes.
+    # facenet's 23,467,824 (no gamma, no classifier), 14,800 gammas, 513 for each of 8,631 classes.
     "inception_resnet_v1_facenet": Expected(
         27_910_327, 1_422_081_376, 512, 75, norms=112, channels=14_800
     ),

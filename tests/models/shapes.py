@@ -1,4 +1,4 @@
-"""What a network comes to on an image of some size, without computing it."""
+"""The shapes of a network's variables, outputs and feature maps, without computing them."""
 
 from functools import partial
 
@@ -21,7 +21,7 @@ def shapes(model, side, *, train=False):
 
 
 def parameters(model, side=299, *, train=False):
-    """How many values a network trains; with its auxiliary heads where `train`."""
+    """The number of trainable values; `train` includes the auxiliary heads."""
     return analysis.count_parameters(
         analysis.abstract_variables(model, (side, side, 3), train=train)["params"]
     )

@@ -1,10 +1,10 @@
-"""The table that `python -m cnnjax` prints is what the modules come to."""
+"""The stored counts and the printed table are those of the modules."""
 
 from cnnjax import counts
 from tests.helpers import command
 
 
-def test_kept_counts_are_the_modules_own():
+def test_stored_counts_are_the_modules_own():
     assert counts.load() == counts.compute(), "the models changed: run python -m cnnjax.counts"
 
 

@@ -1,4 +1,4 @@
-"""In training, every parameter moves the loss: no branch, head or scale is forgotten."""
+"""In training every parameter has a gradient: no branch, head or scale is forgotten."""
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +10,17 @@ from cnnjax import analysis
 from tests.models.expected import EXPECTED
 from tests.models.values import starting_values
 
-# The others take minutes together: one of each kind of layer and block is enough for every run.
+# One network for each kind of layer and block. The others take minutes together.
 QUICK = (
-    "lenet5", "lenet5_1998", "alexnet", "alexnet_owt", "vgg11_lrn", "vgg11_bn", "inception_v1",
-    "inception_v2", "inception_resnet_v1_facenet",
-)  # fmt: skip
-# Auxiliary heads that are there on request only, and the images that they take.
+    *("lenet5", "lenet5_1998", "alexnet", "alexnet_owt", "vgg11_lrn", "vgg11_bn"),
+    *("inception_v1", "inception_v2", "inception_resnet_v1_facenet"),
+)
+# Networks whose auxiliary head is off by default, and the images that it needs.
 ON_REQUEST = {"inception_v4": 299, "inception_resnet_v1": 299, "inception_resnet_v2": 299}
 
 
 def gradients(name, side, **options):
-    """Of the summed cross-entropy of all heads, for two random images."""
+    """Gradients of the summed cross-entropy of all heads, for two random images."""
     model, shape = (
         cnnjax.create_model(name, **options),
         (side, side, cnnjax.get_spec(name).input_size[-1]),
@@ -38,14 +38,14 @@ def gradients(name, side, **options):
             jax.nn.log_softmax(x)[jnp.arange(2), jnp.arange(2)].mean() for x in (logits, *aux)
         )
 
-    # Compiling takes most of the time, and a third of it without LLVM's optimisations.
+    # Compilation takes most of the time, and a third as long without LLVM's optimisations.
     return jax.jit(jax.grad(loss), compiler_options={"xla_backend_optimization_level": "0"})(
         variables["params"]
     )
 
 
 def cancelled(name, path):
-    """Biases that the mean of a BatchNorm behind them takes away again."""
+    """Whether this is a bias that the following BatchNorm subtracts again."""
     biased_conv = name.startswith("vgg") and name.endswith("_bn") and path.endswith("/conv/bias")
     return biased_conv or (name, path) == ("inception_resnet_v2", "block8_10/up/bias")
 

@@ -24,19 +24,27 @@ from tests.models.shapes import parameters, shapes
 
 # Every kind of module once, narrow, with the ends of all plans: for tests that compute.
 TINY = V1._replace(
-    block35=((2,), (2, 2), (2, 2, 2)), mixed6a=((4,), (2, 2, 4)), block17=((2,), (2, 2, 2)),
-    mixed7a=((2, 4), (2, 4), (2, 2, 4)), block8=((2,), (2, 2, 2)), repeats=(1, 1, 1), linear_end=True, bottleneck=8,
-)  # fmt: skip
+    block35=((2,), (2, 2), (2, 2, 2)),
+    mixed6a=((4,), (2, 2, 4)),
+    block17=((2,), (2, 2, 2)),
+    mixed7a=((2, 4), (2, 4), (2, 2, 4)),
+    block8=((2,), (2, 2, 2)),
+    repeats=(1, 1, 1),
+    linear_end=True,
+    bottleneck=8,
+)
 
 
 def blocks(plan):
-    """What follows the stem: (block35, mixed6a, block17, mixed7a, block8)."""
+    """The names of the modules after the stem."""
     a, b, c = plan.repeats
     return [
-        *(f"block35_{i}" for i in range(1, a + 1)), "mixed6a",
-        *(f"block17_{i}" for i in range(1, b + 1)), "mixed7a",
+        *(f"block35_{i}" for i in range(1, a + 1)),
+        "mixed6a",
+        *(f"block17_{i}" for i in range(1, b + 1)),
+        "mixed7a",
         *(f"block8_{i}" for i in range(1, c + plan.linear_end + 1)),
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(
@@ -66,21 +74,17 @@ def test_names():
     children = {
         name: set(params[name]) for name in ("block35_10", "block17_20", "block8_10", "mixed7a")
     }
+    double = {f"branch3x3dbl_{i}" for i in (1, 2, 3)}
     assert children == {
-        "block35_10": {"branch1x1", "branch3x3_1", "branch3x3_2", *(f"branch3x3dbl_{i}" for i in (1, 2, 3)), "up"},
+        "block35_10": {"branch1x1", "branch3x3_1", "branch3x3_2", *double, "up"},
         "block17_20": {"branch1x1", "branch7x7_1", "branch7x7_2", "branch7x7_3", "up"},
         "block8_10": {"branch1x1", "branch3x3_1", "branch3x3_2", "branch3x3_3", "up"},
-        "mixed7a": {
-            "branch3x3a_1", "branch3x3a_2", "branch3x3b_1", "branch3x3b_2", *(f"branch3x3dbl_{i}" for i in (1, 2, 3)),
-        },
-    }  # fmt: skip
+        "mixed7a": {"branch3x3a_1", "branch3x3a_2", "branch3x3b_1", "branch3x3b_2", *double},
+    }
     up = jax.tree.map(lambda leaf: leaf.shape, params["block17_1"]["up"])
     assert up == {"kernel": (1, 1, 384, 1088), "bias": (1088,)}
     assert params["block17_1"]["branch7x7_2"]["conv"]["kernel"].shape == (1, 7, 128, 160)
     assert params["block8_1"]["branch3x3_3"]["conv"]["kernel"].shape == (3, 1, 224, 256)
-
-
-# ------------------------------------------------------------------------------------------------ counts
 
 
 @pytest.mark.parametrize(
@@ -116,9 +120,6 @@ def test_the_head_exists_in_training_only():
         shapes(InceptionResNet(aux=True), 200, train=True)
 
 
-# ------------------------------------------------------------------------------------------------ the residual rule
-
-
 def test_a_block_adds_the_scaled_branch_to_its_input():
     conv = partial(ConvBN, norm=partial(nn.BatchNorm, use_running_average=True))
     end = partial(merge, up=partial(Conv, bias_init=nn.initializers.ones), residual=True, scale=1.0)
@@ -137,7 +138,10 @@ def test_a_block_adds_the_scaled_branch_to_its_input():
 
 @pytest.fixture(scope="module")
 def tiny():
-    """(variables, apply): random values for the tiny network, and its evaluation with some variables and options."""
+    """(variables, apply, apply()) of the tiny network, with random values.
+
+    `apply(variables, **options)` evaluates it and returns its outputs and stages.
+    """
     shape = (80, 75, 3)
     random = np.random.default_rng(0)
 

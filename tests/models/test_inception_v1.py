@@ -1,4 +1,4 @@
-"""Inception v1: Table 1 module by module, what the reductions save, the auxiliary heads, and the two paddings."""
+"""Inception v1: Table 1, what the reductions save, the auxiliary heads and the two paddings."""
 
 from functools import cache, partial
 
@@ -12,10 +12,11 @@ from cnnjax import analysis
 from cnnjax.models.heads import GridAuxHead
 from cnnjax.models.layers import ConvRelu
 from cnnjax.ops.pooling import max_pool
+from cnnjax.stages import apply_with_stages
 from tests.models.shapes import parameters, shapes
 from tests.models.values import starting_values
 
-# Map, parameters and multiply-adds in millions of each stage of the paper's network, with its biases and its 5x5.
+# Map, parameters and multiply-adds in millions of each stage of the paper's network.
 TABLE_1 = {
     "mixed3a": ((28, 28, 256), 163_696, 128.0),
     "mixed3b": ((28, 28, 480), 388_736, 304.3),
@@ -54,7 +55,7 @@ def test_the_heads_have_the_papers_parameters():
 
 
 def test_what_the_reductions_save_in_mixed3a():
-    """Weights without biases, and the channels that the next module gets."""
+    """Weights without biases, and the channels of the next module's input."""
     biases = {"inception_v1": 64 + 96 + 128 + 16 + 32 + 32, "inception_v1_naive": 64 + 128 + 32}
     weights = {name: stages(name)["mixed3a"][0] - bias for name, bias in biases.items()}
     assert weights == {"inception_v1": 163_328, "inception_v1_naive": 387_072}
@@ -102,14 +103,14 @@ def test_course_options():
         dict(kinds())["pool4"] == "max pool 3x3 /2"
         and dict(kinds(window5=2))["pool4"] == "max pool 2x2 /2"
     )
-    with pytest.raises(ValueError, match="caffe, same, got padding='valid'"):
+    with pytest.raises(ValueError, match="inception_v1's padding='valid' is unknown"):
         kinds(padding="valid")
 
 
 @pytest.mark.parametrize("length", [2, 3, 4, 7, 8])
 @pytest.mark.parametrize("window", [2, 3])
 def test_pooling_that_hangs_over_the_edge(length, window):
-    """Caffe's rule: as many windows as start inside and leave no cell out."""
+    """Caffe's rule: windows start inside and leave no cell out."""
     x = np.random.default_rng(0).standard_normal((1, length, length, 1), np.float32)
     size = max(0, -(-(length - window) // 2)) + 1
     y = max_pool(x, window, 2, "CEIL")
@@ -120,26 +121,26 @@ def test_pooling_that_hangs_over_the_edge(length, window):
 
 @pytest.mark.parametrize(("padding", "rows"), [("caffe", 4), ("same", 5)])
 def test_where_the_first_padding_goes(padding, rows):
-    """The first cell of conv1 sees three or two rows of padding, and the rest of its seven of the image."""
+    """The first cell of conv1 sees 3 or 2 rows of padding and 4 or 5 rows of the image."""
     model = cnnjax.create_model("inception_v1", padding=padding)
     variables = starting_values(analysis.abstract_variables(model, (64, 64, 3)))
 
     def corner(image):
-        return model.apply(variables, image, mutable=["stages"])[1]["stages"]["conv1"][
-            0, 0, 0
-        ].sum()
+        return apply_with_stages(model, variables, image)[1]["conv1"][0, 0, 0].sum()
 
-    seen = jax.jit(jax.grad(corner))(np.ones((1, 64, 64, 3), np.float32))[0].any((1, 2))
-    assert np.flatnonzero(seen).tolist() == list(range(rows))
+    gradient = jax.jit(jax.grad(corner))(np.ones((1, 64, 64, 3), np.float32))[0]
+    assert np.flatnonzero(gradient.any((1, 2))).tolist() == list(range(rows))
 
 
 HEAD = partial(GridAuxHead, 7, ConvRelu, ConvRelu, dropout=0.0)
 
 
-@pytest.mark.parametrize(("adaptive", "windows"), [(False, [(0, 5), (3, 8), (6, 11), (9, 14)]),
-                                                   (True, [(0, 4), (3, 7), (7, 11), (10, 14)])])  # fmt: skip
+@pytest.mark.parametrize(
+    ("adaptive", "windows"),
+    [(False, [(0, 5), (3, 8), (6, 11), (9, 14)]), (True, [(0, 4), (3, 7), (7, 11), (10, 14)])],
+)
 def test_windows_of_the_auxiliary_heads(adaptive, windows):
-    """The paper's of 5 at stride 3, torchvision's of 4 that share the 14 cells out."""
+    """The paper's windows of 5 at stride 3, and torchvision's adaptive ones of 4."""
     head, x = (
         HEAD(adaptive=adaptive),
         np.random.default_rng(0).standard_normal((2, 14, 14, 6), np.float32),

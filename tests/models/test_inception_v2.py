@@ -1,4 +1,4 @@
-"""Inception v2: the table of BN-Inception, its heads, and what TF-slim has otherwise."""
+"""Inception v2: the table of BN-Inception, its heads, and what TF-slim does differently."""
 
 from functools import partial
 
@@ -9,13 +9,16 @@ import pytest
 import cnnjax
 from cnnjax import analysis
 from cnnjax.models import inception_v2
-from cnnjax.models.layers import Conv, ConvBN
+from cnnjax.models.layers import Conv, ConvBN, PooledConvBN
 from tests.models.shapes import parameters, shapes
 from tests.models.values import starting_values
 
 MAPS = {
     "conv1": (112, 112, 64),
+    "pool1": (56, 56, 64),
+    "conv2_reduce": (56, 56, 64),
     "conv2": (56, 56, 192),
+    "pool2": (28, 28, 192),
     "mixed3a": (28, 28, 256),
     "mixed3b": (28, 28, 320),
     "mixed3c": (14, 14, 576),
@@ -46,15 +49,13 @@ def test_pooling_of_each_module():
         if row.name.endswith("/pool")
     }
     average, maximum, halving = "average pool 3x3 /1", "max pool 3x3 /1", "max pool 3x3 /2"
-    assert pools == {name: average for name in MAPS if name.startswith("mixed")} | {
-        "mixed3c": halving, "mixed4e": halving, "mixed5b": maximum,
-    }  # fmt: skip
+    others = {"mixed3c": halving, "mixed4e": halving, "mixed5b": maximum}
+    assert pools == {name: average for name in MAPS if name.startswith("mixed")} | others
 
 
 def test_the_5x5_of_v1_is_two_3x3():
-    assert {row.kind for row in rows("inception_v2") if "conv" in row.kind} == {
-        "conv 7x7 /2", "conv 1x1", "conv 3x3", "conv 3x3 /2",
-    }  # fmt: skip
+    kinds = {row.kind for row in rows("inception_v2") if "conv" in row.kind}
+    assert kinds == {"conv 7x7 /2", "conv 1x1", "conv 3x3", "conv 3x3 /2"}
 
 
 def test_heads_are_those_of_v1_with_batch_norm():
@@ -82,9 +83,8 @@ def test_separable_convolution_mixes_colours_in_its_second_step_only():
         np.random.default_rng(0).standard_normal((1, 16, 16, 3), np.float32),
     )
     variables = starting_values(jax.eval_shape(layer.init, jax.random.key(0), x))
-    assert {name: leaf["kernel"].shape for name, leaf in variables["params"].items()} == {
-        "depthwise": (7, 7, 1, 24), "pointwise": (1, 1, 24, 64),
-    }  # fmt: skip
+    kernels = {name: leaf["kernel"].shape for name, leaf in variables["params"].items()}
+    assert kernels == {"depthwise": (7, 7, 1, 24), "pointwise": (1, 1, 24, 64)}
     depthwise, pointwise = (
         variables["params"]["depthwise"]["kernel"],
         variables["params"]["pointwise"],
@@ -102,7 +102,7 @@ def test_separable_convolution_mixes_colours_in_its_second_step_only():
 
 @pytest.mark.parametrize(("padding", "column"), [("caffe", [6, 9, 9, 9]), ("same", [9, 9, 9, 6])])
 def test_where_strided_convolutions_pad(padding, column):
-    """Eight rows at a stride of 2 need one row of padding: Caffe and torch put it before the first, TensorFlow last."""
+    """Eight rows at stride 2 need one of padding: Caffe puts it first, TensorFlow last."""
     conv = Conv(1, (3, 3), 2, inception_v2.EDGES[padding].conv3x3, use_bias=False)
     kernel = {"params": {"kernel": np.ones((3, 3, 1, 1), np.float32)}}
     assert conv.apply(kernel, np.ones((1, 8, 8, 1), np.float32))[0, :, 1, 0].tolist() == column
@@ -110,9 +110,12 @@ def test_where_strided_convolutions_pad(padding, column):
 
 def test_edges_of_the_average_pools():
     def projection(count_pad):
-        """Behind the pooling of a constant map."""
-        conv = partial(ConvBN, norm=lambda name: lambda x: x)
-        block = inception_v2.Mixed(inception_v2.MODULES["mixed3a"], conv, count_pad)
+        """The output of the pooling branch for a constant map."""
+        conv, pool_conv = (
+            partial(layer, norm=lambda name: lambda x: x) for layer in (ConvBN, PooledConvBN)
+        )
+        pool_conv = partial(pool_conv, count_pad=count_pad)
+        block = inception_v2.Mixed(inception_v2.MODULES["mixed3a"], conv, pool_conv)
         x = np.ones((1, 4, 4, 2), np.float32)
         variables = starting_values(jax.eval_shape(block.init, jax.random.key(0), x))
         return np.asarray(block.apply(variables, x))[0, :, :, -32:]
@@ -125,5 +128,5 @@ def test_edges_of_the_average_pools():
 
 
 def test_padding_by_name():
-    with pytest.raises(ValueError, match="caffe, same, got padding='torch'"):
+    with pytest.raises(ValueError, match="inception_v2's padding='torch' is unknown"):
         rows("inception_v2", padding="torch")

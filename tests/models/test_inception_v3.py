@@ -1,4 +1,4 @@
-"""Inception-v3: the table of its docstring, its stems, what factorisation saves, its auxiliary head."""
+"""Inception-v3: the docstring's table, stems, what factorisation saves, the auxiliary head."""
 
 from functools import partial
 
@@ -11,13 +11,12 @@ import pytest
 from cnnjax import analysis
 from cnnjax.models.heads import AuxHead
 from cnnjax.models.inception_v3 import STEMS, InceptionA, InceptionV3
-from cnnjax.models.layers import ConvBN
-from cnnjax.ops.pooling import avg_pool
+from cnnjax.models.layers import ConvBN, PooledConvBN
 from tests.models.shapes import KEYS, parameters, shapes
 
 
 def convolutions(model, side, *, train):
-    """How many convolutions one application computes, where none is written in another way."""
+    """The number of convolutions of one application, on a platform that uses the plain ones."""
     variables = analysis.abstract_variables(model, (side, side, 3), train=True)
     apply = partial(model.apply, train=train, rngs=KEYS, mutable=["batch_stats"])
     traced = jax.jit(apply).trace(variables, jnp.zeros((1, side, side, 3)))
@@ -25,12 +24,21 @@ def convolutions(model, side, *, train):
 
 
 MAPS = {
-    "conv1a": (149, 149, 32), "conv2a": (147, 147, 32), "conv2b": (147, 147, 64), "pool3a": (73, 73, 64),
-    "conv3b": (73, 73, 80), "conv4a": (71, 71, 192), "pool5a": (35, 35, 192),
-    "mixed5b": (35, 35, 256), "mixed5c": (35, 35, 288), "mixed5d": (35, 35, 288),
+    "conv1a": (149, 149, 32),
+    "conv2a": (147, 147, 32),
+    "conv2b": (147, 147, 64),
+    "pool3a": (73, 73, 64),
+    "conv3b": (73, 73, 80),
+    "conv4a": (71, 71, 192),
+    "pool5a": (35, 35, 192),
+    "mixed5b": (35, 35, 256),
+    "mixed5c": (35, 35, 288),
+    "mixed5d": (35, 35, 288),
     **{f"mixed6{letter}": (17, 17, 768) for letter in "abcde"},
-    "mixed7a": (8, 8, 1280), "mixed7b": (8, 8, 2048), "mixed7c": (8, 8, 2048),
-}  # fmt: skip
+    "mixed7a": (8, 8, 1280),
+    "mixed7b": (8, 8, 2048),
+    "mixed7c": (8, 8, 2048),
+}
 
 
 def test_the_maps_are_those_of_the_table():
@@ -42,22 +50,18 @@ def test_the_maps_are_those_of_the_table():
 def test_names_are_torchvisions():
     params = analysis.abstract_variables(InceptionV3(), (299, 299, 3), train=True)["params"]
     assert set(params) == {name for name in MAPS if not name.startswith("pool")} | {"aux", "head"}
-    assert set(params["mixed5b"]) == {
-        "branch1x1", "branch5x5_1", "branch5x5_2", "branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3", "branch_pool",
-    }  # fmt: skip
-    assert set(params["mixed6b"]) == {"branch1x1", "branch_pool"} | {
-        f"branch7x7_{i}" for i in range(1, 4)
-    } | {f"branch7x7dbl_{i}" for i in range(1, 6)}
-    assert set(params["mixed7b"]) == {
-        "branch1x1", "branch3x3_1", "branch3x3_2a", "branch3x3_2b",
-        "branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3a", "branch3x3dbl_3b", "branch_pool",
-    }  # fmt: skip
-    assert params["mixed7a"]["branch7x7x3_2"]["conv"]["kernel"].shape == (1, 7, 192, 192)
-    assert set(params["conv1a"]) == {"conv", "bn"} and set(params["aux"]) == {
-        "conv0",
-        "conv1",
-        "head",
+    branches = {
+        "mixed5b": "branch5x5_1 branch5x5_2 branch3x3dbl_1 branch3x3dbl_2 branch3x3dbl_3",
+        "mixed6b": "branch7x7_1 branch7x7_2 branch7x7_3 branch7x7dbl_1 branch7x7dbl_2 "
+        "branch7x7dbl_3 branch7x7dbl_4 branch7x7dbl_5",
+        "mixed7b": "branch3x3_1 branch3x3_2a branch3x3_2b branch3x3dbl_1 branch3x3dbl_2 "
+        "branch3x3dbl_3a branch3x3dbl_3b",
     }
+    for name, layers in branches.items():
+        assert set(params[name]) == {"branch1x1", "branch_pool", *layers.split()}
+    assert params["mixed7a"]["branch7x7x3_2"]["conv"]["kernel"].shape == (1, 7, 192, 192)
+    assert set(params["conv1a"]) == {"conv", "bn"}
+    assert set(params["aux"]) == {"conv0", "conv1", "head"}
 
 
 @pytest.mark.parametrize(
@@ -67,9 +71,6 @@ def test_names_are_torchvisions():
 def test_slims_counts_without_gamma(classes, main, with_aux):
     model = InceptionV3(num_classes=classes, bn_scale=False)
     assert (parameters(model), parameters(model, train=True)) == (main, with_aux)
-
-
-# ------------------------------------------------------------------------------------------------ stems
 
 
 @pytest.mark.parametrize("side", STEMS)
@@ -87,9 +88,8 @@ def test_smaller_images_cost_the_same():
         analysis.summarize(InceptionV3(stem=s), (s, s, 3)) for s in (299, 151, 79)
     )
     assert medium.multiply_adds == large.multiply_adds == 5_713_216_096
-    assert (
-        small.multiply_adds == 5_361_703_520
-    )  # 6 % less: conv2a and conv2b see a quarter of the cells, conv4a a few more
+    # 6 % less: conv2a and conv2b have a quarter of the cells, conv4a a few more.
+    assert small.multiply_adds == 5_361_703_520
     assert [summary.receptive_field for summary in (large, medium, small)] == [1311, 657, 331]
 
 
@@ -110,21 +110,17 @@ def test_smallest_images(stem, smallest, with_aux):
 
 
 def test_an_unknown_stem_is_refused():
-    with pytest.raises(ValueError, match="299, 151, 79 pixels, got stem=224"):
+    with pytest.raises(ValueError, match="stem=224 is unknown; known are 299, 151, 79"):
         shapes(InceptionV3(stem=224), 299)
 
 
-# ------------------------------------------------------------------------------------------------ factorisation
-
-
 def test_what_factorisation_saves():
-    """Kernels only, plus the two BatchNorm values a channel of the layers that are gone."""
+    """Kernels, and two BatchNorm values for each channel of the layers that disappear."""
     whole, factorized = (
         analysis.summarize(InceptionV3(factorized=f), (299, 299, 3)) for f in (False, True)
     )
-    five = (
-        25 * 64 - 9 * 64 - 9 * 96
-    ) * 96 - 2 * 96  # a 5x5 against two 3x3: mixed5b to 5d and mixed6a
+    # A 5x5 against two 3x3: mixed5b to 5d and mixed6a.
+    five = (25 * 64 - 9 * 64 - 9 * 96) * 96 - 2 * 96
     seven = 0
     for c in (128, 160, 160, 192):  # mixed6b to 6e: three 7x7 where there were six
         seven += 49 * c * (192 + c + 192) - 7 * c * (c + 192 + c + c + c + 192) - 2 * 3 * c
@@ -133,9 +129,6 @@ def test_what_factorisation_saves():
     assert (whole.parameters, whole.multiply_adds) == (37_696_584, 9_712_155_232)
     assert whole.receptive_field == factorized.receptive_field
     assert shapes(InceptionV3(factorized=False), 299)[2] == MAPS
-
-
-# ------------------------------------------------------------------------------------------------ auxiliary head
 
 
 def test_the_head_exists_in_training_only():
@@ -164,19 +157,11 @@ def test_the_head_slides_over_a_larger_map_and_averages():
     )
 
 
-# ------------------------------------------------------------------------------------------------ options
-
-
 def test_counting_the_pad_changes_the_edge_of_the_pooling_branch_only():
+    layer = dict(norm=partial(nn.BatchNorm, use_running_average=True), activation=lambda x: x)
+    conv = partial(ConvBN, **layer)
     block = {
-        count: InceptionA(
-            projection=2,
-            conv=partial(
-                ConvBN, norm=partial(nn.BatchNorm, use_running_average=True), activation=lambda x: x
-            ),
-            pool=partial(avg_pool, window=3, stride=1, padding="SAME", count_pad=count),
-            factorized=True,
-        )
+        count: InceptionA(2, conv, partial(PooledConvBN, count_pad=count, **layer), factorized=True)
         for count in (True, False)
     }
     x = jax.random.normal(jax.random.key(0), (1, 6, 6, 3))

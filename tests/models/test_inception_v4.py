@@ -1,4 +1,4 @@
-"""Inception-v4: the table of its docstring, TF-slim's counts and auxiliary head."""
+"""Inception-v4: the docstring's table, TF-slim's counts and auxiliary head."""
 
 import pytest
 
@@ -7,12 +7,16 @@ from cnnjax.models.inception_v4 import InceptionV4
 from tests.models.shapes import parameters, shapes
 
 MAPS = {
-    "conv1a": (149, 149, 32), "conv2a": (147, 147, 32), "conv2b": (147, 147, 64),
-    "mixed3a": (73, 73, 160), "mixed4a": (71, 71, 192), "mixed5a": (35, 35, 384),
+    "conv1a": (149, 149, 32),
+    "conv2a": (147, 147, 32),
+    "conv2b": (147, 147, 64),
+    "mixed3a": (73, 73, 160),
+    "mixed4a": (71, 71, 192),
+    "mixed5a": (35, 35, 384),
     **{f"mixed5{letter}": (35, 35, 384) for letter in "bcde"},
     **{f"mixed6{letter}": (17, 17, 1024) for letter in "abcdefgh"},
     **{f"mixed7{letter}": (8, 8, 1536) for letter in "abcd"},
-}  # fmt: skip
+}
 
 
 def test_the_maps_are_those_of_the_table():
@@ -32,11 +36,16 @@ def test_names():
     kernels = {name: layer["conv"]["kernel"].shape for name, layer in params["mixed7b"].items()}
     assert kernels == {
         "branch1x1": (1, 1, 1536, 256),
-        "branch3x3_1": (1, 1, 1536, 384), "branch3x3_2a": (1, 3, 384, 256), "branch3x3_2b": (3, 1, 384, 256),
-        "branch3x3dbl_1": (1, 1, 1536, 384), "branch3x3dbl_2": (3, 1, 384, 448), "branch3x3dbl_3": (1, 3, 448, 512),
-        "branch3x3dbl_4a": (1, 3, 512, 256), "branch3x3dbl_4b": (3, 1, 512, 256),
+        "branch3x3_1": (1, 1, 1536, 384),
+        "branch3x3_2a": (1, 3, 384, 256),
+        "branch3x3_2b": (3, 1, 384, 256),
+        "branch3x3dbl_1": (1, 1, 1536, 384),
+        "branch3x3dbl_2": (3, 1, 384, 448),
+        "branch3x3dbl_3": (1, 3, 448, 512),
+        "branch3x3dbl_4a": (1, 3, 512, 256),
+        "branch3x3dbl_4b": (3, 1, 512, 256),
         "branch_pool": (1, 1, 1536, 256),
-    }  # fmt: skip
+    }
     kernels = [
         params["mixed6b"][f"branch7x7dbl_{i}"]["conv"]["kernel"].shape[:2] for i in range(1, 6)
     ]

@@ -1,4 +1,4 @@
-"""`cnnjax.analysis` against brute force: the pixels at which the gradient of one cell is not zero."""
+"""`cnnjax.analysis` against brute force: the pixels where a cell's gradient is not zero."""
 
 from functools import partial
 
@@ -10,19 +10,20 @@ import pytest
 
 from cnnjax import analysis, create_model
 from cnnjax.models import inception_resnet, inception_v3, inception_v4
-from cnnjax.models.layers import Conv, ConvBN
+from cnnjax.models.layers import Conv, ConvBN, PooledConvBN
 from cnnjax.ops.pooling import avg_pool, max_pool
+from cnnjax.stages import apply_with_stages
 
 NORM = partial(nn.BatchNorm, use_running_average=True)
 CONV = partial(ConvBN, norm=NORM)
-POOL = partial(avg_pool, window=3, stride=1, padding="SAME")
+POOL_CONV = partial(PooledConvBN, norm=NORM)
 MERGE = partial(inception_resnet.merge, up=Conv, scale=0.1, residual=True)
 
 
 class Plain(nn.Module):
-    """Convolutions (height, width) and poolings ("max" or "mean", window), with their strides, one after the other."""
+    """A sequence of convolutions and poolings."""
 
-    layers: tuple
+    layers: tuple  # of ("conv", (height, width), stride) or ("max" or "mean", window, stride)
 
     @nn.compact
     def __call__(self, x, *, train=False):
@@ -34,7 +35,7 @@ class Plain(nn.Module):
         return x
 
 
-class Alone(nn.Module):
+class Whole(nn.Module):
     """A block as a network."""
 
     block: nn.Module
@@ -45,7 +46,7 @@ class Alone(nn.Module):
 
 
 def fair(variables):
-    """Every kernel an average of what it sees, normalisation left out, so that no unit is dead and no path cancels."""
+    """Kernels that average and no normalisation, so that no unit is dead and no path cancels."""
 
     def leaf(path, value):
         match path[-1].key:
@@ -60,10 +61,10 @@ def fair(variables):
 
 
 def brute_force(feature_map, side, channels=1):
-    """(height, width) of what the middle cell of `feature_map(image)` sees, from two gradients.
+    """(height, width) of the field of the middle cell of `feature_map(image)`, from two gradients.
 
-    An image that grows to the lower right gives every max pooling its last cell as the winner, one that falls its first,
-    so that the two gradients reach the farthest pixels on either side.
+    In an image that grows to the lower right the last cell of every max pooling wins, in one that
+    falls the first. So the two gradients reach the farthest pixels on both sides.
     """
     ramp = np.add.outer(np.arange(1.0, side + 1), np.arange(1.0, side + 1)) / side
     images = [
@@ -80,12 +81,12 @@ def brute_force(feature_map, side, channels=1):
         return jax.grad(cell)(image).any((0, 3))
 
     last, first = (np.argwhere(reached(jnp.asarray(image, jnp.float32))) for image in images)
-    assert first.min() > 0 and last.max() < side - 1, "the image is too small to tell"
+    assert first.min() > 0 and last.max() < side - 1, "the image is too small"
     return tuple(int(size) for size in last.max(0) - first.min(0) + 1)
 
 
 def largest(rows):
-    """The field that holds those of all rows."""
+    """The size of the largest field."""
     fields = [row.field for row in rows if row.field != analysis.WHOLE]
     return tuple(max(sizes) for sizes in zip(*(field.size for field in fields)))
 
@@ -117,14 +118,14 @@ def test_stacks_of_layers(layers, expected):
 @pytest.mark.parametrize(
     ("block", "expected"),
     [
-        (inception_v3.InceptionA(4, CONV, POOL, factorized=True), 5),
-        (inception_v3.InceptionA(4, CONV, POOL, factorized=False), 5),
-        (inception_v3.InceptionB(4, CONV, POOL, factorized=True), 13),
-        (inception_v3.InceptionB(4, CONV, POOL, factorized=False), 13),
+        (inception_v3.InceptionA(4, CONV, POOL_CONV, factorized=True), 5),
+        (inception_v3.InceptionA(4, CONV, POOL_CONV, factorized=False), 5),
+        (inception_v3.InceptionB(4, CONV, POOL_CONV, factorized=True), 13),
+        (inception_v3.InceptionB(4, CONV, POOL_CONV, factorized=False), 13),
         (inception_v3.ReductionB(CONV, factorized=True), 9),
-        (inception_v3.InceptionC(CONV, POOL), 5),
+        (inception_v3.InceptionC(CONV, POOL_CONV), 5),
         (inception_v4.Mixed4a(CONV), 9),
-        (inception_v4.InceptionC(CONV), 5),
+        (inception_v4.InceptionC(CONV, POOL_CONV), 5),
         (inception_resnet.Block35(((2,), (2, 2), (2, 2, 2)), CONV, MERGE), 5),
         (inception_resnet.Block17(((2,), (2, 2, 2)), CONV, MERGE), 7),
         (inception_resnet.Mixed7a(((2, 2), (2, 2), (2, 2, 2)), CONV), 5),
@@ -134,7 +135,7 @@ def test_stacks_of_layers(layers, expected):
     ),
 )
 def test_blocks(block, expected):
-    assert both(Alone(block), 33, channels=2) == ((expected, expected), (expected, expected))
+    assert both(Whole(block), 33, channels=2) == ((expected, expected), (expected, expected))
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def test_stages_of_networks(name, stage, side, expected):
     variables = fair(analysis.abstract_variables(model, (side, side, channels)))
 
     def feature_map(image):
-        return model.apply(variables, image, mutable=["stages"])[1]["stages"][stage]
+        return apply_with_stages(model, variables, image)[1][stage]
 
     rows = analysis.summarize(model, (side, side, channels)).layers
     assert largest([row for row in rows if row.name.split("/")[0] == stage]) == (expected, expected)

@@ -16,7 +16,7 @@ from tests.models.values import starting_values
 
 
 def convolutions(name):
-    """The names and kernels of the convolutions in the blocks."""
+    """The kinds of the convolutions in the blocks."""
     rows = analysis.summarize(cnnjax.create_model(name), (224, 224, 3)).layers
     return [
         row.kind for row in rows if row.name.startswith("block") and row.kind.startswith("conv")
@@ -82,14 +82,9 @@ def test_only_one_variant_normalises_locally():
 
 
 def test_batch_norm_keeps_the_bias_of_its_convolution():
-    """As in torchvision: there every convolution has one."""
-    params = shapes(cnnjax.create_model("vgg11_bn"), 32)[0]["params"]
-    assert set(params["block1"]["conv1"]) == {"conv", "bn"} and set(
-        params["block1"]["conv1"]["conv"]
-    ) == {
-        "kernel",
-        "bias",
-    }
+    """As in torchvision, where every convolution has a bias."""
+    layer = shapes(cnnjax.create_model("vgg11_bn"), 32)[0]["params"]["block1"]["conv1"]
+    assert set(layer) == {"conv", "bn"} and set(layer["conv"]) == {"kernel", "bias"}
 
 
 def test_dense_evaluation_has_the_same_variables():
@@ -110,7 +105,7 @@ def test_dense_evaluation_needs_a_map_of_7x7():
 
 
 def test_dense_evaluation_slides_the_classifier():
-    """On 224x224 it is the classifier, exactly; on larger images the mean of its scores over all windows of 7x7."""
+    """On 224x224 the scores are the classifier's; on larger images their mean over all windows."""
     model = cnnjax.create_model("vgg11", num_classes=10)
     dense = model.clone(dense=True)
     variables = starting_values(analysis.abstract_variables(model, (224, 224, 3)))

@@ -1,11 +1,11 @@
-"""Numbers for a network's variables, without compiling its initialisation."""
+"""Values for a network's variables, without compiling its initialisation."""
 
 import jax
 import numpy as np
 
 
 def starting_values(shapes, seed=0):
-    """An array for each shape: He et al. 2015 for kernels, so that activations neither die nor explode."""
+    """An array for each shape. Kernels follow He et al. 2015, so activations keep their scale."""
     generator = np.random.default_rng(seed)
 
     def leaf(path, shape):

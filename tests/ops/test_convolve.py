@@ -1,4 +1,4 @@
-"""Every way of convolving gives the values and gradients of `lax.conv_general_dilated`, to rounding."""
+"""Every way of convolving has the values and gradients of `lax.conv_general_dilated`."""
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +8,9 @@ from jax import lax
 
 from cnnjax.ops.convolve import convolve
 
-NUMBERS = lax.ConvDimensionNumbers(
-    (0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)
-)  # what nn.Conv hands over
-CASES = {  # what it is: image, kernel, strides, padding, groups
+# The dimension numbers that nn.Conv passes.
+NUMBERS = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
+CASES = {  # name: image, kernel, strides, padding, groups
     "banded": ((2, 12, 12, 1), (5, 5, 1, 6), 1, "VALID", 1),
     "banded, padded": ((2, 9, 11, 3), (3, 3, 3, 4), 1, "SAME", 1),
     "banded, prime width": ((2, 9, 11, 6), (5, 5, 6, 16), 1, "VALID", 1),
@@ -49,7 +48,7 @@ CASES = {  # what it is: image, kernel, strides, padding, groups
 
 
 def both(name):
-    """`convolve` and the plain convolution, and what they take."""
+    """`convolve`, the plain convolution, and operands for them."""
     image, kernel, strides, padding, groups = CASES[name]
     options = dict(
         lhs_dilation=(1, 1),
@@ -98,7 +97,7 @@ def test_values_and_gradients(name, handed_over, monkeypatch):
     ["banded", "whole", "covered", "pointwise", "tiles", "strided", "overhung", "folded", "groups"],
 )
 def test_other_transformations(name):
-    """Forward-mode derivatives, and batches of batches."""
+    """Forward-mode derivatives, and `vmap`."""
     ours, plain, (x, k) = both(name)
     assert_close(
         *(

@@ -1,4 +1,4 @@
-"""Pooling, as a CPU does it, against Flax's plain one: values, gradients, types, and what is not a number."""
+"""Pooling on a CPU against Flax's plain pooling: values, gradients, types and NaN."""
 
 import flax.linen as nn
 import jax
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.models.layers import ConvBN
+from cnnjax.models.layers import ConvBN, PooledConvBN
 from cnnjax.ops.pooling import avg_pool, max_pool
 from cnnjax.ops.strided import windows
 
@@ -21,7 +21,7 @@ CASES = [
 
 
 def image(dtype=jnp.float32):
-    """No two values are equal, so that each maximum is one pixel's."""
+    """Images without equal values, so that each maximum is unique."""
     numbers = np.random.RandomState(0).permutation(2 * 11 * 12 * 3).reshape(2, 11, 12, 3)
     return jnp.asarray(numbers / 100 - 4, dtype)
 
@@ -50,7 +50,7 @@ def test_equals_the_plain_one(kind, window, stride, padding):
 
 @pytest.mark.parametrize(("window", "stride", "padding"), CASES)
 def test_of_equal_ones_the_first_gets_the_gradient(window, stride, padding):
-    """In the order of reading, as with Flax's plain pooling."""
+    """The first in reading order, as with Flax's plain pooling."""
     x = jnp.asarray(np.random.RandomState(0).randint(0, 3, (2, 11, 12, 3)), jnp.float32)
     _, ours = with_gradient(lambda x: max_pool(x, window, stride, padding), x)
     _, plain = with_gradient(
@@ -79,7 +79,7 @@ def test_maximum_keeps_bfloat16(padding):
     ("window", "stride"), [(1, 1), (3, 1), (2, 2), (3, 2), (5, 2), (4, 3), (2, 5)]
 )
 def test_windows_are_slices(window, stride, size):
-    """Their values, and by the gradient, each slice told from the others by its factor, where they come from."""
+    """The values, and through gradients with one factor for each slice, the places."""
     x = jnp.asarray(np.random.RandomState(0).rand(2, size, 3), jnp.float32)
     starts = range(max(0, size - window + 1))[::stride]
 
@@ -97,32 +97,23 @@ def test_windows_are_slices(window, stride, size):
 
     for a, b in zip(ours(x), plain(x), strict=True):
         np.testing.assert_array_equal(a, b)
-    gradients, slopes = ([make(jax.grad(lambda x, cut=cut: total(cut, x)))(x) for cut in (ours, plain)]
-                         for make in (lambda f: f, lambda f: lambda x: jax.jvp(f, (x,), (x + 1,))[1]))  # fmt: skip
-    np.testing.assert_allclose(*gradients, rtol=1e-6)
-    np.testing.assert_allclose(*slopes, rtol=1e-6)
+    gradients = [jax.grad(lambda x, cut=cut: total(cut, x)) for cut in (ours, plain)]
+    np.testing.assert_allclose(*(gradient(x) for gradient in gradients), rtol=1e-6)
+    second = [jax.jvp(gradient, (x,), (x + 1,))[1] for gradient in gradients]
+    np.testing.assert_allclose(*second, rtol=1e-6)
     np.testing.assert_allclose(
         *(jax.vmap(lambda x, cut=cut: total(cut, x[None]))(x) for cut in (ours, plain)), rtol=1e-6
     )
 
 
 @pytest.mark.parametrize("count_pad", [False, True])
-def test_a_1x1_convolution_may_come_before_average_pooling(count_pad):
+def test_pooled_conv_bn_is_pooling_then_a_1x1_convolution(count_pad):
     """With a bias, which must not be averaged with padding."""
-
-    def pool(x):
-        return avg_pool(x, 3, 1, "SAME", count_pad=count_pad)
-
-    def layer(**options):
-        return ConvBN(
-            4, (1, 1), norm=lambda name: lambda x: x, use_bias=True, activation=jnp.tanh, **options
-        )
-
+    options = dict(norm=lambda name: lambda x: x, use_bias=True, activation=jnp.tanh)
     kernel, bias = jax.random.normal(jax.random.key(0), (3, 4)), jnp.arange(1.0, 5.0) / 4
     variables = {"params": {"conv": {"kernel": kernel[None, None], "bias": bias}}}
     x = image() / 4
-    np.testing.assert_allclose(
-        layer(pool=pool).apply(variables, x), layer().apply(variables, pool(x)), atol=1e-5
-    )
-    with pytest.raises(ValueError, match="commutes"):
-        ConvBN(4, (3, 3), norm=lambda name: lambda x: x, pool=pool).init(jax.random.key(0), x)
+    pooled = avg_pool(x, 3, 1, "SAME", count_pad=count_pad)
+    expected = ConvBN(4, (1, 1), **options).apply(variables, pooled)
+    ours = PooledConvBN(4, count_pad=count_pad, **options).apply(variables, x)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The ReLU of residual sums is ReLU; and a CPU computes each sum once."""
+"""`relu_of_sum` is ReLU, and a CPU computes each sum once."""
 
 import re
 
@@ -75,7 +75,7 @@ def test_an_accelerator_gets_plain_relu():
 
 
 def test_devices_that_share_a_batch_do_not_ask_each_other():
-    """The condition looks at one pixel, which would be one device's."""
+    """The condition reads a single pixel, which lies on one device only."""
     weights = [jnp.eye(5) * scale for scale in (0.5, 2.0, -0.3)]
     rows = np.random.default_rng(0).standard_normal((4, 3, 4, 5), np.float32)
     run, where, count = each_row(lambda weights, rows: chain(rows, weights), weights, devices=2)

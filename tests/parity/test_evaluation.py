@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.evaluate.subjects import CLASSES, photos
+from tests.evaluate.classifiers import CLASSES, photos
 from tests.parity.peers import randomise, timm_module, torchvision_models
 from train import classifier, data
 from train.config import Data

@@ -7,12 +7,12 @@ import pytest
 
 import cnnjax
 from cnnjax.models.layers import Outputs
-from tests.evaluate.subjects import random_variables
+from tests.evaluate.classifiers import random_variables
 from train.report import branches
 
 
 class Two(nn.Module):
-    """Class 0 is decided by red, which one branch sees, and class 1 by green, which is pooled in another."""
+    """Class 0 is decided by red, in one branch; class 1 by green, pooled in another."""
 
     @nn.compact
     def __call__(self, x, *, train=False):
@@ -32,19 +32,19 @@ class Block(nn.Module):
 def test_the_branch_that_decides():
     head = np.zeros((6, 2), np.float32)
     head[0, 0], head[4, 1] = 9, 9  # the red branch, and green of the pooled image
-    variables = {"params": {"block": {"red": {"kernel": np.float32([1, 0, 0]).reshape(1, 1, 3, 1)},
-                                      "none": {"kernel": np.zeros((1, 1, 3, 2), np.float32)}},
-                            "head": {"kernel": head, "bias": np.zeros(2, np.float32)}}}  # fmt: skip
+    red = {"kernel": np.float32([1, 0, 0]).reshape(1, 1, 3, 1)}
+    block = {"red": red, "none": {"kernel": np.zeros((1, 1, 3, 2), np.float32)}}
+    head = {"kernel": head, "bias": np.zeros(2, np.float32)}
+    variables = {"params": {"block": block, "head": head}}
     images = np.zeros((2, 4, 4, 3), np.float32)
     images[0, ..., 0] = images[1, ..., 1] = 1
     red, none, pool = branches.contributions(Two(), variables, images)
-    assert [(each.branch.block, each.branch.name) for each in (red, none, pool)] == [
-        ("block", "red"), ("block", "none"), ("block", "pool")]  # fmt: skip
+    names = [(found.branch.block, found.branch.name) for found in (red, none, pool)]
+    assert names == [("block", "red"), ("block", "none"), ("block", "pool")]
     sure = 1 / (1 + np.exp(-9))
     assert (red.fall, pool.fall) == pytest.approx(((sure - 0.5) / 2, (sure - 0.5) / 2), abs=1e-6)
-    assert (
-        none.fall == 0 and red.changed == 0.0 and pool.changed == 0.5
-    )  # at 0.5 each, the first class counts
+    assert none.fall == 0
+    assert (red.changed, pool.changed) == (0.0, 0.5)  # at 0.5 each, the first class counts
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,8 @@ def test_a_silent_branch_is_one_without_weights(name, block):
     whole = np.asarray(own(variables))
     answers = whole.argmax(-1)
     found = {
-        (each.branch.block, each.branch.name): each
-        for each in branches.contributions(model, variables, images)
+        (contribution.branch.block, contribution.branch.name): contribution
+        for contribution in branches.contributions(model, variables, images)
     }
     of_block = [key for key in found if key[0] == block]
     assert len(of_block) == (4 if name == "inception_v1" else 2)
@@ -69,16 +69,12 @@ def test_a_silent_branch_is_one_without_weights(name, block):
             place = collection[block]
             place[key[1]] = jax.tree.map(np.zeros_like, place[key[1]])
         without = np.asarray(own(silent))
-        assert found[key].fall == pytest.approx(float(np.mean([
-            whole[i, a] - without[i, a] for i, a in enumerate(answers)])), abs=1e-5)  # fmt: skip
+        fall = np.mean([whole[i, a] - without[i, a] for i, a in enumerate(answers)])
+        assert found[key].fall == pytest.approx(float(fall), abs=1e-5)
         assert found[key].changed == np.mean(without.argmax(-1) != answers)
 
 
 def test_networks_without_branches_have_none():
-    model = cnnjax.create_model("lenet5")
-    assert (
-        branches.contributions(
-            model, random_variables(model, (28, 28, 1)), np.zeros((1, 28, 28, 1))
-        )
-        == []
-    )
+    model, images = cnnjax.create_model("lenet5"), np.zeros((1, 28, 28, 1))
+    variables = random_variables(model, images.shape[1:])
+    assert branches.contributions(model, variables, images) == []

@@ -1,4 +1,4 @@
-"""The report in a browser: nothing in its console, nothing from the network, everything with words, usable by keyboard."""
+"""The report in a browser: no messages, no network, alternative texts, usable by keyboard."""
 
 import json
 import re
@@ -16,20 +16,33 @@ CHROMIUM = (
 )
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium: apt-get install chromium")
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
-)  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--hide-scrollbars",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--enable-logging=stderr",
+)
 
-# What the page says of itself once it is laid out.
+# Reports on the page, in its title, once it is laid out.
 PROBE = """<script>
 const images = [...document.images], tables = [...document.querySelectorAll("[tabindex]")];
 const style = getComputedStyle(document.body);
 document.title = "PROBE" + JSON.stringify({
-  images: images.length, drawn: images.every(i => i.naturalWidth > 100), words: images.every(i => i.alt.trim().length > 5),
+  images: images.length,
+  drawn: images.every(i => i.naturalWidth > 100),
+  words: images.every(i => i.alt.trim().length > 5),
   fetched: performance.getEntriesByType("resource").map(entry => entry.name),
   fits: document.documentElement.scrollWidth <= innerWidth,
   wide: [...document.querySelectorAll(".wide")].length,
-  focused: tables.filter(t => { t.focus(); return document.activeElement === t && t.getAttribute("aria-label"); }).length,
+  focused: tables.filter(t => {
+    t.focus();
+    return document.activeElement === t && t.getAttribute("aria-label");
+  }).length,
   headings: [...document.querySelectorAll("h1, h2")].map(h => h.tagName + h.textContent),
   language: document.documentElement.lang, ink: style.color, page: style.backgroundColor,
 }) + "END";
@@ -41,15 +54,22 @@ def written(tmp_path_factory):
     """The report of a run, and the comparison of two."""
     root = tmp_path_factory.mktemp("runs")
     for name, rate in (("a", 0.1), ("b", 0.3)):
-        train([f"--config={ROOT}/configs/lenet_mnist.py", f"--workdir={root}/{name}", "--config.epochs=0.1",
-               "--config.data.source=synthetic:28x28x1/10", f"--config.optim.lr={rate}"])  # fmt: skip
+        train(
+            [
+                f"--config={ROOT}/configs/lenet_mnist.py",
+                f"--workdir={root}/{name}",
+                "--config.epochs=0.1",
+                "--config.data.source=synthetic:28x28x1/10",
+                f"--config.optim.lr={rate}",
+            ]
+        )
     report([f"--workdir={root}/a", "--images=40"])
     report(["--compare", f"{root}/a", f"{root}/b", f"--out={root}/compare.html"])
     return {"report": root / "a/report.html", "compare": root / "compare.html"}
 
 
 def browse(page, place, *more, width=1100):
-    """(what the page says of itself, the lines of the browser's console)."""
+    """(the report of the probe, the lines of the browser's console)."""
     probed = place / "probed.html"
     probed.write_text(page.read_text().replace("</html>", PROBE + "</html>"))
     command = [
@@ -62,23 +82,20 @@ def browse(page, place, *more, width=1100):
     done = subprocess.run(
         [*command, "--dump-dom", probed.as_uri()], capture_output=True, text=True, timeout=120
     )
-    said = re.search(r"<title>PROBE(.*)END</title>", done.stdout, flags=re.DOTALL)
-    assert said, done.stderr[-2000:]
-    return json.loads(said[1].replace("&amp;", "&")), [
-        line for line in done.stderr.splitlines() if "CONSOLE" in line
-    ]
+    found = re.search(r"<title>PROBE(.*)END</title>", done.stdout, flags=re.DOTALL)
+    assert found, done.stderr[-2000:]
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return json.loads(found[1].replace("&amp;", "&")), console
 
 
 @pytest.mark.parametrize("name", ["report", "compare"])
 def test_a_page_in_a_browser(written, name, tmp_path):
     text = written[name].read_text()
-    said, console = browse(written[name], tmp_path)
-    assert console == [] and said["fetched"] == []
-    assert said["images"] == text.count("<img ") >= 1 and said["drawn"] and said["words"]
-    assert (
-        said["wide"] == said["focused"] >= 2
-    )  # tables that may be wider than the page scroll by keyboard
-    assert said["language"] == "en" and said["headings"][0].startswith("H1") and said["fits"]
+    probe, console = browse(written[name], tmp_path)
+    assert console == [] and probe["fetched"] == []
+    assert probe["images"] == text.count("<img ") >= 1 and probe["drawn"] and probe["words"]
+    assert probe["wide"] == probe["focused"] >= 2  # wide tables scroll by keyboard
+    assert probe["language"] == "en" and probe["headings"][0].startswith("H1") and probe["fits"]
 
 
 def test_narrow_and_dark(written, tmp_path):

@@ -1,10 +1,11 @@
-"""What a training step costs by counts, that do not depend on the machine: a change that makes it dearer shows here.
+"""What a training step costs in counts that do not depend on the machine.
 
-`python -m tests.train.counts` writes counts.json anew, for a change that was meant; counts of compiled programs are kept for
-each version of jax, so run it under each of them.
+`python -m tests.train.counts` writes counts.json again, after a change that was meant to change
+them. The counts of compiled programs belong to a version of jax, so run it with each version.
 
-Of the equations, whatever the version: multiply-adds, bytes that no fusion saves, bytes that all-reduces take in. Of the
-program compiled for CPUs: operations, bytes touched, all-reduces, custom calls; and how many programs a whole run compiles.
+Counted in the equations: multiply-adds, bytes that no fusion saves, bytes that go into all-reduces.
+Counted in the program compiled for CPUs: operations, bytes touched, all-reduces, custom calls. And
+the programs that a whole run compiles.
 """
 
 import contextlib
@@ -16,36 +17,36 @@ from typing import Any
 
 import jax
 
+from train import data
 from train.benchmark import roofline
-from train.benchmark.race import for_model
+from train.benchmark.workloads import for_model, small
 from train.build import Task
 
 FILE = Path(__file__).with_suffix(".json")
 DEVICES = 4
 
-# Model -> side of the images. The Inceptions are only traced: compilation takes half a minute each.
+# Model -> side of the images. The Inceptions are only traced: each takes half a minute to compile.
 COMPILED = {"lenet5": 32, "alexnet_owt": 63, "vgg11_bn": 32}
 TRACED = COMPILED | {"inception_v1_bn": 64, "inception_v3": 75, "inception_resnet_v2": 75}
 
 
-def task_of(model: str) -> tuple[Task, tuple]:
-    """Two images a device, on four devices."""
-    config = for_model(model, 2 * DEVICES, size=TRACED[model])
+def step_of(model: str) -> tuple[Any, tuple]:
+    """The step of two images a device on four devices, and its arguments."""
+    config = small(model, 2 * DEVICES, TRACED[model])
     config.parallel.devices = DEVICES
-    if model.startswith("inception"):
-        config.model.options = {"aux": False}
     task = Task(config)
-    return task, (task.abstract_state, task.spread.place(next(task.batches(0))), task.key)
+    batch = task.spread.place(next(task.batches(0)))
+    return task.step, (task.abstract_state, batch, task.key)
 
 
 def of_equations(model: str) -> dict[str, int]:
-    task, arguments = task_of(model)
-    return roofline.count(task.step, *arguments)._asdict()
+    step, arguments = step_of(model)
+    return roofline.count(step, *arguments)._asdict()
 
 
 def of_program(model: str) -> dict[str, int]:
-    task, arguments = task_of(model)
-    compiled = task.step.lower(*arguments).compile()
+    step, arguments = step_of(model)
+    compiled = step.lower(*arguments).compile()
     cost, text = compiled.cost_analysis(), compiled.as_text()
     return {
         "operations": int(cost["flops"]),
@@ -56,7 +57,10 @@ def of_program(model: str) -> dict[str, int]:
 
 
 def compilations(steps: int, evaluate_every: int) -> int:
-    """Programs that a whole run of LeNet-5 compiles, with evaluations and checkpoints; everything else forgotten before."""
+    """Programs that a run of LeNet-5 compiles, evaluations and checkpoints included.
+
+    jax's caches are emptied before.
+    """
     from train.loop import train
 
     found: list[str] = []
@@ -69,13 +73,11 @@ def compilations(steps: int, evaluate_every: int) -> int:
     config.data.source = "synthetic:28x28x1/10"
     config.parallel.devices, config.parallel.compile_cache = 1, ""
     config.log.every, config.log.eval_every, config.checkpoint.every = 2, evaluate_every, 4
+    config.epochs = steps * 8 / len(data.load(config.data.source, "train"))
     jax.clear_caches()
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         with tempfile.TemporaryDirectory() as workdir, contextlib.redirect_stderr(io.StringIO()):
-            from train import data
-
-            config.epochs = steps * 8 / len(data.load(config.data.source, "train"))
             train(config, workdir)
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)

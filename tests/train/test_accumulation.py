@@ -144,7 +144,7 @@ def test_the_moving_average_warms_up():
 
 
 def test_frozen_batchnorm_keeps_its_averages_and_uses_them():
-    spread, current, mapped = make(Small(), freeze_batchnorm=True)
+    spread, current, mapped = make(Small(bn_frozen=True))
     before = jax.device_get(current)
     values = next(batches(1))
     after, metrics = jax.device_get(mapped(current, spread.shard(values), jax.random.key(1)))

@@ -1,4 +1,4 @@
-"""Counts of a step against the committed ones. After a change that was meant: python -m tests.train.counts"""
+"""A step's counts are the committed ones. `python -m tests.train.counts` writes them again."""
 
 import json
 
@@ -8,7 +8,8 @@ import pytest
 from tests.train import counts
 
 COMMITTED = json.loads(counts.FILE.read_text())
-# The compiler's own counts differ from version to version: where the file has none, only the equations are compared.
+# Each version of the compiler counts differently. Of a version that is not in the file, only the
+# equations are compared.
 PROGRAMS = COMMITTED["programs"].get(jax.__version__, {})
 WRITE = "if this was meant: python -m tests.train.counts"
 

@@ -15,6 +15,7 @@ from train.config import Data
 from train.data import Arrays
 from train.errors import CheckpointError, DataError, UserError
 from train.evaluate import evaluation, statistics
+from train.evaluator import Evaluator
 from train.parallel import Parallel
 from train.report import pages
 from train.report.__main__ import main as report
@@ -23,12 +24,18 @@ from train.run import Run
 
 @pytest.fixture(scope="module")
 def npz(tmp_path_factory):
-    """Gratings with names, in a file: a split of 130 to evaluate."""
+    """Gratings in a file, with names of classes; 130 to evaluate."""
     path = tmp_path_factory.mktemp("data") / "gratings.npz"
     train, test = (data.load("synthetic:28x28x1/12", name) for name in ("train", "test"))
     names = np.array([f"angle{k}" for k in range(12)])
-    np.savez(path, x_train=train.images[:480], y_train=train.labels[:480], x_test=test.images[:130], y_test=test.labels[:130],
-             class_names=names)  # fmt: skip
+    np.savez(
+        path,
+        x_train=train.images[:480],
+        y_train=train.labels[:480],
+        x_test=test.images[:130],
+        y_test=test.labels[:130],
+        class_names=names,
+    )
     return path
 
 
@@ -38,23 +45,31 @@ def finished(npz, tmp_path_factory):
     plain = [
         f"--config.data.augment.{change}=0" for change in ("rotate", "scale", "shear", "shift")
     ]
-    arguments = [f"--config={ROOT}/configs/lenet_mnist.py", f"--workdir={workdir}", f"--config.data.source=npz:{npz}", *plain,
-                 "--config.data.batch_size=32", "--config.data.eval_batch_size=48", "--config.epochs=4",
-                 "--config.checkpoint.every=20", "--config.log.every=10", "--config.log.eval_every=20"]  # fmt: skip
+    arguments = [
+        f"--config={ROOT}/configs/lenet_mnist.py",
+        f"--workdir={workdir}",
+        f"--config.data.source=npz:{npz}",
+        *plain,
+        "--config.data.batch_size=32",
+        "--config.data.eval_batch_size=48",
+        "--config.epochs=4",
+        "--config.checkpoint.every=20",
+        "--config.log.every=10",
+        "--config.log.eval_every=20",
+    ]
     return workdir, main(arguments)
 
 
 def one_by_one(workdir, checkpoint="latest"):
-    """loss, top1, top5 of a plain loop over the examples."""
+    """(loss, top1, top5, number) of a plain loop over the examples."""
     run = Run(str(workdir))
     split = run.load_split()
     _, variables = run.restore(checkpoint)
     apply = jax.jit(partial(run.model.apply, train=False))
     losses, ranks = [], []
     for image, label in zip(split.images, split.labels):
-        logits = np.asarray(
-            apply(variables, image[None].astype(np.float32) / 255).logits[0], np.float64
-        )
+        outputs = apply(variables, image[None].astype(np.float32) / 255)
+        logits = np.asarray(outputs.logits[0], np.float64)
         losses.append(np.log(np.exp(logits - logits[label]).sum()))
         ranks.append((logits > logits[label]).sum())
     return np.mean(losses), np.mean(np.array(ranks) < 1), np.mean(np.array(ranks) < 5), len(split)
@@ -85,7 +100,7 @@ def test_every_example_counts_once_on_any_devices(finished, mapping, devices):
     _, variables = run.restore("latest")
     spread = Parallel(mapping, devices)
     preprocess = partial(step.normalize, mean=(0.0,), std=(1.0,))
-    result = evaluation.Evaluator(spread, run.model, preprocess, Data(eval_batch_size=64))(
+    result = Evaluator(spread, run.model, preprocess, Data(eval_batch_size=64))(
         spread.replicate(variables), split
     )
     logits = run.model.apply(variables, split.images.astype(np.float32) / 255, train=False).logits
@@ -102,11 +117,9 @@ def test_processes_share_an_evaluation_without_overlap():
             list(data.eval_batches(split, Data(eval_batch_size=16), process=p, processes=processes))
             for p in range(processes)
         ]
-        assert (
-            len({len(part) for part in parts}) == 1
-        )  # or the collectives of one would wait for ever
-        seen = [batch["image"][batch["mask"]].ravel() for part in parts for batch in part]
-        assert sorted(np.concatenate(seen)) == list(range(103))
+        assert len({len(part) for part in parts}) == 1  # or a collective would wait for ever
+        pixels = [batch["image"][batch["mask"]].ravel() for part in parts for batch in part]
+        assert sorted(np.concatenate(pixels)) == list(range(103))
 
 
 def test_best_and_numbered_checkpoints(finished):
@@ -167,8 +180,16 @@ def test_report_is_one_page_with_the_numbers(finished):
 def test_runs_are_compared_on_one_page(finished, npz, tmp_path):
     workdir, trained = finished
     other = tmp_path / "other"
-    main([f"--config={ROOT}/configs/lenet_mnist.py", f"--workdir={other}", f"--config.data.source=npz:{npz}",
-          "--config.data.batch_size=32", "--config.epochs=0.2", "--config.optim.lr=0.3"])  # fmt: skip
+    main(
+        [
+            f"--config={ROOT}/configs/lenet_mnist.py",
+            f"--workdir={other}",
+            f"--config.data.source=npz:{npz}",
+            "--config.data.batch_size=32",
+            "--config.epochs=0.2",
+            "--config.optim.lr=0.3",
+        ]
+    )
     result = report(["--compare", str(workdir), str(other), f"--out={tmp_path}/compare.html"])
     assert {"optim.lr", "epochs"} <= set(result["different"]) and "seed" not in result["different"]
     page = (tmp_path / "compare.html").read_text()

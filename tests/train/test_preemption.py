@@ -53,13 +53,13 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, monkeypatch, whol
     before = signal.getsignal(number)
     at_step(monkeypatch, 19, lambda: os.kill(os.getpid(), number))
     with pytest.raises(
-        Preempted, match="ended by a signal behind step 19 of 32, and saved"
+        Preempted, match="stopped by a signal after step 19 of 32; saved"
     ) as caught:
         go(tmp_path / "run")
     assert caught.value.exit_code == 75 and signal.getsignal(number) == before
     assert (tmp_path / "run/checkpoints/19").is_dir()
     go(tmp_path / "run")
-    assert "going on at step 19 of 32" in capfd.readouterr().err
+    assert "resuming at step 19 of 32" in capfd.readouterr().err
     assert numbers(tmp_path / "run") == numbers(whole)
     assert_trees_close(final_state(tmp_path / "run"), final_state(whole))
 
@@ -87,7 +87,7 @@ def test_failed_saves_are_warnings_and_leave_what_is_there(tmp_path, monkeypatch
     said = capsys.readouterr().err
     assert (
         "warning: checkpoint 14 could not be written" in said
-        and "training goes on" in said
+        and "Training continues" in said
         and "Traceback" not in said
     )
     assert seen == [7] and result["step"] == 32
@@ -212,7 +212,7 @@ def test_rollback_goes_back_and_on_in_another_order(tmp_path, monkeypatch, whole
     go(tmp_path / "run", "--config.on_nan=rollback")
     assert (
         "the loss of step 13 is nan" in (said := capfd.readouterr().err)
-        and "going on at step 7 of 32" in said
+        and "resuming at step 7 of 32" in said
     )
     rows, undisturbed = numbers(tmp_path / "run"), numbers(whole)
     assert [row["step"] for row in rows] == [row["step"] for row in undisturbed]

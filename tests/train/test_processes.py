@@ -15,10 +15,11 @@ from tests.helpers import ROOT, assert_trees_close, command
 from tests.train.test_resume import OPTIONS, final_state, last_row, numbers
 from tests.train.test_step import Small, run
 from train import parallel
+from train.runtime import cluster
 from train.__main__ import main
 from train.errors import UserError
 
-LAUNCHER_VARIABLES = {name for pair in parallel.LAUNCHERS.values() for name in pair} | {
+LAUNCHER_VARIABLES = {name for pair in cluster.LAUNCHERS.values() for name in pair} | {
     "JAX_COORDINATOR_ADDRESS"
 }
 
@@ -55,8 +56,8 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--out"), parser.add_argument("--coordinator")
 parser.add_argument("--num-processes", type=int), parser.add_argument("--process-id", type=int)
 args = parser.parse_args()
-from train import parallel
-parallel.connect(args.coordinator, args.num_processes, args.process_id)
+from train.runtime import cluster
+cluster.connect(args.coordinator, args.num_processes, args.process_id)
 from tests.train.test_step import Small, run
 state, _ = run(Small(), "shard_map", 0)
 if jax.process_index() == 0:
@@ -90,7 +91,7 @@ def test_a_signal_to_one_saves_on_both_and_one_process_goes_on(tmp_path):
     codes, errors = finish(processes)
     assert codes == [75, 75], errors
     sentences = {e.splitlines()[-1] for e in errors}
-    assert len(sentences) == 1 and "ended by a signal behind step" in sentences.pop()
+    assert len(sentences) == 1 and "stopped by a signal after step" in sentences.pop()
 
     for place in (workdir, whole):
         done = command("train", *OPTIONS, f"--workdir={place}")
@@ -162,7 +163,7 @@ def test_launchers(monkeypatch, environment, expected):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert parallel.launcher() == expected
+    assert cluster.launcher() == expected
 
 
 def test_pmap_is_for_one_process(monkeypatch):
@@ -176,6 +177,6 @@ def test_incomplete_flags(monkeypatch):
     for name in LAUNCHER_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match="2 processes need --coordinator=HOST:PORT"):
-        parallel.connect(num_processes=2, process_id=0)
+        cluster.connect(num_processes=2, process_id=0)
     with pytest.raises(UserError, match="--num-processes=2 and --process-id=2 do not fit"):
-        parallel.connect("localhost:1", 2, 2)
+        cluster.connect("localhost:1", 2, 2)

@@ -7,12 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from cnnjax import get_spec, list_models
+from cnnjax import create_model, get_spec, list_models
 from tests.helpers import ROOT
 from train import recipe
 from train.build import Task
 from train.config import Config
 from train.data import affine
+from train.errors import UserError
 
 RECIPES = {path.stem: path for path in sorted((ROOT / "configs").glob("*.py"))}
 VARIANTS = {
@@ -20,15 +21,24 @@ VARIANTS = {
     "inception_v1": ["paper", "bvlc", "course"],
     "inception_v2": ["x30", "x5"],
     "inception_v3": ["paper", "tpu"],
+    "inception_2016": [
+        "inception_v4",
+        "inception_resnet_v1",
+        "inception_resnet_v2",
+        "inception_resnet_v2_paper",
+    ],
     "lenet_1998": ["tfds:mnist", "mnist5k"],
     "modern_imagenet": ["inception_v2", "vgg16"],
     "lineage_mnist5k": ["vgg11_bn", "inception_v3"],
     "folder": ["photos"],
 }
 ALL = [(name, variant) for name in RECIPES for variant in VARIANTS.get(name, [""])]
-FIRST = [(name, VARIANTS.get(name, [""])[0]) for name in RECIPES]
+TRACED = [(name, VARIANTS.get(name, [""])[0]) for name in RECIPES] + [
+    ("inception_2016", name) for name in VARIANTS["inception_2016"][1:3]
+]
 
-# A recipe, the side of the smallest images that its network takes, and further options. The others take minutes to compile.
+# Recipe, variant, side of the smallest images that its network takes, further options.
+# Those of LARGE take minutes to compile.
 SMALL = [
     ("lenet_1998", "mnist5k", 28, {}),
     ("lenet_mnist", "", 28, {}),
@@ -39,15 +49,15 @@ LARGE = [
     ("inception_v3", "paper", 75, {"aux": False}),
     ("vgg", "vgg16", 32, {}),
     ("inception_v2", "x30", 32, {}),
-    ("inception_v4", "", 75, {}),
-    ("inception_resnet_v1", "", 75, {}),
-    ("inception_resnet_v2", "", 75, {}),
+    ("inception_2016", "inception_v4", 75, {}),
+    ("inception_2016", "inception_resnet_v1", 75, {}),
+    ("inception_2016", "inception_resnet_v2", 75, {}),
     ("modern_imagenet", "inception_v2", 32, {}),
     ("folder", "photos", 32, {}),
 ]
 
 # Fast to compile, slow to run: for a single step.
-HASTY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def load(name, variant=""):
@@ -55,7 +65,7 @@ def load(name, variant=""):
 
 
 def on_synthetic(config: Config, **data) -> Task:
-    """The task of a config with made-up images of ten classes, resized to what the recipe reads."""
+    """The task of a config with synthetic images of ten classes, resized to the recipe's size."""
     channels = config.data.channels or (1 if config.model.name.startswith("lenet") else 3)
     config = dataclasses.replace(
         config,
@@ -92,7 +102,25 @@ def test_every_variant_loads(name, variant):
     assert config.epochs >= 1 and config.data.size >= 0
 
 
-@pytest.mark.parametrize(("name", "variant"), FIRST)
+@pytest.mark.parametrize(
+    ("name", "variant", "nearest"),
+    [
+        ("vgg", "vgg61", "vgg16"),
+        ("inception_v1", "papers", "paper"),
+        ("inception_v2", "x3", "x30"),
+        ("inception_v3", "tpus", "tpu"),
+        ("inception_2016", "inception_v44", "inception_v4"),
+        ("inception_2016", "vgg16", "inception_v4, inception_resnet_v1"),
+        ("lineage_mnist5k", "lenet", "lenet5"),
+        ("modern_imagenet", "alexnett", "alexnet"),
+    ],
+)
+def test_an_unknown_variant_is_answered_with_the_nearest_ones(name, variant, nearest):
+    with pytest.raises(UserError, match=f"{variant}.*{nearest}"):
+        load(name, variant)
+
+
+@pytest.mark.parametrize(("name", "variant"), TRACED)
 def test_a_recipe_builds_and_its_step_is_traced_at_full_size(name, variant):
     config = load(name, variant)
     task = on_synthetic(config)
@@ -124,15 +152,15 @@ def step_once(name, variant, size, options):
     batch = next(task.batches(0))
     assert batch["image"].shape[1:3] == (size, size)
     compiled = task.step.lower(task.abstract_state, task.spread.shard(batch), task.key).compile(
-        compiler_options=HASTY
+        compiler_options=FAST_COMPILE
     )
-    before = task.fresh_state()
-    kept = jax.device_get(before.params)
-    state, metrics = jax.device_get(compiled(before, task.spread.shard(batch), task.key))
+    state = task.fresh_state()
+    params = jax.device_get(state.params)
+    state, metrics = jax.device_get(compiled(state, task.spread.shard(batch), task.key))
     assert np.isfinite(list(metrics.values())).all() and metrics["grad_norm"] > 0
     assert state.step == 1
     if task.schedule(0) > 0:
-        moved = jax.tree.map(lambda a, b: np.any(a != b), kept, state.params)
+        moved = jax.tree.map(lambda a, b: np.any(a != b), params, state.params)
         assert np.mean(jax.tree.leaves(moved)) > 0.9
     return metrics
 
@@ -152,48 +180,25 @@ def test_a_real_step_of_a_large_network(name, variant, size, options):
     step_once(name, variant, size, options)
 
 
-def test_recipes_differ_in_what_the_papers_do():
-    """The values that make a recipe the paper's, once more, so that no change of a default takes them away."""
+def test_recipes_hold_the_values_of_the_papers():
+    """Quoted a second time, so that no change of a default takes them away."""
     alexnet, v3, tpu = load("alexnet"), load("inception_v3"), load("inception_v3", "tpu")
-    assert (alexnet.optim.schedule, alexnet.optim.lr_inside, alexnet.optim.lr_scale) == (
-        "plateau",
-        True,
-        ("bias$=2",),
-    )
-    for config in (
-        v3,
-        tpu,
-        load("inception_v4"),
-        load("inception_resnet_v1"),
-        load("inception_resnet_v2"),
-    ):
-        assert (config.optim.name, config.optim.epsilon, config.optim.decay) == (
-            "rmsprop",
-            1.0,
-            0.9,
-        )
-        assert config.optim.ema and config.optim.decay_rate == 0.94
+    assert alexnet.optim.schedule == "plateau" and alexnet.optim.lr_inside
+    assert alexnet.optim.lr_scale == ("bias$=2",)
+    for config in (v3, tpu, *(load("inception_2016", x) for x in VARIANTS["inception_2016"])):
+        optim = config.optim
+        assert (optim.name, optim.epsilon, optim.decay) == ("rmsprop", 1.0, 0.9)
+        assert optim.decay_rate == 0.94 and optim.ema and optim.ema_warmup
     assert v3.optim.clip == 2.0 and v3.loss.label_smoothing == 0.1 and v3.loss.aux_weight == 0.4
     assert tpu.optim.lr * tpu.data.batch_size / tpu.optim.lr_per == pytest.approx(0.66)
     assert load("inception_v1").loss.aux_weight == 2 * 0.3
+    assert load("inception_v2").optim.weight_decay == 2e-4 / 5
 
 
 @pytest.mark.parametrize("name", list_models())
 def test_the_modern_recipe_takes_every_model(name):
     config = load("modern_imagenet", name)
     assert config.model.name == name and config.data.size == get_spec(name).input_size[0]
-    assert config.optim.name == (
-        "sgd" if "bn_momentum" in config_fields(name) and normalised(name) else "adamw"
-    )
-
-
-def config_fields(name):
-    from cnnjax import create_model
-
-    return {field.name for field in dataclasses.fields(create_model(name))}
-
-
-def normalised(name):
-    from cnnjax import create_model
-
-    return getattr(create_model(name), "batch_norm", True)
+    model = create_model(name)
+    batch_norm = hasattr(model, "bn_momentum") and getattr(model, "batch_norm", True)
+    assert config.optim.name == ("sgd" if batch_norm else "adamw")

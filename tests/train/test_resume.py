@@ -93,7 +93,7 @@ def test_kill_9_and_resume_is_bit_identical(tmp_path):
     for process in (undisturbed, last):
         _, errors = process.communicate()
         assert process.returncode == 0, errors
-    assert "going on at step" in errors and deaths == sorted(deaths)
+    assert "resuming at step" in errors and deaths == sorted(deaths)
 
     assert numbers(killed) == numbers(whole)
     keys = [(row["step"], row["split"]) for row in numbers(killed)]
@@ -138,7 +138,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(finished, tmp_path, capsys):
     assert (
         "warning" in said
         and "checkpoints/32 cannot be restored" in said
-        and "going on at step 28 of 32" in said
+        and "resuming at step 28 of 32" in said
     )
     assert result["step"] == 32
     assert numbers(workdir) == numbers(finished)

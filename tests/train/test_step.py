@@ -27,11 +27,15 @@ class Small(nn.Module):
     num_classes: int = 10
     dropout: float = 0.0
     bn_axis: str | None = "data"
+    bn_frozen: bool = False
 
     @nn.compact
     def __call__(self, x, *, train=False):
         norm = partial(
-            nn.BatchNorm, use_running_average=not train, momentum=0.9, axis_name=self.bn_axis
+            nn.BatchNorm,
+            use_running_average=self.bn_frozen or not train,
+            momentum=0.9,
+            axis_name=self.bn_axis,
         )
         x = ConvBN(8, (3, 3), norm, name="conv1")(x)
         aux = (nn.Dense(self.num_classes, name="aux")(global_avg_pool(x)),) if train else ()

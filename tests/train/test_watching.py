@@ -144,7 +144,7 @@ def test_a_first_step_has_no_speed(tmp_path):
 
 def test_rows_that_are_no_rows(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "split": "train"}\nnonsense\n')
-    with pytest.raises(CheckpointError, match=r"line 2 of .*metrics\.jsonl is not JSON"):
+    with pytest.raises(CheckpointError, match=r"line 2 of .*metrics\.jsonl is not a row"):
         logs.read(tmp_path)
 
 

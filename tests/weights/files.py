@@ -1,4 +1,4 @@
-"""Small files of weights for tests: the values are numbered, so that an exchanged one shows."""
+"""Small files of weights for tests."""
 
 import functools
 
@@ -6,8 +6,9 @@ import numpy as np
 
 from cnnjax import create_model, get_spec
 from cnnjax.analysis import abstract_variables
+from cnnjax.trees import flatten
 from cnnjax.weights import SOURCES
-from cnnjax.weights.layout import leaves, rename
+from cnnjax.weights.layout import rename
 
 
 @functools.cache
@@ -16,10 +17,11 @@ def shapes(model, **options):
     tree = abstract_variables(
         create_model(model, **options), get_spec(model).input_size, train=True
     )
-    return {path: leaf.shape for path, leaf in leaves(tree)}
+    return {path: leaf.shape for path, leaf in flatten(tree).items()}
 
 
 def variables(model, **options):
+    """Random values for a model's variables, by path."""
     rng = np.random.default_rng(0)
     return {
         path: rng.normal(size=shape).astype(np.float32)
@@ -28,7 +30,7 @@ def variables(model, **options):
 
 
 def torchvision_tensors(model, values):
-    """What torchvision's `state_dict` of these values is. Its names and axes are proven in tests/parity, not here."""
+    """The values as torchvision's `state_dict`. tests/parity checks these names and axes."""
     rules = SOURCES["torchvision"][0].maps[model].rules
     axes = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
     named = {
@@ -39,6 +41,7 @@ def torchvision_tensors(model, values):
 
 
 def write(path, tensors, metadata=None):
+    """Writes a safetensors file and returns its path."""
     from safetensors.numpy import save_file
 
     save_file(tensors, path, metadata)

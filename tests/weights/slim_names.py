@@ -1,38 +1,43 @@
-"""TF-slim's layers in the order in which its graphs create them, written out from its checkpoints, and such checkpoints.
+"""TF-slim's layers in the order in which its graphs create them, and checkpoints of them.
 
-Independent of the rules in `cnnjax.weights`: a list here against a substitution there.
+Written out from its checkpoints, and independent of the rules in `cnnjax.weights`: a list here, a
+substitution there.
 """
 
 import numpy as np
 
 
 def under(module, layers):
+    """The paths of a module's layers."""
     return [f"{module}/{layer}" for layer in layers.split()]
 
 
 V3_A = (
-    "Branch_0/Conv2d_0a_1x1 Branch_1/Conv2d_0a_1x1 Branch_1/Conv2d_0b_5x5 Branch_2/Conv2d_0a_1x1 Branch_2/Conv2d_0b_3x3 "
-    "Branch_2/Conv2d_0c_3x3 Branch_3/Conv2d_0b_1x1"
+    "Branch_0/Conv2d_0a_1x1 Branch_1/Conv2d_0a_1x1 Branch_1/Conv2d_0b_5x5 "
+    "Branch_2/Conv2d_0a_1x1 Branch_2/Conv2d_0b_3x3 Branch_2/Conv2d_0c_3x3 Branch_3/Conv2d_0b_1x1"
 )
 V3_B = (
-    "Branch_0/Conv2d_0a_1x1 Branch_1/Conv2d_0a_1x1 Branch_1/Conv2d_0b_1x7 Branch_1/Conv2d_0c_7x1 Branch_2/Conv2d_0a_1x1 "
-    "Branch_2/Conv2d_0b_7x1 Branch_2/Conv2d_0c_1x7 Branch_2/Conv2d_0d_7x1 Branch_2/Conv2d_0e_1x7 Branch_3/Conv2d_0b_1x1"
+    "Branch_0/Conv2d_0a_1x1 Branch_1/Conv2d_0a_1x1 Branch_1/Conv2d_0b_1x7 Branch_1/Conv2d_0c_7x1 "
+    "Branch_2/Conv2d_0a_1x1 Branch_2/Conv2d_0b_7x1 Branch_2/Conv2d_0c_1x7 Branch_2/Conv2d_0d_7x1 "
+    "Branch_2/Conv2d_0e_1x7 Branch_3/Conv2d_0b_1x1"
 )
 V3_C = (
-    "Branch_0/Conv2d_0a_1x1 Branch_1/Conv2d_0a_1x1 Branch_1/Conv2d_0b_1x3 Branch_1/Conv2d_0c_3x1 Branch_2/Conv2d_0a_1x1 "
-    "Branch_2/Conv2d_0b_3x3 Branch_2/Conv2d_0c_1x3 Branch_2/Conv2d_0d_3x1 Branch_3/Conv2d_0b_1x1"
+    "Branch_0/Conv2d_0a_1x1 Branch_1/Conv2d_0a_1x1 Branch_1/Conv2d_0b_1x3 Branch_1/Conv2d_0c_3x1 "
+    "Branch_2/Conv2d_0a_1x1 Branch_2/Conv2d_0b_3x3 Branch_2/Conv2d_0c_1x3 Branch_2/Conv2d_0d_3x1 "
+    "Branch_3/Conv2d_0b_1x1"
 )
 V4_A = V3_A.replace("5x5", "3x3")
 V4_C = (
-    "Branch_0/Conv2d_0a_1x1 Branch_1/Conv2d_0a_1x1 Branch_1/Conv2d_0b_1x3 Branch_1/Conv2d_0c_3x1 Branch_2/Conv2d_0a_1x1 "
-    "Branch_2/Conv2d_0b_3x1 Branch_2/Conv2d_0c_1x3 Branch_2/Conv2d_0d_1x3 Branch_2/Conv2d_0e_3x1 Branch_3/Conv2d_0b_1x1"
+    "Branch_0/Conv2d_0a_1x1 Branch_1/Conv2d_0a_1x1 Branch_1/Conv2d_0b_1x3 Branch_1/Conv2d_0c_3x1 "
+    "Branch_2/Conv2d_0a_1x1 Branch_2/Conv2d_0b_3x1 Branch_2/Conv2d_0c_1x3 Branch_2/Conv2d_0d_1x3 "
+    "Branch_2/Conv2d_0e_3x1 Branch_3/Conv2d_0b_1x1"
 )
 REDUCTION_A = (
     "Branch_0/Conv2d_1a_3x3 Branch_1/Conv2d_0a_1x1 Branch_1/Conv2d_0b_3x3 Branch_1/Conv2d_1a_3x3"
 )
 REDUCTION_B = (
-    "Branch_0/Conv2d_0a_1x1 Branch_0/Conv2d_1a_3x3 Branch_1/Conv2d_0a_1x1 Branch_1/Conv2d_0b_1x7 Branch_1/Conv2d_0c_7x1 "
-    "Branch_1/Conv2d_1a_3x3"
+    "Branch_0/Conv2d_0a_1x1 Branch_0/Conv2d_1a_3x3 "
+    "Branch_1/Conv2d_0a_1x1 Branch_1/Conv2d_0b_1x7 Branch_1/Conv2d_0c_7x1 Branch_1/Conv2d_1a_3x3"
 )
 STEM = ["Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3"]
 
@@ -64,16 +69,22 @@ INCEPTION_V4 = [
     *[name for letter in "bcd" for name in under(f"Mixed_7{letter}", V4_C)],
 ]
 
-# The last layer of a block is its up-projection: biases for BatchNorm.
+# The last layer of a block is its up-projection, which has a bias and no BatchNorm.
 BLOCK35 = (
-    "Branch_0/Conv2d_1x1 Branch_1/Conv2d_0a_1x1 Branch_1/Conv2d_0b_3x3 Branch_2/Conv2d_0a_1x1 Branch_2/Conv2d_0b_3x3 "
-    "Branch_2/Conv2d_0c_3x3 Conv2d_1x1"
+    "Branch_0/Conv2d_1x1 Branch_1/Conv2d_0a_1x1 Branch_1/Conv2d_0b_3x3 "
+    "Branch_2/Conv2d_0a_1x1 Branch_2/Conv2d_0b_3x3 Branch_2/Conv2d_0c_3x3 Conv2d_1x1"
 )
-BLOCK17 = "Branch_0/Conv2d_1x1 Branch_1/Conv2d_0a_1x1 Branch_1/Conv2d_0b_1x7 Branch_1/Conv2d_0c_7x1 Conv2d_1x1"
-BLOCK8 = "Branch_0/Conv2d_1x1 Branch_1/Conv2d_0a_1x1 Branch_1/Conv2d_0b_1x3 Branch_1/Conv2d_0c_3x1 Conv2d_1x1"
+BLOCK17 = (
+    "Branch_0/Conv2d_1x1 Branch_1/Conv2d_0a_1x1 Branch_1/Conv2d_0b_1x7 Branch_1/Conv2d_0c_7x1 "
+    "Conv2d_1x1"
+)
+BLOCK8 = (
+    "Branch_0/Conv2d_1x1 Branch_1/Conv2d_0a_1x1 Branch_1/Conv2d_0b_1x3 Branch_1/Conv2d_0c_3x1 "
+    "Conv2d_1x1"
+)
 RESNET_REDUCTION_B = (
-    "Branch_0/Conv2d_0a_1x1 Branch_0/Conv2d_1a_3x3 Branch_1/Conv2d_0a_1x1 Branch_1/Conv2d_1a_3x3 Branch_2/Conv2d_0a_1x1 "
-    "Branch_2/Conv2d_0b_3x3 Branch_2/Conv2d_1a_3x3"
+    "Branch_0/Conv2d_0a_1x1 Branch_0/Conv2d_1a_3x3 Branch_1/Conv2d_0a_1x1 Branch_1/Conv2d_1a_3x3 "
+    "Branch_2/Conv2d_0a_1x1 Branch_2/Conv2d_0b_3x3 Branch_2/Conv2d_1a_3x3"
 )
 
 
@@ -98,7 +109,7 @@ FACENET = [*STEM, "Conv2d_4b_3x3", *resnet(5, 10, 5)]
 
 
 def normalised(prefix, kernel, beta, mean, variance):
-    """The variables of a convolution (or dense layer) with BatchNorm."""
+    """The variables of a convolution or dense layer with BatchNorm."""
     batch_norm = {"beta": beta, "moving_mean": mean, "moving_variance": variance}
     return {f"{prefix}/weights": kernel} | {
         f"{prefix}/BatchNorm/{name}": value for name, value in batch_norm.items()
@@ -106,11 +117,12 @@ def normalised(prefix, kernel, beta, mean, variance):
 
 
 def biased(prefix, kernel, bias):
+    """The variables of a convolution or dense layer with a bias."""
     return {f"{prefix}/weights": kernel, f"{prefix}/biases": bias}
 
 
 def write_checkpoint(path, tensors, version=2):
-    """A TensorFlow checkpoint: of version 1, as the published ones, a single file."""
+    """Writes a TensorFlow checkpoint. Version 1, that of the published ones, is a single file."""
     import tensorflow as tf
 
     names, values = list(tensors), [np.ascontiguousarray(value) for value in tensors.values()]

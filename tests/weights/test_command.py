@@ -22,7 +22,7 @@ def test_the_table():
     assert {line.split()[1].partition(".")[0] for line in done.stdout.splitlines()[1:]} == {"vgg19"}
     done = command("cnnjax", "weights", "vgg91")
     assert done.returncode == 2 and done.stderr.startswith(
-        "error: no model is called 'vgg91'; did you mean vgg"
+        "error: model='vgg91' is unknown; did you mean vgg"
     )
 
 
@@ -67,7 +67,7 @@ def test_import_of_a_bad_file(tmp_path):
         "cnnjax", "import", "--source=torchvision", "--model=vgg61", tmp_path / "page.pth", out
     )
     assert done.returncode == 2 and done.stderr.startswith(
-        "error: no model is called 'vgg61'; did you mean"
+        "error: model='vgg61' is unknown; did you mean"
     )
     assert (
         command("cnnjax", "import", "--source=torchvision", tmp_path / "page.pth", out).returncode

@@ -1,4 +1,4 @@
-"""A file that is not what it is said to be gets one sentence that names what is wrong. (Pickles: tests/parity.)"""
+"""A wrong file gets one sentence that says what is wrong. (Pickles: see tests/parity.)"""
 
 import sys
 import warnings
@@ -32,6 +32,7 @@ def load(path, model=MODEL, source="torchvision", **options):
 
 
 def sentence(path, *arguments, **options):
+    """The message of the WeightsError, which has one line."""
     with pytest.raises(weights.WeightsError) as caught:
         load(path, *arguments, **options)
     message = str(caught.value)
@@ -43,8 +44,8 @@ def test_the_right_file(tensors, values, tmp_path):
     pretrained = load(write(tmp_path / "a.safetensors", tensors))
     assert pretrained.model.num_classes == 11
     assert not pretrained.model.aux
-    found = pretrained.variables["params"]["mixed4b"]["branch3x3"]["conv"]["kernel"]
-    np.testing.assert_array_equal(found, values["params/mixed4b/branch3x3/conv/kernel"])
+    kernel = pretrained.variables["params"]["mixed4b"]["branch3x3"]["conv"]["kernel"]
+    np.testing.assert_array_equal(kernel, values["params/mixed4b/branch3x3/conv/kernel"])
 
 
 def test_tensors_that_do_not_fit(tensors, tmp_path):
@@ -67,7 +68,8 @@ def test_tensors_that_do_not_fit(tensors, tmp_path):
     wrong = tensors | {"conv3.conv.weight": np.zeros((192, 64, 1, 9), np.float32)}
     assert sentence(write(path, wrong)) == (
         start
-        + "tensor 'conv3.conv.weight' of shape (192, 64, 1, 9) does not fit conv2/conv/kernel of shape (3, 3, 64, 192)"
+        + "tensor 'conv3.conv.weight' of shape (192, 64, 1, 9) "
+        + "does not fit conv2/conv/kernel of shape (3, 3, 64, 192)"
     )
 
 
@@ -80,10 +82,8 @@ def test_values_that_are_not_finite(tensors, tmp_path):
 
 def test_another_architecture_or_source(tensors, tmp_path):
     path = write(tmp_path / "a.safetensors", tensors)
-    assert (
-        "does not fit torchvision's vgg16: it holds none of its tensors, but 'conv1.bn.bias' (and"
-        in sentence(path, "vgg16")
-    )
+    other = "does not fit torchvision's vgg16: it holds none of its tensors, but 'conv1.bn.bias'"
+    assert f"{other} (and" in sentence(path, "vgg16")
     assert "does not fit torchvision's inception_v3: tensor 'Conv2d_1a_3x3." in sentence(
         path, "inception_v3"
     )
@@ -100,9 +100,9 @@ def test_usage(tmp_path):
     for arguments, message in [
         (
             ("a", "vgg16", "torchvison"),
-            "no source is called 'torchvison'; did you mean torchvision",
+            "source='torchvison' is unknown; did you mean torchvision",
         ),
-        (("a", "vgg61", "torchvision"), "no model is called 'vgg61'; did you mean vgg"),
+        (("a", "vgg61", "torchvision"), "model='vgg61' is unknown; did you mean vgg"),
         (
             ("a", "inception_v4", "torchvision"),
             "torchvision publishes no inception_v4; it has alexnet_owt, vgg11,",
@@ -133,7 +133,9 @@ def test_files_that_are_something_else(tensors, tmp_path):
     assert "is a Git LFS pointer" in sentence(
         file("lfs.bin", b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a")
     )
-    assert "is none of the known formats" in sentence(file("noise.pth", bytes(range(256)) * 4))
+    assert "has an unknown format; known are torch, safetensors," in sentence(
+        file("noise.pth", bytes(range(256)) * 4)
+    )
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("readme.txt", "hello")
     assert "is a zip archive, but neither torch nor Keras wrote it" in sentence(
@@ -151,7 +153,7 @@ def test_truncated_files(tensors, tmp_path):
 
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["x"] = np.zeros(10_000)
-    assert "is an HDF5 file, but not one of Keras: it lists no layers" in sentence(
+    assert "is an HDF5 file, but Keras did not write it: no layers listed" in sentence(
         tmp_path / "a.h5", "vgg16", "keras"
     )
     whole = (tmp_path / "a.h5").read_bytes()
@@ -182,7 +184,7 @@ def test_early_keras_3(tmp_path):
     with h5py.File(tmp_path / "b.weights.h5", "w") as file:
         file["_layer_checkpoint_dependencies/conv2d/vars/0"] = np.zeros((3, 3, 3, 64))
     for name in ("a.weights.h5", "b.weights.h5"):
-        assert "is of an early Keras 3, which named no layers" in sentence(
+        assert "was written by an early Keras 3, which named no layers" in sentence(
             tmp_path / name, "vgg16", "keras"
         )
 

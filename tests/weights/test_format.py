@@ -1,4 +1,4 @@
-"""Our own file format: what is saved is what is loaded, and the file says what it is."""
+"""Our own file format: what is saved is loaded again, options and metadata included."""
 
 import json
 
@@ -8,7 +8,7 @@ import pytest
 
 import cnnjax
 from cnnjax import weights
-from cnnjax.weights.layout import nest
+from cnnjax.trees import nest
 from cnnjax.weights.read import safetensors_metadata
 from tests.helpers import assert_trees_close
 from tests.weights.files import variables, write
@@ -84,7 +84,7 @@ def test_running_options_and_another_number_of_classes(tmp_path):
 
 @pytest.mark.parametrize("model", ["inception_v1_bn"])
 def test_a_new_classifier(model, tmp_path):
-    """Fine-tuning: another number of classes leaves everything but the last layers."""
+    """Fine-tuning: another number of classes changes only the last layers."""
     saved = pretrained(model, num_classes=5)
     weights.save(tmp_path / "a.safetensors", saved)
     loaded = weights.load(tmp_path / "a.safetensors", num_classes=3)
@@ -139,7 +139,7 @@ def test_loading_says_what_is_wrong(tmp_path):
     write(tmp_path / "b.safetensors", {"x": np.zeros(3, np.float32)})
     with pytest.raises(
         weights.WeightsError,
-        match=r"b\.safetensors is a safetensors file, but not one of cnnjax: source=",
+        match=r"b\.safetensors is a safetensors file, but cnnjax did not write it: give",
     ):
         weights.load(tmp_path / "b.safetensors")
     write(
@@ -152,7 +152,5 @@ def test_loading_says_what_is_wrong(tmp_path):
     ):
         weights.load(tmp_path / "c.safetensors")
     write(tmp_path / "d.safetensors", {"x": np.zeros(3, np.float32)}, {"cnnjax": "{"})
-    with pytest.raises(
-        weights.WeightsError, match="is damaged: what it says of itself cannot be read"
-    ):
+    with pytest.raises(weights.WeightsError, match="is damaged: its metadata cannot be read"):
         weights.load(tmp_path / "d.safetensors")

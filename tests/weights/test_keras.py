@@ -1,7 +1,8 @@
-"""Keras' own networks with random values, saved by Keras, loaded here: the same answers at two sizes, stage by stage.
+"""Keras' own networks with random values, saved by Keras and loaded here, give the same answers.
 
-Every network is built once, at small sizes; every format of its file must give the same variables. The values are also
-written as TF-slim checkpoints, whose networks these are.
+Each network is built once, at small sizes, and compared at two sizes, stage by stage. All formats
+of its file must give the same variables. The values are also written as TF-slim checkpoints, whose
+networks are the same.
 """
 
 import math
@@ -46,14 +47,14 @@ def keras():
 
 
 def randomise(network):
-    """Random values such that maps neither explode nor vanish over 50 layers: as in tests/parity/peers.py."""
+    """Random values with which maps neither explode nor vanish, as in tests/parity/peers.py."""
     rng = np.random.default_rng(0)
     for layer in network.layers:
         values = []
         for variable in layer.weights:
             shape, leaf = tuple(variable.shape), variable.path.rpartition("/")[2]
             if leaf == "kernel":
-                # Drawn in float32: VGG has a hundred million.
+                # Drawn in float32, because VGG has over a hundred million.
                 values.append(
                     rng.standard_normal(shape, np.float32)
                     * np.float32(math.sqrt(2 / math.prod(shape[:-1])))
@@ -82,7 +83,7 @@ def load(path, model, source="keras", **options):
 
 
 def compare(keras, network, pretrained, stages, logits=True):
-    """The network at its own size, with all its stages, against ours."""
+    """Compares Keras' network at its own size with ours, logits and stages."""
     layers = [network.get_layer(name) for name in stages.values()]
     x = images(network.input_shape[1])
     with_stages = keras.Model(
@@ -94,14 +95,11 @@ def compare(keras, network, pretrained, stages, logits=True):
     )
     worst = max(difference(ours[name], value.numpy()) for name, value in zip(stages, maps))
     found = difference(outputs.logits, answer.numpy()) if logits else 0.0
-    print(
-        f"{network.name} at {x.shape[1]}: logits {found:.1e}, {len(stages)} stages, worst {worst:.1e}"
-    )
-    assert max(found, worst) <= LIMIT
+    assert max(found, worst) <= LIMIT, (network.name, found, worst)
 
 
 def write_keras_2(network, path, weight_name, first=0):
-    """The layout of Keras 1 and 2: a group for each layer, with its `weight_names`. Anonymous layers count from `first`."""
+    """Writes the layout of Keras 1 and 2. Anonymous layers are numbered from `first`."""
     import h5py
 
     def numbered(name):
@@ -129,7 +127,7 @@ def keras_2_name(layer, leaf):
 
 
 def convolutions(network):
-    """Kernel with bias, or kernel, beta, mean and variance, of every convolution in the order of creation."""
+    """The kernel, beta, mean and variance of each anonymous convolution, in order of creation."""
 
     def number(layer):
         found = re.fullmatch(r"\w+?(?:_(\d+))?", layer.name)
@@ -168,7 +166,7 @@ def test_inception_v3(keras, inception_v3, tmp_path):
     smaller.set_weights(inception_v3.get_weights())
     compare(keras, smaller, pretrained, V3)
 
-    # The other formats, and a model that was not the first one of its process.
+    # The other formats, and a model that was not the first of its process.
     inception_v3.save(tmp_path / "model.keras")
     inception_v3.save(tmp_path / "model.h5")
     smaller.save_weights(tmp_path / "later.weights.h5")
@@ -178,7 +176,10 @@ def test_inception_v3(keras, inception_v3, tmp_path):
 
 
 def test_inception_v3_as_slim(inception_v3, tmp_path):
-    """The same values under TF-slim's names, with a background class, an auxiliary head and what training leaves behind."""
+    """The same values under TF-slim's names.
+
+    With a background class, an auxiliary head and the leftovers of training.
+    """
     rng = np.random.default_rng(2)
     tensors = {}
     for name, values in zip(INCEPTION_V3, convolutions(inception_v3), strict=True):
@@ -250,7 +251,7 @@ def test_inception_resnet_v2(keras, tmp_path):
         load(tmp_path / "keras_2.h5", "inception_resnet_v2").variables, pretrained.variables
     )
 
-    # Under TF-slim's names: the projections have names of their own in Keras, at the end of each block.
+    # Under TF-slim's names. In Keras the projections at the end of blocks have names of their own.
     anonymous, tensors = iter(convolutions(network)), {}
     counts = {"Repeat/": "block35", "Repeat_1/": "block17", "Repeat_2/": "block8"}
     for name in INCEPTION_RESNET_V2:
@@ -279,7 +280,7 @@ def test_inception_resnet_v2(keras, tmp_path):
 
 @pytest.mark.parametrize("name", [pytest.param("vgg16", marks=pytest.mark.parity), "vgg19"])
 def test_vgg(keras, name, tmp_path):
-    """With the classifier, whose shape makes 224 the only size that it can have in Keras."""
+    """With the classifier; in Keras its shape fixes the size at 224."""
     network = randomise(
         getattr(keras.applications, name.upper())(
             weights=None, classes=12, classifier_activation=None
@@ -302,7 +303,7 @@ def test_vgg(keras, name, tmp_path):
 
 @pytest.mark.parametrize("name", ["vgg16", "vgg19"])
 def test_without_a_classifier(keras, name, tmp_path):
-    """A file without the dense layers: they are initialised, it is said which, and for as many classes as are asked for."""
+    """A file without the dense layers: a warning names them, and they are initialised."""
     build = getattr(keras.applications, name.upper())
     network = randomise(build(weights=None, include_top=False, input_shape=(64, 64, 3)))
     path = write_keras_2(network, tmp_path / "model.h5", keras_1_name)
@@ -318,7 +319,7 @@ def test_without_a_classifier(keras, name, tmp_path):
 
 
 def test_preprocessing_is_keras_own(keras):
-    """The values that Keras makes of pixels."""
+    """The values are those of Keras' own preprocessing."""
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
     modules = {
         "vgg16": "vgg16",
@@ -328,10 +329,9 @@ def test_preprocessing_is_keras_own(keras):
     }
     for record in weights.RECORDS:
         if record.source == "keras":
-            theirs = getattr(keras.applications, modules[record.model]).preprocess_input(
-                pixels.astype(np.float32)
-            )
-            np.testing.assert_allclose(record.preprocessing(pixels), theirs, atol=1e-4)
+            module = getattr(keras.applications, modules[record.model])
+            expected = module.preprocess_input(pixels.astype(np.float32))
+            np.testing.assert_allclose(record.preprocessing(pixels), expected, atol=1e-4)
 
 
 def test_records_are_keras_own(keras):
@@ -342,7 +342,7 @@ def test_records_are_keras_own(keras):
     for record in weights.RECORDS:
         if record.source == "keras":
             module = importlib.import_module(f"keras.src.applications.{record.model}")
-            code = re.sub(r'"\s+"', "", inspect.getsource(module))  # long texts are in parts
+            code = re.sub(r'"\s+"', "", inspect.getsource(module))  # joins split strings
             for part in (
                 record.hash.removeprefix("md5:"),
                 record.file.removeprefix(record.model),

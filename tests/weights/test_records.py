@@ -69,8 +69,8 @@ def test_preprocessing(convert):
         assert weights.Preprocessing.from_dict(preprocessing.to_dict()) == preprocessing
 
 
-# Number and checksum of the names that our leaves have in each source. The names themselves are proven with the sources'
-# own networks, in test_keras.py and in tests/parity.
+# Number and checksum of the names that our leaves have in each source. test_keras.py and
+# tests/parity check the names themselves with the sources' own networks.
 NAMES = {
     "torchvision/alexnet_owt/0": (16, 190328184),
     "torchvision/vgg11/0": (22, 2436409711),
@@ -131,25 +131,25 @@ def test_names_stay():
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    """Not the published googlenet, in our own choice of format: read all the same."""
+    """A file with the published name but other values and another format."""
     tensors = torchvision_tensors(MODEL, variables(MODEL, num_classes=4, aux=False))
     return write(tmp_path_factory.mktemp("weights") / "googlenet-1378be20.pth", tensors)
 
 
 def test_another_hash_than_the_record(file):
-    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     with pytest.warns(weights.WeightsWarning) as caught:
         pretrained = weights.load(file, MODEL, "torchvision")
     message = (
-        f"{file} is not the published file: its sha256 is {found}, that of the record 1378be20…"
+        f"{file} is not the published file: its sha256 is {sha256}, the published one 1378be20…"
     )
     assert [str(warning.message) for warning in caught] == [message]
-    assert not {"hash", "top1", "top5"} & set(pretrained.origin)  # nothing published is said of it
+    assert not {"hash", "top1", "top5"} & set(pretrained.origin)  # the published facts do not hold
     assert pretrained.preprocessing == metadata.TORCH_224_SYMMETRIC
 
 
 def test_the_hash_of_the_record(file, monkeypatch):
-    """Found under any name."""
+    """The hash identifies a file under any name."""
     digits = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
     rows = tuple(
         r._replace(hash=f"sha256:{digits}") if (r.source, r.model) == ("torchvision", MODEL) else r
@@ -172,8 +172,11 @@ def test_the_hash_of_the_record(file, monkeypatch):
 def test_no_record(file):
     path = file.with_name("mine.safetensors")
     path.write_bytes(file.read_bytes())
-    with pytest.warns(weights.WeightsWarning, match=r"^no record of mine\.safetensors: assuming the preprocessing of "
-                                                    r"torchvision's googlenet-1378be20\.pth$"):  # fmt: skip
+    message = (
+        r"^no record of mine\.safetensors: assuming the preprocessing of "
+        r"torchvision's googlenet-1378be20\.pth$"
+    )
+    with pytest.warns(weights.WeightsWarning, match=message):
         pretrained = weights.load(path, MODEL, "torchvision")
     assert pretrained.preprocessing == metadata.TORCH_224_SYMMETRIC
     assert pretrained.origin == {"source": "torchvision", "file": "mine.safetensors"}
@@ -186,7 +189,7 @@ def record_of(path, model, tag=""):
 
 
 def test_timms_tags(tmp_path):
-    """All its files have one name: the tag comes from the folder of its hub, or from the caller."""
+    """All its files have one name: the tag comes from the hub's folder or from the caller."""
     hub = (
         tmp_path / "models--timm--inception_v3.gluon_in1k" / "snapshots" / "1" / "model.safetensors"
     )
@@ -198,11 +201,10 @@ def test_timms_tags(tmp_path):
     assert record is None
     assert note == (
         "no record of model.safetensors: assuming the preprocessing of timm's inception_v3.tf_in1k "
-        "(model='inception_v3.TAG' chooses among tf_in1k, tf_adv_in1k, tv_in1k, gluon_in1k)"
+        "(choose by model='inception_v3.TAG': tf_in1k, tf_adv_in1k, tv_in1k, gluon_in1k)"
     )
     record, note = record_of(tmp_path / "model.safetensors", "vgg16")
     assert (record.tag, note) == ("tv_in1k", "")
-    with pytest.raises(
-        ValueError, match=r"timm has no inception_v3\.gluon; did you mean gluon_in1k"
-    ):
+    message = r"model='inception_v3\.gluon' is unknown; did you mean inception_v3\.gluon_in1k"
+    with pytest.raises(ValueError, match=message):
         record_of(tmp_path / "model.safetensors", "inception_v3", "gluon")

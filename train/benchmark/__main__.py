@@ -1,23 +1,21 @@
-"""Times training, inference, reading, compilation and start-up, in turn with other frameworks; and how all that grows.
+"""Times training, inference, data reading, compilation and start-up, in turn with other frameworks.
 
 python -m train.benchmark --what=step --model=vgg16,inception_v3 --batch=8 --peer=torch --peer=keras
-python -m train.benchmark --what=infer --model='inception*' --batch=8,32,128 --peer=torch-compile --dtype=bfloat16
-python -m train.benchmark --what=step --model=vgg16 --batch=8 --remat            # and with activations computed anew
-python -m train.benchmark --what=loop --config=configs/lenet_mnist.py --steps=1000   # the loop against its bare step
+python -m train.benchmark --what=infer --model='inception*' --batch=8,32,128 --peer=torch-compile
+python -m train.benchmark --what=step --model=vgg16 --batch=8 --remat
+python -m train.benchmark --what=loop --config=configs/lenet_mnist.py --steps=1000
 python -m train.benchmark --what=data --peer=torchvision
 python -m train.benchmark --what=compile --model=all --batch=2
 python -m train.benchmark --what=startup
-python -m train.benchmark --what=growth|scaling|soak                             # growth draws .readme/growth.png
+python -m train.benchmark --what=growth|scaling|soak
 
-Absolute times say little on a shared machine: what is compared runs in turn, round by round, each in a process of its own, and
-the ratios count. Peers have the networks that train/peers.py lists; heads are trained where all have them. Our step is
-compiled in a process of its own and then loaded, as a run has it from its second start on; peers that compile do so in
-place. The peak of the memory is what steps hold beyond the loaded framework. The roofline is the least time for the
-multiply-adds and the traffic of the step at this machine's own rates.
+Contestants run in turn, round by round, each in a process of its own; the result is the ratio of
+their times. See train/benchmark/README.md for how it is taken and for what was measured.
 """
 
 import argparse
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from cnnjax.spelling import choice
@@ -28,7 +26,7 @@ from train.benchmark.workloads import choose, for_model
 from train.errors import UserError
 
 WHAT = ("step", "infer", "loop", "data", "compile", "startup", "growth", "scaling", "soak")
-ALLOWED = {
+ALLOWED = {  # peers; the others have none
     "step": peers.PEERS,
     "infer": peers.PEERS,
     "compile": ("torch-compile",),
@@ -38,27 +36,18 @@ ALLOWED = {
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = cli.Parser("python -m train.benchmark", __doc__)
-    parser.add_argument("--what", default="step", help=" | ".join(WHAT))
-    parser.add_argument(
-        "--config", help="step, infer, loop, startup: a recipe; else --model on synthetic images"
-    )
-    parser.add_argument(
-        "--model", default="lenet5", help="names of python -m cnnjax, globs, a,b,c, or all"
-    )
-    parser.add_argument("--batch", default="128", help="images a step; several: 8,32,128")
-    parser.add_argument(
-        "--dtype", default="float32", choices=["float32", "bfloat16"], help="of the computation"
-    )
-    several = f"step, infer: {', '.join(peers.PEERS)}; compile: torch-compile; data: torchvision; none; repeatable"
-    parser.add_argument("--peer", action="append", default=[], help=several)
-    parser.add_argument(
-        "--remat", action="store_true", help="step: ours once more, with activations computed anew"
-    )
-    parser.add_argument("--rounds", type=int, default=7, help="how often each is timed")
-    parser.add_argument("--steps", type=int, default=100, help="steps a round")
-    parser.add_argument(
-        "--trace", default="", help="step, infer: a folder for a profile of our first round"
-    )
+    add = parser.add_argument
+    add("--what", default="step", help=" | ".join(WHAT))
+    add("--config", help="a recipe (step, infer, loop, startup); else --model on synthetic images")
+    add("--model", default="lenet5", help="names of python -m cnnjax, globs, a,b,c, or all")
+    add("--batch", default="128", help="images a step; several: 8,32,128")
+    add("--dtype", default="float32", choices=["float32", "bfloat16"], help="compute type")
+    names = f"step, infer: {', '.join(peers.PEERS)}; compile: torch-compile; data: torchvision"
+    add("--peer", action="append", default=[], help=f"{names}; none; may be repeated")
+    add("--remat", action="store_true", help="step: also ours with model.options.remat=true")
+    add("--rounds", type=int, default=7, help="how often each contestant is timed")
+    add("--steps", type=int, default=100, help="steps a round")
+    add("--trace", default="", help="step, infer: a folder for a profile of our first round")
     args = parser.parse_args(argv)
     choice("--what", args.what, WHAT, UserError)
     args.peer = [peer for peer in args.peer if peer != "none"]
@@ -69,15 +58,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                 f"--what={args.what} has no peer {peer!r}; it has {', '.join(allowed) or 'none'}"
             )
     sizes = args.batch.split(",")
-    if (
-        not all(size.isdigit() for size in sizes)
-        or min(map(int, sizes)) < 1
-        or min(args.rounds, args.steps) < 1
-    ):
+    numbers = [int(size) if size.isdigit() else 0 for size in sizes]
+    if min(*numbers, args.rounds, args.steps) < 1:
         raise UserError(
-            "--batch, --rounds and --steps are whole numbers from 1; --batch takes several, as in 8,32"
+            "--batch, --rounds and --steps are whole numbers from 1; --batch takes several, as in "
+            "8,32"
         )
-    args.batch = [int(size) for size in sizes]
+    args.batch = numbers
     return args
 
 
@@ -86,7 +73,7 @@ def main(argv: list[str] | None = None) -> dict:
     if args.what == "data":
         from train.benchmark import reading
 
-        return reading.measure(*args.peer, rounds=args.rounds)
+        return reading.measure(*args.peer[:1], rounds=args.rounds)
     if args.what in ("growth", "scaling", "soak"):
         from train.benchmark import scaling
 
@@ -102,12 +89,7 @@ def main(argv: list[str] | None = None) -> dict:
             for batch in args.batch
         ]
     args.single = len({config.model.name for config in configs}) == 1
-    if args.what == "startup":
-        from train.benchmark import startup
-
-        measure: Any = startup.measure
-    else:
-        measure = {"step": race, "infer": race, "compile": compile_only, "loop": loop}[args.what]
+    measure = measurement(args.what)
     runs = []
     for config in configs:
         about = {
@@ -118,6 +100,15 @@ def main(argv: list[str] | None = None) -> dict:
         say(f"{about['model']}, {about['batch']} images, {about['dtype']}")
         runs.append(about | measure(args, config))
     return {"what": args.what, "rounds": args.rounds, "steps": args.steps, "runs": short(runs)}
+
+
+def measurement(what: str) -> Callable[..., dict[str, Any]]:
+    """(args, config) -> result, for what is measured of one config."""
+    if what == "startup":
+        from train.benchmark import startup
+
+        return startup.measure
+    return {"step": race, "infer": race, "compile": compile_only, "loop": loop}[what]
 
 
 if __name__ == "__main__":

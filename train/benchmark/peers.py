@@ -1,7 +1,8 @@
-"""The same networks in other frameworks, to be timed in turn with ours. Everything of theirs is imported inside functions.
+"""The same networks in other frameworks, to be timed in turn with ours.
 
-Each is what its users run at its best: PyTorch eager or compiled, channels last and autocast on a GPU; Keras's `fit` and
-`predict` with its own compilation. Training is SGD with momentum on cross-entropy, with auxiliary heads as told.
+A peer runs as its users run it at its best: PyTorch eager or compiled, with channels last and
+autocast on a GPU; Keras by `fit` and `predict` with its own compilation. Training is SGD with
+momentum on cross-entropy. Every peer's package is imported inside the functions that need it.
 """
 
 import contextlib
@@ -14,28 +15,37 @@ from unittest import mock
 
 import numpy as np
 
+from train.benchmark import memory
 from train.errors import UserError
 
-Timer = Callable[[int], float]  # seconds for so many steps
+Timer = Callable[[int], float]  # number of steps -> seconds
 
 PEERS = ("torch", "torch-compile", "keras", "keras-jax")
 
-# Our name -> (package, its name). LeNet-5 is in none of them, and is written out below.
+# Our name -> (package, its name). No package has LeNet-5, which is written out below.
+# fmt: off
 TORCH = {
-    "lenet5": ("", ""), "alexnet_owt": ("torchvision", "alexnet"),
+    "lenet5": ("", ""),
+    "alexnet_owt": ("torchvision", "alexnet"),
     **{name: ("torchvision", name) for name in ("vgg11", "vgg13", "vgg16", "vgg19")},
-    **{f"{name}_bn": ("torchvision", f"{name}_bn") for name in ("vgg11", "vgg13", "vgg16", "vgg19")},
-    "inception_v1_bn": ("torchvision", "googlenet"), "inception_v3": ("torchvision", "inception_v3"),
-    "inception_v4": ("timm", "inception_v4"), "inception_resnet_v2": ("timm", "inception_resnet_v2"),
-}  # fmt: skip
+    **{name: ("torchvision", name) for name in ("vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn")},
+    "inception_v1_bn": ("torchvision", "googlenet"),
+    "inception_v3": ("torchvision", "inception_v3"),
+    "inception_v4": ("timm", "inception_v4"),
+    "inception_resnet_v2": ("timm", "inception_resnet_v2"),
+}
 KERAS = {
-    "lenet5": "", "vgg16": "VGG16", "vgg19": "VGG19", "inception_v3": "InceptionV3",
+    "lenet5": "",
+    "vgg16": "VGG16",
+    "vgg19": "VGG19",
+    "inception_v3": "InceptionV3",
     "inception_resnet_v2": "InceptionResNetV2",
-}  # fmt: skip
+}
+# fmt: on
 
 
 def models(peer: str) -> list[str]:
-    """Which of our models a peer has."""
+    """Our names of the models that a peer has."""
     return list(TORCH if peer.startswith("torch") else KERAS)
 
 
@@ -46,7 +56,11 @@ def has_heads(peer: str, model: str) -> bool:
 
 @functools.cache
 def torchvision_models() -> Any:
-    """torchvision built for CUDA fails to import over a torch for the CPU: one operator of its extension is missing."""
+    """`torchvision.models`, also where torchvision is built for CUDA and torch for the CPU.
+
+    Importing such a pair fails, because an operator of torchvision's extension is missing. A stub
+    stands in for it.
+    """
     from torch import library as operators
 
     try:
@@ -57,17 +71,18 @@ def torchvision_models() -> Any:
         register = operators.register_fake
 
         def register_others(name: Any, *args: Any, **kwargs: Any) -> Any:
-            ours = name.startswith("torchvision::")
-            return (lambda function: function) if ours else register(name, *args, **kwargs)
+            if name.startswith("torchvision::"):
+                return lambda function: function
+            return register(name, *args, **kwargs)
 
         with mock.patch.object(operators, "register_fake", register_others):
             import torchvision.models as models
-        models.stub = stub  # lives as long as the module does
+        models.stub = stub  # the operator is there as long as the stub is
     return models
 
 
 def timm_module() -> Any:
-    """timm, which imports torchvision."""
+    """`timm`, which imports torchvision."""
     torchvision_models()
     import timm
 
@@ -75,7 +90,13 @@ def timm_module() -> Any:
 
 
 def load(peer: str, model: str) -> None:
-    """Imports what a peer's network needs and has it compute something: what comes after is the network's own memory."""
+    """Imports what a peer's network needs, and has it compute something small.
+
+    The memory that the process takes from then on is the network's own.
+
+    Raises:
+        UserError: a package is not installed.
+    """
     try:
         if peer.startswith("torch"):
             import torch
@@ -86,11 +107,10 @@ def load(peer: str, model: str) -> None:
                 timm_module()
             torch.ones(8, 8) @ torch.ones(8, 8)
         else:
-            os.environ["KERAS_BACKEND"] = (
-                "jax" if peer == "keras-jax" else "tensorflow"
-            )  # one for each process
+            # A process has one of Keras's backends.
+            os.environ["KERAS_BACKEND"] = "jax" if peer == "keras-jax" else "tensorflow"
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-            with _no_notices():
+            with silence():
                 import keras
 
                 keras.ops.convert_to_numpy(keras.ops.ones((8, 8)) @ keras.ops.ones((8, 8)))
@@ -101,32 +121,31 @@ def load(peer: str, model: str) -> None:
 
 
 @contextlib.contextmanager
-def _no_notices() -> Iterator[None]:
-    """TensorFlow's libraries write to standard error before they can be told not to."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+def silence() -> Iterator[None]:
+    """Discards standard error: TensorFlow's libraries write there before they read settings."""
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
         os.close(nowhere)
 
 
 def device_memory(peer: str) -> Callable[[], int] | None:
-    """Gives the most bytes that a loaded peer has had on a GPU; None where it runs on the CPU."""
+    """A function that returns a loaded peer's peak in bytes on a GPU; None on a CPU."""
     if peer.startswith("torch"):
         import torch
 
         return torch.cuda.max_memory_allocated if torch.cuda.is_available() else None
     if peer == "keras-jax":
-        from train.benchmark.memory import device_memory
-
-        return device_memory()
+        return memory.device_memory()
     import tensorflow as tf
 
-    on_gpu = tf.config.list_physical_devices("GPU")
-    return (lambda: tf.config.experimental.get_memory_info("GPU:0")["peak"]) if on_gpu else None
+    if not tf.config.list_physical_devices("GPU"):
+        return None
+    return lambda: tf.config.experimental.get_memory_info("GPU:0")["peak"]
 
 
 def make(
@@ -140,40 +159,50 @@ def make(
     heads: bool,
     dtype: str,
 ) -> tuple[Timer, dict[str, Any]]:
-    """Times steps of a peer that is loaded on one fixed batch (N, H, W, C) uint8, and says where it runs."""
-    maker = _torch if peer.startswith("torch") else _keras
-    options = {"compiled": True} if peer == "torch-compile" else {}
-    return maker(
-        model, images.astype(np.float32) / 255, labels, classes, train, heads, dtype, **options
-    )
+    """A timer of a loaded peer's steps on one fixed batch.
+
+    Args:
+        images: (N, H, W, C) uint8.
+        labels: (N,) int32.
+        train: training steps, else inference.
+        heads: train the auxiliary heads too.
+        dtype: float32 or bfloat16.
+
+    Returns:
+        The timer, and {"device": where it runs}.
+    """
+    images = images.astype(np.float32) / 255
+    if peer.startswith("torch"):
+        compiled = peer == "torch-compile"
+        return on_torch(model, images, labels, classes, train, heads, dtype, compiled)
+    return on_keras(model, images, labels, classes, train, dtype)
 
 
-# ---------------------------------------------------------------------------------------------- PyTorch
+# ----------------------------------------------------------------------------------------- PyTorch
 
 
-def _torch(model, images, labels, classes, train, heads, dtype, compiled=False):
+def on_torch(model, images, labels, classes, train, heads, dtype, compiled):
     import torch
     from torch import nn
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_float32_matmul_precision("high")  # float32 on a GPU: TF32, as jax has it by default
     torch.backends.cudnn.benchmark = True
-    network = _torch_network(model, images.shape, classes, heads).to(device).train(train)
+    network = torch_network(model, images.shape, classes, heads).to(device).train(train)
     x = torch.tensor(images.transpose(0, 3, 1, 2), device=device)
     y = torch.tensor(labels.astype(np.int64), device=device)
     if device == "cuda":
-        network, x = (
-            network.to(memory_format=torch.channels_last),
-            x.contiguous(memory_format=torch.channels_last),
-        )
+        network = network.to(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
     call = torch.compile(network) if compiled else network
     autocast = torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
 
     def loss() -> Any:
         with autocast:
-            logits, *aux = outputs if isinstance(outputs := call(x), tuple) else (outputs,)
-            losses = [nn.functional.cross_entropy(one.float(), y) for one in (logits, *aux)]
+            outputs = call(x)
+            logits, *aux = outputs if isinstance(outputs, tuple) else (outputs,)
+            losses = [nn.functional.cross_entropy(part.float(), y) for part in (logits, *aux)]
             return losses[0] + 0.3 * sum(losses[1:]) / max(1, len(aux))
 
     def step() -> None:
@@ -196,33 +225,35 @@ def _torch(model, images, labels, classes, train, heads, dtype, compiled=False):
     return run, {"device": torch.cuda.get_device_name() if device == "cuda" else "cpu"}
 
 
-def _torch_network(model: str, shape: tuple[int, ...], classes: int, heads: bool) -> Any:
+def torch_network(model: str, shape: tuple[int, ...], classes: int, heads: bool) -> Any:
+    """A network for images of shape (N, H, W, C)."""
     from torch import nn
 
     package, name = TORCH[model]
     if package == "timm":
         return timm_module().create_model(name, num_classes=classes)
     if package == "torchvision":
-        inception = (
-            {"init_weights": False, "aux_logits": heads} if model.startswith("inception") else {}
-        )
-        return torchvision_models().get_model(name, num_classes=classes, **inception)
+        inception = model.startswith("inception")
+        options = {"init_weights": False, "aux_logits": heads} if inception else {}
+        return torchvision_models().get_model(name, num_classes=classes, **options)
+    # fmt: off
     return nn.Sequential(
         nn.Conv2d(shape[-1], 6, 5, padding=(32 - shape[1]) // 2), nn.Tanh(), nn.AvgPool2d(2),
         nn.Conv2d(6, 16, 5), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(),
         nn.Linear(400, 120), nn.Tanh(), nn.Linear(120, 84), nn.Tanh(), nn.Linear(84, classes),
-    )  # fmt: skip
+    )
+    # fmt: on
 
 
-# ---------------------------------------------------------------------------------------------- Keras
+# ------------------------------------------------------------------------------------------- Keras
 
 
-def _keras(model, images, labels, classes, train, heads, dtype):
+def on_keras(model, images, labels, classes, train, dtype):
     import keras
 
     if dtype == "bfloat16":
         keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    network = _keras_network(model, images.shape[1:], classes)
+    network = keras_network(model, images.shape[1:], classes)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     network.compile(keras.optimizers.SGD(1e-3, momentum=0.9), loss)
     on_jax = keras.backend.backend() == "jax"
@@ -253,16 +284,20 @@ def _keras(model, images, labels, classes, train, heads, dtype):
     return run, {"device": "gpu" if tf.config.list_physical_devices("GPU") else "cpu"}
 
 
-def _keras_network(model: str, shape: tuple[int, ...], classes: int) -> Any:
+def keras_network(model: str, shape: tuple[int, ...], classes: int) -> Any:
+    """A network for images of shape (H, W, C)."""
     import keras
     from keras import layers
 
     if KERAS[model]:
         build = getattr(keras.applications, KERAS[model])
         return build(weights=None, input_shape=shape, classes=classes, classifier_activation=None)
+    # fmt: off
     return keras.Sequential([
-        layers.Input(shape),
-        layers.ZeroPadding2D((32 - shape[0]) // 2), layers.Conv2D(6, 5, activation="tanh"), layers.AveragePooling2D(2),
+        layers.Input(shape), layers.ZeroPadding2D((32 - shape[0]) // 2),
+        layers.Conv2D(6, 5, activation="tanh"), layers.AveragePooling2D(2),
         layers.Conv2D(16, 5, activation="tanh"), layers.AveragePooling2D(2), layers.Flatten(),
-        layers.Dense(120, activation="tanh"), layers.Dense(84, activation="tanh"), layers.Dense(classes),
-    ])  # fmt: skip
+        layers.Dense(120, activation="tanh"), layers.Dense(84, activation="tanh"),
+        layers.Dense(classes),
+    ])
+    # fmt: on

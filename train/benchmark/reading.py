@@ -1,27 +1,75 @@
-"""How fast images come out of JPEG files, in turn with torchvision's loader and with bare decoding.
-
-Other work on the machine slows all of them down alike, so what counts are the ratios within a round.
-"""
+"""How fast training reads JPEG files, in turn with torchvision's loader and with bare decoding."""
 
 import io
-import os
 import statistics
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from train.benchmark import peers
 from train.config import Augment, Data
 from train.errors import UserError
+from train.runtime import malloc
 
 BATCH = 64
+Reader = Callable[[], Iterator[int]]  # reads all images once; gives the sizes of its batches
+
+
+def measure(
+    peer: str = "", *, examples: int = 512, rounds: int = 5, workers: int = 2, size: int = 224
+) -> dict:
+    """Images per second of the training and the evaluation pipeline, in turn with their rivals.
+
+    Args:
+        peer: "torchvision" or nothing.
+        examples: images to read in a round.
+        workers: threads of ours, processes of the peer.
+        size: side of the crops.
+
+    Returns:
+        Medians over the rounds of the speeds, and of the ratios within each round.
+    """
+    if peer not in ("", "torchvision"):
+        raise UserError(f"--what=data has no peer {peer!r}; it has torchvision")
+    with tempfile.TemporaryDirectory() as folder:
+        files = [photograph(seed) for seed in range(64)]
+        for index in range(examples):
+            path = Path(folder) / "train" / "ab"[index % 2] / f"{index}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(files[index % len(files)])
+        rivals = torchvision(f"{folder}/train", workers, size) if peer else {}
+        warm_up(rivals)  # starts their processes, before the next line
+        malloc.keep_memory()  # as the trainer has it
+        own = ours(folder, workers, size)
+        warm_up(own)
+        rates = in_turn(rivals | own, rounds)
+
+    result: dict = {
+        "images": examples,
+        "kilobytes": round(statistics.mean(map(len, files)) / 1000),
+        "workers": workers,
+    }
+    for name, values in rates.items():
+        result[f"{name}_per_second"] = round(statistics.median(values))
+    pairs = [("train", "decode"), ("eval", "decode")]
+    if peer:
+        pairs += [("train", "peer_train"), ("train", "peer_train_uint8"), ("eval", "peer_eval")]
+    for name, rival in pairs:
+        ratios = (a / b for a, b in zip(rates[name], rates[rival]))
+        result[f"{name}_over_{rival}"] = round(statistics.median(ratios), 2)
+    return result
 
 
 def photograph(seed: int, height: int = 375, width: int = 500) -> bytes:
-    """A JPEG file of about 100 kB: noise with the spectrum of natural images, so that it decodes like one."""
+    """A JPEG file of about 100 kB, which decodes like a photograph.
+
+    It is noise with the spectrum of natural images.
+    """
     random = np.random.RandomState(seed)
     y, x = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)
     frequency = np.maximum(np.hypot(y, x), 1 / max(height, width))
@@ -38,69 +86,27 @@ def photograph(seed: int, height: int = 375, width: int = 500) -> bytes:
     return file.getvalue()
 
 
-def measure(
-    peer: str = "", *, examples: int = 512, rounds: int = 5, workers: int = 2, size: int = 224
-) -> dict:
-    """Images per second of the training and the evaluation pipeline, each round by round in turn with its rivals.
-
-    `peer` is "torchvision" or nothing. Ratios are medians over the rounds.
-    """
-    if peer not in ("", "torchvision"):
-        raise UserError(f"--what=data compares with torchvision, not with {peer!r}")
-    with tempfile.TemporaryDirectory() as place:
-        files = [photograph(seed) for seed in range(64)]
-        for index in range(examples):
-            path = Path(place) / "train" / "ab"[index % 2] / f"{index}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(files[index % len(files)])
-        rates = in_turn(contestants(place, peer, workers, size), rounds, examples)
-
-    result: dict = {
-        "images": examples,
-        "kilobytes": round(statistics.mean(map(len, files)) / 1000),
-        "workers": workers,
-    }
-    for name, values in rates.items():
-        result[f"{name}_per_second"] = round(statistics.median(values))
-    pairs = [("train", "decode"), ("eval", "decode")]
-    pairs += (
-        [("train", "peer_train"), ("train", "peer_train_uint8"), ("eval", "peer_eval")]
-        if peer
-        else []
-    )
-    for ours, rival in pairs:
-        result[f"{ours}_over_{rival}"] = round(
-            statistics.median(a / b for a, b in zip(rates[ours], rates[rival])), 2
-        )
-    return result
-
-
-def contestants(
-    place: str, peer: str, workers: int, size: int
-) -> dict[str, Callable[[], Iterator[int]]]:
-    """Each gives an iterator over the sizes of its batches, over all images once."""
+def ours(folder: str, workers: int, size: int) -> dict[str, Reader]:
+    """Our training and evaluation pipelines, and bare decoding."""
     from train import data
     from train.data.tf import tf
 
-    config = Data(source=f"folder:{place}", size=size, workers=workers, eval_batch_size=BATCH)
+    config = Data(source=f"folder:{folder}", size=size, workers=workers, eval_batch_size=BATCH)
     config.augment = Augment(crop="area", flip=True)
     split = data.load(config.source, "train")
     plan = data.Plan(len(split), BATCH, seed=0)
 
-    def bare() -> Iterator[int]:
-        """What libjpeg-turbo alone can do: read and decode, on as many threads, and throw away."""
+    def decode() -> Iterator[int]:
+        """Reads and decodes on as many threads, and discards: the limit of libjpeg-turbo."""
         options = tf.data.Options()
         options.autotune.enabled = False
         options.threading.private_threadpool_size = workers
-        names = tf.data.Dataset.from_tensor_slices(
-            [split.name(index) for index in range(len(split))]
-        )
+        names = tf.data.Dataset.from_tensor_slices([split.name(i) for i in range(len(split))])
         decoded = names.map(
             lambda name: tf.io.decode_jpeg(tf.io.read_file(name))[0, 0], num_parallel_calls=workers
         )
-        return (
-            len(batch) for batch in decoded.batch(BATCH).with_options(options).as_numpy_iterator()
-        )
+        batches = decoded.batch(BATCH).with_options(options).as_numpy_iterator()
+        return (len(batch) for batch in batches)
 
     def train() -> Iterator[int]:
         batches = data.train_batches(split, plan, config, start=0, stop=len(split) // BATCH)
@@ -109,69 +115,52 @@ def contestants(
     def evaluation() -> Iterator[int]:
         return (int(batch["mask"].sum()) for batch in data.eval_batches(split, config))
 
-    ours: dict[str, Callable[[], Iterator[int]]] = {
-        "decode": bare,
-        "train": train,
-        "eval": evaluation,
-    }
-    # The peer goes first: its workers are forked before ours changes how memory is kept, and are as its users have them.
-    return (torchvision(f"{place}/train", workers, size) if peer else {}) | ours
+    return {"decode": decode, "train": train, "eval": evaluation}
 
 
-def torchvision(place: str, workers: int, size: int) -> dict[str, Callable[[], Iterator[int]]]:
-    """Its reference transforms behind PyTorch's loader, as floats and, cheaper, as the bytes that ours gives."""
-    transforms, datasets, loader = import_torchvision()
-    crop = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
-    centre = [transforms.Resize(round(size / 0.875)), transforms.CenterCrop(size)]
-
-    def load(steps: list) -> Callable[[], Iterator[int]]:
-        images = datasets.ImageFolder(place, transforms.Compose(steps))
-        made = loader(images, BATCH, shuffle=True, num_workers=workers, persistent_workers=True)
-        return lambda: (len(labels) for _, labels in made)
-
-    return {
-        "peer_train": load([*crop, transforms.ToTensor()]),
-        "peer_train_uint8": load([*crop, transforms.PILToTensor()]),
-        "peer_eval": load([*centre, transforms.ToTensor()]),
-    }
-
-
-def import_torchvision():
-    """(transforms, datasets, DataLoader)"""
+def torchvision(folder: str, workers: int, size: int) -> dict[str, Reader]:
+    """torchvision's reference transforms in PyTorch's loader: as floats, and cheaper as bytes."""
     try:
         from torch.utils.data import DataLoader
 
-        from train.benchmark.peers import torchvision_models
-
-        torchvision_models()
+        peers.torchvision_models()
         from torchvision import datasets, transforms
     except ModuleNotFoundError as error:
         raise UserError(
             "--peer=torchvision needs torch and torchvision: make parity installs them"
         ) from error
-    return transforms, datasets, DataLoader
+    crop = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
+    centre = [transforms.Resize(round(size / 0.875)), transforms.CenterCrop(size)]
+
+    def reader(steps: list) -> Reader:
+        images = datasets.ImageFolder(folder, transforms.Compose(steps))
+        options = {"shuffle": True, "num_workers": workers, "persistent_workers": True}
+        loader = DataLoader(images, BATCH, **options)
+        return lambda: (len(labels) for _, labels in loader)
+
+    return {
+        "peer_train": reader([*crop, transforms.ToTensor()]),
+        "peer_train_uint8": reader([*crop, transforms.PILToTensor()]),
+        "peer_eval": reader([*centre, transforms.ToTensor()]),
+    }
 
 
-def in_turn(
-    contestants: dict[str, Callable[[], Iterator[int]]], rounds: int, examples: int
-) -> dict[str, list[float]]:
-    """Images per second of each, round by round; starting threads, processes and graphs is not counted."""
-    rates: dict[str, list[float]] = {name: [] for name in contestants}
-    for number in range(rounds + 1):
-        for name, start in contestants.items():
+def warm_up(readers: dict[str, Reader]) -> None:
+    for start in readers.values():
+        deque(start(), maxlen=0)
+
+
+def in_turn(readers: dict[str, Reader], rounds: int) -> dict[str, list[float]]:
+    """Images per second of each reader, round by round, from its second batch on.
+
+    The first batch holds the start of threads, processes and graphs.
+    """
+    rates: dict[str, list[float]] = {name: [] for name in readers}
+    for _ in range(rounds):
+        for name, start in readers.items():
             batches = start()
             next(batches)
-            began, count = time.perf_counter(), 0
-            for size in batches:
-                count += size
-            if number:  # the first round warms up
-                rates[name].append(count / (time.perf_counter() - began))
+            began = time.perf_counter()
+            images = sum(batches)
+            rates[name].append(images / (time.perf_counter() - began))
     return rates
-
-
-if __name__ == "__main__":
-    import json
-    import sys
-
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    print(json.dumps(measure(*sys.argv[1:])))

@@ -1,4 +1,4 @@
-"""From a named source to host batches: `load` a split, then `train_batches` or `eval_batches` of it."""
+"""From a named source to batches: `load` a split, then `train_batches` or `eval_batches`."""
 
 from train.data.pipeline import Batch, eval_batches, read, train_batches
 from train.data.plan import Plan

@@ -1,28 +1,29 @@
-"""Random changes of training images on the host: parameters drawn in numpy, images changed in tf.data, or in numpy alone.
+"""Random changes of training images on the host: drawn in numpy, applied in tf.data or numpy.
 
-Nothing here holds state or draws numbers of its own, so an image depends on (seed, position) only. Importing this module
-does not load TensorFlow; the functions on images do, except for those of `in_numpy`.
+Nothing here holds state or draws random numbers itself, so an image depends on (seed, position)
+alone. Importing this module does not load TensorFlow; the functions on single images do.
 """
 
 import importlib
-import importlib.util
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnnjax.spelling import nearest
+from cnnjax.spelling import choice
+from train import files
 from train.config import Augment, Data
 from train.data import affine, randaugment
 from train.errors import UserError
 
 CROPS = ("center", "scale", "area")
 METHODS = ("bilinear", "bicubic", "area", "nearest")  # of interpolation
-CUSTOM_COLUMNS = 16  # as many numbers as a function of the user gets for each image
+COLORS = ("none", "slim", "slim_fast")
+NEED_COLOR = ("randaugment", "color", "lighting", "permute_channels")
+CUSTOM_COLUMNS = 16  # random numbers that a user's function gets for each image
 
-# Eigenvalues and eigenvectors of the covariance of ImageNet's pixels in [0, 1], as PyTorch's and others' recipes have them.
+# Of the covariance of ImageNet's pixels in [0, 1], as in PyTorch's recipes.
 PCA_VALUES = np.array([0.2175, 0.0188, 0.0045], np.float32)
 PCA_VECTORS = np.array(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]], np.float32
@@ -30,11 +31,14 @@ PCA_VECTORS = np.array(
 
 
 class Change(NamedTuple):
-    """One augmentation: `draw` turns numbers (n, columns) in [0, 1) into parameters (n, …) float32 in numpy;
-    `apply` turns an image (H, W, C) and its parameters into an image, in tf.data.
+    """One augmentation.
 
-    `name` keys the numbers, so that one augmentation more leaves those of the others as they are. Images are uint8, or
-    float32 in 0..255 behind a change of colours, of which only the last rounds.
+    Attributes:
+        name: keys the random numbers, so that one more augmentation does not change the others.
+        columns: how many random numbers an image takes.
+        draw: (n, columns) in [0, 1) -> (n, P) float32 parameters, in numpy.
+        apply: (image (H, W, C), parameters (P,)) -> image, in tf.data. Images are uint8, or float32
+            in 0..255 after a change of colours; `apply_all` rounds once, at the end.
     """
 
     name: str
@@ -44,94 +48,90 @@ class Change(NamedTuple):
 
 
 def check_crop(config: Data) -> None:
-    """UserError for a crop or an interpolation that is unknown, and for ranges that make no sense."""
-    chosen = config.augment
-    for name, known in (("crop", CROPS), ("interpolation", (*METHODS, "random"))):
-        value = getattr(chosen, name)
-        if value not in known:
-            raise UserError(f"data.augment.{name}={value!r} is unknown; {nearest(value, known)}")
+    """Checks the options of the random crop.
+
+    Raises:
+        UserError: an unknown crop or interpolation, or an impossible range.
+    """
+    augment = config.augment
+    choice("data.augment.crop", augment.crop, CROPS, UserError)
+    methods = (*METHODS, "random")
+    choice("data.augment.interpolation", augment.interpolation, methods, UserError)
     for name in ("short_side", "area", "aspect"):
-        values = getattr(chosen, name)
+        values = getattr(augment, name)
         if len(values) != 2 or not 0 < values[0] <= values[1]:
             raise UserError(
                 f"data.augment.{name} is a range such as {getattr(Augment(), name)}, got {values}"
             )
-    if chosen.crop == "area" and chosen.area[1] > 1:
-        raise UserError(f"data.augment.area={chosen.area} is a share of the image, at most 1")
-    if chosen.crop == "scale" and chosen.short_side[0] < config.size:
+    if augment.crop == "area" and augment.area[1] > 1:
+        raise UserError(f"data.augment.area={augment.area} is a share of the image, at most 1")
+    if augment.crop == "scale" and augment.short_side[0] < config.size:
         raise UserError(
-            f"data.augment.short_side={chosen.short_side} is smaller than data.size={config.size}"
+            f"data.augment.short_side={augment.short_side} is smaller than data.size={config.size}"
         )
 
 
 def make_changes(config: Augment, shape: tuple[int, ...]) -> list[Change]:
-    """What a config asks for on images of this shape, in the order in which it happens; UserError for what cannot be."""
+    """The changes that a config names, in the order of their application.
+
+    Args:
+        config: the augmentation.
+        shape: (H, W, C) of the images.
+
+    Raises:
+        UserError: an option is unknown, or needs images in colour.
+    """
     height, width, channels = shape
-    found = []
+    choice("data.augment.color", config.color, COLORS, UserError)
+    size: dict[str, Any] = dict(height=height, width=width)
+    changes = []
     if config.flip:
-        found.append(Change("flip", 1, lambda numbers: numbers, flip))
+        changes.append(Change("flip", 1, _as_drawn, flip))
     if config.randaugment:
-        layers = partial(randaugment.apply, size=(height, width))
         draw = partial(randaugment.draw, magnitude=config.magnitude)
-        found.append(Change("randaugment", 2 * config.randaugment, draw, layers))
-    if config.color not in ("none", "slim", "slim_fast"):
-        known = ("none", "slim", "slim_fast")
-        raise UserError(
-            f"data.augment.color={config.color!r} is unknown; {nearest(config.color, known)}"
-        )
+        apply = partial(randaugment.apply, size=(height, width))
+        changes.append(Change("randaugment", 2 * config.randaugment, draw, apply))
     if config.color != "none":
-        found.append(
-            Change("color", 5, draw_color, partial(distort_color, fast=config.color == "slim_fast"))
-        )
+        apply = partial(distort_color, fast=config.color == "slim_fast")
+        changes.append(Change("color", 5, draw_color, apply))
     if config.lighting:
-        found.append(
-            Change("lighting", 6, partial(draw_lighting, deviation=config.lighting), shift_color)
-        )
+        draw = partial(draw_lighting, deviation=config.lighting)
+        changes.append(Change("lighting", 6, draw, shift_color))
     if config.permute_channels:
-        found.append(
-            Change("permute_channels", 3, lambda numbers: numbers.argsort(axis=1), permute_channels)
-        )
+        changes.append(Change("permute_channels", 3, partial(np.argsort, axis=1), permute_channels))
     if config.erase:
-        draw = partial(draw_erase, probability=config.erase, height=height, width=width)
-        found.append(Change("erase", 6, draw, erase))
+        draw = partial(draw_erase, probability=config.erase, **size)
+        changes.append(Change("erase", 6, draw, erase))
     if config.cutout:
-        found.append(
-            Change(
-                "cutout",
-                2,
-                partial(draw_cutout, side=config.cutout, height=height, width=width),
-                cutout,
-            )
-        )
+        draw = partial(draw_cutout, side=config.cutout, **size)
+        changes.append(Change("cutout", 2, draw, cutout))
     if config.custom:
-        found.append(
-            Change("custom", CUSTOM_COLUMNS, lambda numbers: numbers, custom(config.custom))
-        )
-    if affine.wanted(config, "host"):  # last, as on the device
-        draw = partial(affine.transforms, config=config, height=height, width=width)
-        found.append(Change(*affine.NUMBERS, draw, affine.distort))
-    for change in found:
-        if channels != 3 and change.name in (
-            "randaugment",
-            "color",
-            "lighting",
-            "permute_channels",
-        ):
+        changes.append(Change("custom", CUSTOM_COLUMNS, _as_drawn, custom(config.custom)))
+    if affine.wanted(config, "host"):  # after the other changes, as on the device
+        draw = partial(affine.transforms, config=config, **size)
+        changes.append(Change(*affine.NUMBERS, draw, affine.distort))
+    for change in changes:
+        if channels != 3 and change.name in NEED_COLOR:
             raise UserError(
-                f"data.augment.{change.name} is for images in colour; these have {channels} channel(s)"
+                f"data.augment.{change.name} is for images in colour; "
+                f"these have {channels} channel(s)"
             )
-    return found
+    return changes
+
+
+def _as_drawn(numbers: np.ndarray) -> np.ndarray:
+    return numbers
 
 
 def in_numpy(changes: list[Change]) -> bool:
-    """Whether `apply_in_numpy` knows them all."""
+    """Whether `apply_in_numpy` knows all of these changes."""
     return all(change.name in ("flip", "cutout") for change in changes)
 
 
 def apply_in_numpy(
     changes: list[Change], images: np.ndarray, parameters: list[np.ndarray]
 ) -> np.ndarray:
-    """The changes of a batch uint8 (N, H, W, C)."""
+    """The changes of a batch uint8 (N, H, W, C), with one array (N, P) of parameters for each."""
     for change, values in zip(changes, parameters):
         if change.name == "flip":
             images = np.where((values < 0.5)[:, :, None, None], images[:, :, ::-1], images)
@@ -160,32 +160,30 @@ def apply_all(changes: list[Change]) -> Callable:
 
 
 def flip(image, parameters):
-    """Mirrored left to right, half of the time. Krizhevsky et al. 2012, section 4.1."""
+    """Mirrored left to right with probability 1/2. Krizhevsky et al. 2012, section 4.1."""
     from train.data.tf import tf
 
     return tf.cond(parameters[0] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
 
 
 def draw_color(numbers: np.ndarray) -> np.ndarray:
-    """Brightness, saturation, hue, contrast and which of the four orders."""
+    """(n, 5): brightness, saturation, hue, contrast, and which of the four orders."""
     brightness, saturation, hue, contrast, order = numbers.T
-    return np.stack(
-        [
-            64 * brightness - 32,
-            0.5 + saturation,
-            0.4 * hue - 0.2,
-            0.5 + contrast,
-            np.floor(4 * order),
-        ],
-        axis=1,
-    )
+    hue, order = 0.4 * hue - 0.2, np.floor(4 * order)
+    return np.stack([64 * brightness - 32, 0.5 + saturation, hue, 0.5 + contrast, order], axis=1)
 
 
 def distort_color(image, parameters, *, fast: bool):
-    """Brightness, saturation, hue and contrast in one of four orders, as TF-slim's inception_preprocessing has them.
+    """Brightness, saturation, hue and contrast, in one of four orders.
 
-    `fast` leaves out hue and contrast, and has two orders. The photometric distortions of Howard: Some improvements on
-    deep convolutional neural network based image classification, 2013, to which GoogLeNet (section 6) refers.
+    As in TF-slim's inception_preprocessing.
+    GoogLeNet (2014), section 6, takes these photometric distortions from Howard: Some improvements
+    on deep convolutional neural network based image classification, 2013.
+
+    Args:
+        image: (H, W, 3).
+        parameters: (5,), a row of `draw_color`.
+        fast: leave out hue and contrast.
     """
     from train.data.tf import tf
 
@@ -208,103 +206,103 @@ def distort_color(image, parameters, *, fast: bool):
 
 
 def draw_lighting(numbers: np.ndarray, *, deviation: float) -> np.ndarray:
-    """What is added to red, green and blue: along each principal component a normal number times its eigenvalue.
+    """(n, 3): what is added to red, green and blue, a normal number times each principal component.
 
-    Krizhevsky et al. 2012, section 4.1, with a deviation of 0.1. VGG (section 3.1) calls it random RGB colour shift.
+    Krizhevsky et al. 2012, section 4.1, with a deviation of 0.1; the "random RGB colour shift" of
+    VGG (2014), section 3.1.
     """
-    normal = np.sqrt(-2 * np.log1p(-numbers[:, :3])) * np.cos(
-        2 * np.pi * numbers[:, 3:]
-    )  # Box and Muller
+    # Box-Muller
+    radius, angle = np.sqrt(-2 * np.log1p(-numbers[:, :3])), 2 * np.pi * numbers[:, 3:]
+    normal = radius * np.cos(angle)
     return (255 * deviation * (normal * PCA_VALUES) @ PCA_VECTORS.T).astype(np.float32)
 
 
 def shift_color(image, parameters):
-    """The same for every pixel; what leaves 0..255 is cut off."""
+    """The same three numbers added to every pixel, clipped to 0..255."""
     from train.data.tf import tf
 
     return tf.clip_by_value(tf.cast(image, tf.float32) + parameters, 0.0, 255.0)
 
 
 def permute_channels(image, parameters):
-    """Red, green and blue in one of their six orders: no network can rely on what colour a thing has."""
+    """Red, green and blue in one of their six orders, so that a network cannot rely on colour."""
     from train.data.tf import tf
 
     return tf.gather(image, tf.cast(parameters, tf.int32), axis=-1)
 
 
 def draw_erase(numbers: np.ndarray, *, probability: float, height: int, width: int) -> np.ndarray:
-    """(top, left, bottom, right, seed) of a rectangle of 2 to 40 % of the area with an aspect of 0.3 to 3.3."""
+    """(n, 5) top, left, bottom, right, seed: 2 to 40 % of the area, at an aspect of 0.3 to 3.3."""
     share, ratio = 0.02 + 0.38 * numbers[:, 1], 0.3 * 11 ** numbers[:, 2]
     high = np.minimum(height - 1, np.round(np.sqrt(share * height * width * ratio)))
     wide = np.minimum(width - 1, np.round(np.sqrt(share * height * width / ratio)))
     high = np.where(numbers[:, 0] < probability, high, 0)
-    top, left = (
-        np.floor(numbers[:, 3] * (height - high + 1)),
-        np.floor(numbers[:, 4] * (width - wide + 1)),
-    )
-    return np.stack(
-        [top, left, top + high, left + wide, np.floor(numbers[:, 5] * 2**24)], axis=1
-    ).astype(np.float32)
+    top = np.floor(numbers[:, 3] * (height - high + 1))
+    left = np.floor(numbers[:, 4] * (width - wide + 1))
+    seed = np.floor(numbers[:, 5] * 2**24)
+    return np.stack([top, left, top + high, left + wide, seed], axis=1).astype(np.float32)
 
 
 def erase(image, parameters):
-    """A random rectangle of random pixels. Zhong et al.: Random erasing data augmentation, 2017, section 3.2."""
+    """A random rectangle of random pixels.
+
+    Zhong et al.: Random erasing data augmentation, 2017, section 3.2.
+    """
     from train.data.tf import tf
 
     def noise():
         seed = tf.stack([0, tf.cast(parameters[4], tf.int32)])
-        random = tf.cast(
-            tf.random.stateless_uniform(image.shape, seed, 0, 256, tf.int32), image.dtype
-        )
-        return tf.where(_inside(image, parameters), random, image)
+        random = tf.random.stateless_uniform(image.shape, seed, 0, 256, tf.int32)
+        return tf.where(_inside(image, parameters), tf.cast(random, image.dtype), image)
 
     return tf.cond(parameters[2] > parameters[0], noise, lambda: image)
 
 
 def draw_cutout(numbers: np.ndarray, *, side: int, height: int, width: int) -> np.ndarray:
-    """(top, left, bottom, right) of a square around a pixel anywhere: it may reach beyond the border."""
-    top, left = (
-        np.floor(numbers[:, 0] * height) - side // 2,
-        np.floor(numbers[:, 1] * width) - side // 2,
-    )
+    """(n, 4) top, left, bottom, right of a square centred on any pixel; it may cross the border."""
+    top = np.floor(numbers[:, 0] * height) - side // 2
+    left = np.floor(numbers[:, 1] * width) - side // 2
     return np.stack([top, left, top + side, left + side], axis=1).astype(np.float32)
 
 
 def cutout(image, parameters):
-    """A black square. DeVries, Taylor: Improved regularization of convolutional neural networks with cutout, 2017."""
+    """A black square.
+
+    DeVries, Taylor: Improved regularization of convolutional neural networks with cutout, 2017.
+    """
     from train.data.tf import tf
 
     return tf.where(_inside(image, parameters), tf.zeros_like(image), image)
 
 
 def _inside(image, box):
-    """(H, W, 1) bool: the pixels of the rectangle (top, left, bottom, right)."""
+    """(H, W, 1) bool: the pixels of the rectangle (top, left, bottom, right, …)."""
     from train.data.tf import tf
 
-    y, x = (
-        tf.range(image.shape[0], dtype=tf.float32)[:, None],
-        tf.range(image.shape[1], dtype=tf.float32),
-    )
+    y = tf.range(image.shape[0], dtype=tf.float32)[:, None]
+    x = tf.range(image.shape[1], dtype=tf.float32)
     return ((y >= box[0]) & (y < box[2]) & (x >= box[1]) & (x < box[3]))[..., None]
 
 
 def custom(reference: str) -> Callable:
-    """A function of the user's: (image uint8 (H, W, C), 16 numbers in [0, 1)) -> image uint8, as tf tensors."""
+    """A user's function on tensors: (image uint8 (H, W, C), 16 numbers in [0, 1)) -> image uint8.
+
+    Args:
+        reference: package.module:function or path/file.py:function.
+
+    Raises:
+        UserError: the reference is malformed, or the function cannot be imported.
+    """
     place, colon, name = reference.rpartition(":")
     if not colon:
         raise UserError(
-            f"data.augment.custom={reference!r} must read package.module:function or path/file.py:function"
+            f"data.augment.custom={reference!r} must read package.module:function "
+            "or path/file.py:function"
         )
     try:
-        if place.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-            assert spec and spec.loader
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(place)
-        return getattr(module, name)
+        load = files.load_module if place.endswith(".py") else importlib.import_module
+        return getattr(load(place), name)
     except Exception as error:
         raise UserError(
-            f"data.augment.custom={reference!r} cannot be had: {type(error).__name__}: {error}"
+            f"data.augment.custom={reference!r} cannot be loaded: {type(error).__name__}: {error}"
         ) from None

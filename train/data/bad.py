@@ -1,4 +1,4 @@
-"""Images that cannot be read: named, counted, and replaced in a way that depends on the files alone."""
+"""Unreadable images: named, counted, and replaced in a way that depends on the files alone."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from cnnjax.spelling import nearest
+from cnnjax.spelling import choice
 from train.config import Data
-from train.data.decode import BadImage, check_size, decode
+from train.data.decode import BadImage, decode_as_training
 from train.data.split import Split
 from train.errors import DataError, UserError
 
@@ -23,31 +23,37 @@ __all__ = [
     "report",
 ]
 
-Item = tuple[Any, int, str]  # payload, label and key of an example of a stream
+Item = tuple[Any, int, str]  # (payload, label, key) of an example of a stream
 
 
 def check_policy(config: Data) -> None:
-    if config.on_bad_image not in ("error", "skip"):
-        hint = nearest(config.on_bad_image, ("error", "skip"))
-        raise UserError(f"data.on_bad_image={config.on_bad_image!r} is unknown; {hint}")
+    """UserError unless `data.on_bad_image` is known."""
+    choice("data.on_bad_image", config.on_bad_image, ("error", "skip"), UserError)
 
 
 def report(split: Split, index: int | str, why: str, *, skip: bool) -> None:
-    """DataError with the file's name, or one line on standard error and one more in the count."""
+    """Records an unreadable example: one line on standard error, and an entry in `split.bad`.
+
+    Raises:
+        DataError: not `skip`; the message names the file.
+    """
     if not skip:
-        raise DataError(f"{split.name(index)} cannot be read: {why}; python -m train.data check lists all such files, "
-                        "data.on_bad_image=skip goes on without them")  # fmt: skip
+        raise DataError(
+            f"{split.name(index)} cannot be read: {why}; python -m train.data check lists all such "
+            "files, data.on_bad_image=skip trains without them"
+        )
     if index not in split.bad:
         split.bad[index] = why
-        print(
-            f"skipping {split.name(index)}: {why} ({len(split.bad)} so far)",
-            file=sys.stderr,
-            flush=True,
-        )
+        line = f"skipping {split.name(index)}: {why} ({len(split.bad)} so far)"
+        print(line, file=sys.stderr, flush=True)
 
 
 def next_good(split: Split, index: int, config: Data) -> int:
-    """The example that stands in for an unreadable one: the next readable one of the source, whatever the order."""
+    """The example that replaces an unreadable one: the next readable one in the source's own order.
+
+    Raises:
+        DataError: the split has no readable example.
+    """
     for step in range(1, len(split)):
         candidate = (int(index) + step) % len(split)
         if candidate in split.bad:
@@ -60,7 +66,11 @@ def next_good(split: Split, index: int, config: Data) -> int:
 
 
 def replaced(split: Split, batch: list[Item], config: Data) -> list[Item]:
-    """A global batch of a stream, in which the next readable example of the batch stands in for an unreadable one."""
+    """A stream's global batch; the next readable example of the batch replaces a bad one.
+
+    Raises:
+        DataError: the batch has no readable example.
+    """
 
     def stand_in(place: int) -> Item:
         for other in batch[place:] + batch[:place]:
@@ -74,37 +84,37 @@ def replaced(split: Split, batch: list[Item], config: Data) -> list[Item]:
 def find(
     split: Split, examples: list[int] | list[Item], config: Data, workers: int
 ) -> list[int | str]:
-    """Reports those of some examples that tf.data cannot read, and returns them. Of a stream the examples are items."""
+    """Reports those of the examples that training cannot read, and returns their indices or keys.
+
+    Args:
+        split: that they belong to.
+        examples: indices; items where the split is a stream.
+        config: how to read them.
+        workers: how many threads read.
+
+    Raises:
+        DataError: one cannot be read, and `data.on_bad_image` is "error".
+    """
     with ThreadPoolExecutor(workers) as pool:
         reasons = list(pool.map(lambda example: reason(split, example, config), examples))
     keys = [example[2] if isinstance(example, tuple) else int(example) for example in examples]
-    found = {key: why for key, why in zip(keys, reasons) if why is not None}
-    for key, why in found.items():
+    unreadable = {key: why for key, why in zip(keys, reasons) if why is not None}
+    for key, why in unreadable.items():
         report(split, key, why, skip=config.on_bad_image == "skip")
-    return list(found)
+    return list(unreadable)
 
 
 def reason(split: Split, example: int | Item, config: Data) -> str | None:
-    """Why an example cannot be read; None if it can."""
+    """Why training cannot read an example; None if it can."""
     try:
-        payload = (
-            example[0] if isinstance(example, tuple) else split.fetch(np.array([example]))[0][0]
+        if isinstance(example, tuple):
+            payload = example[0]
+        else:
+            payload = split.fetch(np.array([example]))[0][0]
+        channels = config.channels or split.image_shape[2]
+        decode_as_training(
+            split.load(payload), channels, exif=config.exif, max_pixels=config.max_pixels
         )
-        unreadable(split.load(payload), config.channels or split.image_shape[2], config)
     except (BadImage, OSError) as error:
         return str(error)
     return None
-
-
-def unreadable(data: bytes, channels: int, config: Data) -> None:
-    """BadImage for what tf.data would fail on: its decoder and Pillow do not draw the same line in damaged JPEG."""
-    from train.data.tf import tf
-
-    if data[:3] != b"\xff\xd8\xff" or config.exif:
-        decode(data, channels, exif=config.exif, max_pixels=config.max_pixels)
-        return
-    check_size(data, config.max_pixels)
-    try:
-        tf.io.decode_jpeg(data, channels=channels)
-    except tf.errors.InvalidArgumentError as error:
-        raise BadImage(error.message.split(" [Op:")[0]) from None

@@ -1,5 +1,6 @@
-"""Random windows of encoded images in tf.data: only the window is decoded, and large ones at a fraction of their size.
+"""Random crops of image files in tf.data.
 
+Only the window is decoded, and a large one at reduced size.
 Importing this module loads TensorFlow.
 """
 
@@ -13,12 +14,17 @@ from train.data.augment import METHODS, check_crop
 from train.data.decode import decode
 from train.data.tf import tf
 
-TRIES = 10
+TRIES = 10  # of `area_crop`, as in torchvision's RandomResizedCrop
 
 
 class Crop(NamedTuple):
-    """A random window: `draw` turns numbers in [0, 1), `columns` for each image, into parameters in numpy; `window` turns
-    an image's height, width and parameters into (top, left, height, width), integers, in tf.data."""
+    """A random window.
+
+    Attributes:
+        columns: how many random numbers an image takes.
+        draw: (n, columns) in [0, 1) -> (n, P) parameters, in numpy.
+        window: (height, width, parameters (P,)) -> int32 (top, left, height, width), in tf.data.
+    """
 
     columns: int
     draw: Callable[[np.ndarray], np.ndarray]
@@ -31,26 +37,28 @@ NO_CROP = Crop(
 
 
 def area_crop(area: tuple[float, ...], aspect: tuple[float, ...]) -> Crop:
-    """Inception's window: of a random share of the area and a random aspect ratio, anywhere in the image.
+    """Inception's window: a random share of the area, a random aspect ratio, anywhere in the image.
 
-    Szegedy et al.: Going deeper with convolutions, 2014, section 6 (8 to 100 % of the area, 3/4 to 4/3). Each try draws
-    both, the ratio evenly in its logarithm; the first that fits counts, and if none does, the largest centred window.
+    Szegedy et al.: Going deeper with convolutions, 2014, section 6. Each try draws a share evenly
+    and a ratio evenly in its logarithm; the first window that fits is taken. If none fits, it is
+    the largest centred window of an allowed ratio.
+
+    Args:
+        area: range of the share of the image's area; (0.08, 1) in the paper.
+        aspect: range of width over height; (3/4, 4/3) in the paper.
     """
 
     def draw(numbers):
         share = area[0] + (area[1] - area[0]) * numbers[:, :TRIES]
-        ratio = (
-            aspect[0] * (aspect[1] / aspect[0]) ** numbers[:, TRIES : 2 * TRIES]
-        )  # width over height
-        return np.concatenate(
-            [np.sqrt(share / ratio), np.sqrt(share * ratio), numbers[:, 2 * TRIES :]], axis=1
-        )
+        ratio = aspect[0] * (aspect[1] / aspect[0]) ** numbers[:, TRIES : 2 * TRIES]
+        places = numbers[:, 2 * TRIES :]
+        return np.concatenate([np.sqrt(share / ratio), np.sqrt(share * ratio), places], axis=1)
 
     def window(height, width, parameters):
-        # Each operation costs some microseconds for each image, so there are few.
+        # Few operations, because each one costs time for every image.
         image = tf.cast(tf.stack([height, width]), tf.float32)
         sides = tf.reshape(parameters[: 2 * TRIES], [2, TRIES]) * tf.sqrt(image[0] * image[1])
-        # Behind the tries: the whole image, cut to the closest ratio that is allowed.
+        # After the tries, the fallback: the whole image, cut to the nearest allowed ratio.
         whole = tf.minimum(image, tf.reverse(image, [0]) * [1 / aspect[0], aspect[1]])
         sides = tf.maximum(tf.round(tf.concat([sides, whole[:, None]], 1)), 1.0)
         first = tf.argmax(tf.reduce_all(sides <= image[:, None], 0), output_type=tf.int32)
@@ -62,15 +70,16 @@ def area_crop(area: tuple[float, ...], aspect: tuple[float, ...]) -> Crop:
 
 
 def _place(room, numbers):
-    """Cut to an integer, 0 to room, each as likely: room (2,) float32 of whole pixels, numbers (2,) in [0, 1)."""
+    """Uniform over 0..room once truncated; room (2,) whole pixels, numbers (2,) in [0, 1)."""
     return (room + 1) * numbers
 
 
 def scale_crop(size: int, short_side: tuple[float, ...]) -> Crop:
-    """A square of `size` from anywhere in the image, whose short side is scaled to a length from a range first.
+    """A random square of `size`, after the short side is scaled to a random length.
 
-    256 to 256: Krizhevsky, Sutskever, Hinton: ImageNet classification with deep convolutional neural networks, 2012,
-    section 4.1. 256 to 512, scale jitter: Simonyan, Zisserman: Very deep convolutional networks, 2014, section 3.1.
+    Lengths 256 to 256: Krizhevsky, Sutskever, Hinton: ImageNet classification with deep
+    convolutional neural networks, 2012, section 4.1. Lengths 256 to 512 (scale jitter): Simonyan,
+    Zisserman: Very deep convolutional networks, 2014, section 3.1.
     """
     smallest, largest = short_side
 
@@ -92,27 +101,35 @@ def center_crop(size: int, short_side: int) -> Crop:
 
     def window(height, width, parameters):
         short = tf.minimum(height, width)
-        side = tf.maximum(
-            tf.cast(tf.round(tf.cast(short * size, tf.float32) / short_side), tf.int32), 1
-        )
+        side = tf.cast(tf.round(tf.cast(short * size, tf.float32) / short_side), tf.int32)
+        side = tf.maximum(side, 1)
         return tf.stack([(height - side) // 2, (width - side) // 2, side, side])
 
     return Crop(0, lambda numbers: numbers, window)
 
 
 def make_crop(config: Data) -> Crop:
-    """What a config names; UserError where `check_crop` has one."""
+    """The crop that a config names.
+
+    Raises:
+        UserError: as `check_crop`.
+    """
     check_crop(config)
-    chosen = config.augment
-    if chosen.crop == "area":
-        return area_crop(chosen.area, chosen.aspect)
-    if chosen.crop == "scale":
-        return scale_crop(config.size, chosen.short_side)
+    augment = config.augment
+    if augment.crop == "area":
+        return area_crop(augment.area, augment.aspect)
+    if augment.crop == "scale":
+        return scale_crop(config.size, augment.short_side)
     return center_crop(config.size, config.transform.resize or round(config.size / 0.875))
 
 
 def make_load(config: Data, channels: int, crop: Crop, *, encoded: bool) -> Callable:
-    """(file's bytes or pixels, parameters of the crop, a number that picks the interpolation) -> uint8 (size, size, C)."""
+    """Reads an image in tf.data, crops and resizes it.
+
+    Returns:
+        (bytes of a file or pixels, parameters of the crop, number in [0, 1) that picks the
+        interpolation) -> uint8 (size, size, channels).
+    """
     size, method = config.size, config.augment.interpolation
 
     def load(source, parameters, chooser):
@@ -138,48 +155,38 @@ def make_load(config: Data, channels: int, crop: Crop, *, encoded: bool) -> Call
         return pixels[top : top + height, left : left + width]
 
     def by_pillow(source, parameters):
-        def pixels(data):
+        def decoded(data):
             return decode(data, channels, exif=config.exif, max_pixels=config.max_pixels)
 
-        return cut(
-            tf.ensure_shape(tf.numpy_function(pixels, [source], tf.uint8), [None, None, channels]),
-            parameters,
-        )
+        pixels = tf.numpy_function(decoded, [source], tf.uint8)
+        return cut(tf.ensure_shape(pixels, [None, None, channels]), parameters)
 
     def from_jpeg(source, parameters):
         height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(source))
         small = tf.cast(height, tf.int64) * tf.cast(width, tf.int64) <= config.max_pixels
-        with tf.control_dependencies(
-            [tf.raw_ops.Assert(condition=small, data=["more than data.max_pixels"])]
-        ):
+        checked = tf.raw_ops.Assert(condition=small, data=["more than data.max_pixels"])
+        with tf.control_dependencies([checked]):
             window = crop.window(height, width, parameters)
-        # libjpeg scales well while it decodes, and for less than nothing: to the smallest that is not below the target.
-        halvings = tf.reduce_sum(
-            tf.cast(tf.reduce_min(window[2:]) >= [2 * size, 4 * size, 8 * size], tf.int32)
+        # libjpeg decodes at 1/2, 1/4 or 1/8 of the size: at the smallest not below the target.
+        limits = [2 * size, 4 * size, 8 * size]
+        halvings = tf.reduce_sum(tf.cast(tf.reduce_min(window[2:]) >= limits, tf.int32))
+        branches = [lambda ratio=2**k: decode_window(source, window, ratio) for k in range(4)]
+        return tf.switch_case(halvings, branches)
+
+    def decode_window(source, window, ratio: int):
+        return tf.image.decode_and_crop_jpeg(
+            source, window // ratio, channels=channels, ratio=ratio
         )
-        ratios = [
-            lambda ratio=2**k: _decode_window(source, window // ratio, channels, ratio)
-            for k in range(4)
-        ]
-        return tf.switch_case(halvings, ratios)
 
     return load
 
 
-def _decode_window(source, window, channels: int, ratio: int):
-    return tf.image.decode_and_crop_jpeg(source, window, channels=channels, ratio=ratio)
-
-
 def resize(image, size: int, method: str):
-    """uint8 (H, W, C) -> uint8 (size, size, C), without antialiasing: that would take longer than decoding."""
-    if method == "bilinear":
-        floats = tf.cast(image, tf.float32)[
-            None
-        ]  # for these the kernel is vectorised, for bytes it is not
+    """uint8 (H, W, C) -> uint8 (size, size, C), without antialiasing, to save time."""
+    floats = tf.cast(image, tf.float32)
+    if method == "bilinear":  # the kernel of this operation is vectorised for float32 alone
         resized = tf.raw_ops.ResizeBilinear(
-            images=floats, size=[size, size], half_pixel_centers=True
-        )[0]
-        return tf.cast(resized + 0.5, tf.uint8)
-    return tf.saturate_cast(
-        tf.round(tf.image.resize(tf.cast(image, tf.float32), [size, size], method)), tf.uint8
-    )
+            images=floats[None], size=[size, size], half_pixel_centers=True
+        )
+        return tf.cast(resized[0] + 0.5, tf.uint8)
+    return tf.saturate_cast(tf.round(tf.image.resize(floats, [size, size], method)), tf.uint8)

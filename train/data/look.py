@@ -1,11 +1,11 @@
-"""Looking at data: which files are broken, what training sees, how many of what."""
+"""Looking at data: broken files, training examples, statistics."""
 
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from etils import epath
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
@@ -13,60 +13,58 @@ from train.config import Config, Data
 from train.data import bad, decode
 from train.data.pipeline import Batch, read, train_batches
 from train.data.plan import Plan
-from train.data.shape import image_shape
 from train.data.sources import folder, load
 from train.data.split import Split, Stream
 from train.data.threads import ahead, threads
 from train.errors import DataError
 
-ROWS, COLUMNS = 4, 8
+ROWS, COLUMNS = 4, 8  # of the picture that `show` draws
 
 
 def check(path: str, config: Data | None = None) -> dict[str, Any]:
-    """Decodes every image below a folder, by both decoders that are in use, and lists those that cannot be read."""
-    if not epath.Path(path).is_dir():
-        raise DataError(
-            f"{path} is not a folder" if epath.Path(path).exists() else f"{path} does not exist"
-        )
+    """Decodes every image below a folder, as training and as evaluation do.
+
+    Returns:
+        {"images": their number, "bad": how many cannot be read, "files": their sorted names}.
+
+    Raises:
+        DataError: the folder is missing or has no images.
+    """
+    folder.check_folder(path)
     config = config or Data()
-    names = sorted(folder.walk(path, "."))
+    names = [name.removeprefix("./") for name in sorted(folder.walk(path, "."))]
     if not names:
         raise DataError(f"{path} has no images ({', '.join(folder.SUFFIXES)})")
-    split = folder.Files(
-        path, [name.removeprefix("./") for name in names], np.zeros(len(names), np.int32), ("",)
-    )
-    broken: dict[str, str] = {}
+    split = folder.Files(path, names, np.zeros(len(names), np.int32), ("",))
 
     def reason(index: int) -> str | None:
         why = bad.reason(split, index, config)
-        if why is None:
-            try:
-                decode.decode(
-                    split.load(split.fetch(np.array([index]))[0][0]),
-                    3,
-                    max_pixels=config.max_pixels,
-                )
-            except (decode.BadImage, OSError) as error:
-                why = str(error)
-        return why
+        if why is not None:
+            return why
+        try:
+            payload = split.fetch(np.array([index]))[0][0]
+            decode.decode(split.load(payload), 3, max_pixels=config.max_pixels)
+        except (decode.BadImage, OSError) as error:
+            return str(error)
+        return None
 
+    broken: list[str] = []
     with (
         ThreadPoolExecutor(threads(config)) as pool,
         tqdm(total=len(split), unit="image", disable=None) as bar,
     ):
-        for index, future in enumerate(
-            ahead(lambda i: pool.submit(reason, i), iter(range(len(split))), 64)
-        ):
+        futures = ahead(lambda index: pool.submit(reason, index), range(len(split)), 64)
+        for index, future in enumerate(futures):
             why = future.result()
             if why is not None:
-                broken[split.name(index)] = why
+                broken.append(split.name(index))
                 bar.write(f"{split.name(index)}: {why}", file=sys.stderr)
             bar.update()
     return {"images": len(split), "bad": len(broken), "files": sorted(broken)}
 
 
 class Repeated(Plan):
-    """The same few examples over and over, at places in the stream of their own: what augmentation makes of each."""
+    """Each chosen example `times` times, at different positions, so differently augmented."""
 
     def __init__(self, chosen: np.ndarray, times: int, seed: int):
         super().__init__(len(chosen), len(chosen) * times, seed)
@@ -77,53 +75,63 @@ class Repeated(Plan):
 
 
 def show(config: Config, out: str) -> dict[str, Any]:
-    """Writes a picture of 4 examples, each as 8 training examples come out of it."""
+    """Writes a picture of 4 examples, each augmented 8 times; of a stream, of 32 examples.
+
+    Args:
+        config: whose `data` and `seed` count.
+        out: the picture.
+
+    Returns:
+        {"picture": out, "examples": names of the four; empty for a stream}.
+
+    Raises:
+        DataError: an image cannot be read, or the picture cannot be written.
+    """
     split = load(config.data.source, config.data.train_split)
     chosen = np.sort(Plan(len(split), ROWS, config.seed).indices(0))
     if isinstance(split, Stream):
-        plan = Plan(len(split), ROWS * COLUMNS, config.seed)
+        plan, examples = Plan(len(split), ROWS * COLUMNS, config.seed), []
     else:
         plan = Repeated(chosen, COLUMNS, config.seed)
+        examples = [split.name(int(index)) for index in chosen]
     batch = next(train_batches(split, plan, config.data, start=0, stop=1))
     images = on_device(batch, config, len(split.class_names))
+    titles = [split.class_names[label] for label in batch["label"][::COLUMNS]]
     try:
-        montage(images, [split.class_names[label] for label in batch["label"][::COLUMNS]]).save(out)
+        montage(images, titles).save(out)
     except (OSError, ValueError) as error:
         raise DataError(f"--out={out} cannot be written: {error}") from None
-    return {
-        "picture": out,
-        "examples": [split.name(int(i)) for i in chosen] if type(plan) is Repeated else [],
-    }
+    return {"picture": out, "examples": examples}
 
 
 def on_device(batch: Batch, config: Config, classes: int) -> np.ndarray:
-    """Images uint8 with the distortion, noise, mixup or CutMix that is left to the device."""
+    """The images after the device's distortion, noise, mixup and CutMix, uint8 (n, H, W, C)."""
     import jax
     import jax.numpy as jnp
 
     from train.mix import make_mix, warp
 
-    chosen, images = config.data.augment, jnp.asarray(batch["image"])
+    augment, images = config.data.augment, jnp.asarray(batch["image"])
     if "affine" in batch:
         images = warp(images, jnp.asarray(batch["affine"]))
-    if mix := make_mix(classes, noise=chosen.noise, mixup=chosen.mixup, cutmix=chosen.cutmix):
-        images = (
-            255 * mix(images / 255, jnp.asarray(batch["label"]), jax.random.key(config.seed))[0]
-        )
+    mix = make_mix(classes, noise=augment.noise, mixup=augment.mixup, cutmix=augment.cutmix)
+    if mix:
+        labels, key = jnp.asarray(batch["label"]), jax.random.key(config.seed)
+        images = 255 * mix(images / 255, labels, key)[0]
     return np.clip(np.rint(images), 0, 255).astype(np.uint8)
 
 
-def montage(images: np.ndarray, names: list[str]) -> Image.Image:
-    """Images (rows * COLUMNS, H, W, C) side by side, every row under its name; small ones are enlarged."""
+def montage(images: np.ndarray, titles: list[str]) -> Image.Image:
+    """Images (rows * COLUMNS, H, W, C) in rows, each under its title; small images are enlarged."""
     zoom = max(1, 96 // images.shape[1])
     images = images.repeat(zoom, 1).repeat(zoom, 2)
     height, width = images.shape[1] + 2, images.shape[2] + 2
     line = 16
-    sheet = Image.new("RGB", (COLUMNS * width + 2, len(names) * (height + line) + 2), "white")
+    sheet = Image.new("RGB", (COLUMNS * width + 2, len(titles) * (height + line) + 2), "white")
     draw = ImageDraw.Draw(sheet)
-    for row, name in enumerate(names):
+    for row, title in enumerate(titles):
         top = row * (height + line)
-        draw.text((4, top + 2), name, fill="black")
+        draw.text((4, top + 2), title, fill="black")
         for column in range(COLUMNS):
             pixels = images[row * COLUMNS + column]
             picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
@@ -132,61 +140,68 @@ def montage(images: np.ndarray, names: list[str]) -> Image.Image:
 
 
 def stats(config: Config, split_name: str = "", limit: int = 10_000) -> dict[str, Any]:
-    """Examples of each class; mean and standard deviation of the channels, in [0, 1], over at most `limit` images."""
+    """Examples of each class; mean and standard deviation of each channel, in [0, 1].
+
+    Args:
+        config: whose `data` counts.
+        split_name: the training split by default.
+        limit: mean and deviation are those of at most so many images.
+
+    Raises:
+        DataError: the data or an image cannot be read.
+    """
     name = split_name or config.data.train_split
     split = load(config.data.source, name)
     counts = np.bincount(split.labels, minlength=len(split.class_names))
-    total, square, pixels = np.zeros(3), np.zeros(3), 0
-    seen = 0
+    sums, squares = np.zeros(1), np.zeros(1)
+    pixels = measured = 0
     with tqdm(total=min(limit, len(split)), unit="image", disable=None) as bar:
         for image in sample(split, config.data, limit):
             levels = image.reshape(-1, image.shape[-1]).astype(np.float64) / 255
-            total, square = (
-                total[: levels.shape[1]] + levels.sum(0),
-                square[: levels.shape[1]] + (levels**2).sum(0),
-            )
+            sums, squares = sums + levels.sum(0), squares + (levels**2).sum(0)
             pixels += len(levels)
-            seen += 1
+            measured += 1
             bar.update()
-    mean = total / pixels
-    std = np.sqrt(square / pixels - mean**2)
+    if not measured:
+        raise DataError(f"none of the images of {config.data.source} can be read")
+    mean = sums / pixels
+    std = np.sqrt(squares / pixels - mean**2)
     return {
         "split": name,
         "examples": len(split),
         "classes": {name: int(count) for name, count in zip(split.class_names, counts)},
         "mean": [round(float(x), 4) for x in mean],
         "std": [round(float(x), 4) for x in std],
-        "measured": seen,
+        "measured": measured,
     }
 
 
-def sample(split: Split, config: Data, limit: int):
-    """Images uint8 (H, W, C), evenly spread over a split: as evaluation sees them, or whole where no size is said."""
+def sample(split: Split, config: Data, limit: int) -> Iterator[np.ndarray]:
+    """At most `limit` images uint8 (H, W, C), evenly spaced over a split.
+
+    They are as in evaluation, or whole where they vary in size and `data.size` is not set.
+    """
     places = np.linspace(0, len(split), min(limit, len(split)), endpoint=False).astype(int)
     if config.size or not split.encoded or None not in split.image_shape:
-        image_shape(split, config)
         for part in np.array_split(places, -(-len(places) // 256)):
             yield from read(split, part, config)
         return
+    channels = config.channels or split.image_shape[2]
 
-    def one(index: int):
-        payload = split.fetch(np.array([index]))[0][0]
-        return index, payload
-
-    def pixels(index: int, payload) -> np.ndarray | None:
+    def pixels(index: int, payload: Any) -> np.ndarray | None:
         try:
-            channels = config.channels or split.image_shape[2]
-            return decode.decode(
-                split.load(payload), channels, exif=config.exif, max_pixels=config.max_pixels
-            )
+            data = split.load(payload)
+            return decode.decode(data, channels, exif=config.exif, max_pixels=config.max_pixels)
         except (decode.BadImage, OSError) as error:
             bad.report(split, index, str(error), skip=config.on_bad_image == "skip")
             return None
 
     with ThreadPoolExecutor(threads(config)) as pool:
-        for future in ahead(
-            lambda i: pool.submit(pixels, *one(i)), iter(places), 2 * threads(config)
-        ):
+
+        def submit(index: int):
+            return pool.submit(pixels, index, split.fetch(np.array([index]))[0][0])
+
+        for future in ahead(submit, places, 2 * threads(config)):
             image = future.result()
             if image is not None:
                 yield image

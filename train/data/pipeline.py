@@ -1,7 +1,8 @@
-"""From a split and a plan to host batches.
+"""From a split and a plan to batches on the host.
 
-A training batch is a pure function of (seed, step); evaluation sees each example exactly once. Three ways lead there:
-by threads where nothing is random, in numpy for small images in memory that keep their size, and in tf.data for all else.
+A training batch is a pure function of (seed, step); evaluation reads each example exactly once.
+Training takes one of three ways: numpy for small images in memory that keep their size, threads
+where nothing is random on the host, and tf.data otherwise. Evaluation always takes threads.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,10 +19,11 @@ from train.data.split import Split, Stream
 from train.data.threads import ahead, threads
 from train.data.transforms import make_transform
 
-# image (n, H, W, C) uint8, label (n,) int32, mask (n,) bool; in training affine (n, 6) float32, where the device distorts
+# image (n, H, W, C) uint8, label (n,) int32, mask (n,) bool;
+# in training also affine (n, 6) float32, where the device distorts
 Batch = dict[str, np.ndarray]
 
-SMALL = 60  # pixels a side, up to which numpy is faster than tf.data: mirroring 64 images of 128 takes 6.8 and 1.7 ms
+SMALL = 60  # pixels a side, up to which numpy is faster than tf.data
 
 
 def train_batches(
@@ -34,7 +36,31 @@ def train_batches(
     process: int = 0,
     processes: int = 1,
 ) -> Iterator[Batch]:
-    """This process's rows of the global batches of steps start..stop-1: together the processes' rows are the batch."""
+    """This process's rows of the global training batches of steps start..stop-1.
+
+    Args:
+        split: to read from.
+        plan: which examples make up each global batch.
+        config: how to read and augment them.
+        start, stop: the steps.
+        process, processes: this process and their number, which divides the batch size. The rows of
+            all processes, in order, are the global batch.
+
+    Returns:
+        One batch a step: {"image": uint8 (n, H, W, C), "label": int32 (n,), "mask": bool (n,)},
+        and "affine": float32 (n, 6) where the device distorts the images.
+
+    Raises:
+        UserError: an option is unknown, or does not fit the images.
+        DataError: an image cannot be read.
+
+    >>> from train import data
+    >>> split = data.load("synthetic:28x28x1/10", "train")
+    >>> plan = data.Plan(len(split), batch_size=32, seed=0)
+    >>> batch = next(data.train_batches(split, plan, Data(), start=100, stop=101))
+    >>> batch["image"].shape, batch["label"].shape
+    ((32, 28, 28, 1), (32,))
+    """
     share = plan.batch_size // processes
     rows = slice(process * share, (process + 1) * share)
     batches = host_batches(split, plan, config, start=start, stop=stop, rows=rows)
@@ -43,51 +69,68 @@ def train_batches(
         return
     height, width, _ = image_shape(split, config)
     for step, batch in zip(range(start, stop), batches):
-        places = plan.positions(step)[rows]
-        yield batch | {"affine": affine.draw(config.augment, plan.seed, places, height, width)}
+        positions = plan.positions(step)[rows]
+        yield batch | {"affine": affine.draw(config.augment, plan.seed, positions, height, width)}
 
 
 def host_batches(
     split: Split, plan: Plan, config: Data, *, start: int, stop: int, rows: slice
 ) -> Iterator[Batch]:
-    """These rows of the batches, with all changes but those that are left to the device."""
+    """These rows of the training batches, with all changes but those that the device applies."""
     split, shape = in_color(split, config), image_shape(split, config)
     changes = make_changes(config.augment, shape)
     share = rows.stop - rows.start
     mask = np.ones(share, bool)
-    whole = is_whole(split, config)
+    random = bool(changes) or config.augment.crop != "center" or isinstance(split, Stream)
 
-    if whole and in_numpy(changes) and max(shape[:2]) <= SMALL:
+    if is_whole(split, config) and in_numpy(changes) and max(shape[:2]) <= SMALL:
         for step in range(start, stop):
             images, labels = split.fetch(plan.indices(step)[rows])
-            places = plan.positions(step)[rows]
-            drawn = [
-                change.draw(uniform(plan.seed, change.name, places, change.columns))
+            positions = plan.positions(step)[rows]
+            parameters = [
+                change.draw(uniform(plan.seed, change.name, positions, change.columns))
                 for change in changes
             ]
-            yield {"image": apply_in_numpy(changes, images, drawn), "label": labels, "mask": mask}
-    elif (
-        config.augment.crop == "center"
-        and config.augment.interpolation == Augment.interpolation
-        and not (changes or isinstance(split, Stream))
-    ):  # nothing is random on the host, which reads as evaluation does
+            images = apply_in_numpy(changes, images, parameters)
+            yield {"image": images, "label": labels, "mask": mask}
+    elif not random and config.augment.interpolation == Augment.interpolation:
         orders = (plan.indices(step)[rows] for step in range(start, stop))
         yield from in_threads(split, config, shape, orders, share)
     else:
         from train.data.tfdata import augmented
 
-        for images, labels in augmented(
-            split, plan, config, shape, changes, range(start, stop), rows
-        ):
+        steps = range(start, stop)
+        for images, labels in augmented(split, plan, config, shape, changes, steps, rows):
             yield {"image": images, "label": labels, "mask": mask}
 
 
 def eval_batches(
     split: Split, config: Data, *, process: int = 0, processes: int = 1, limit: int | None = None
 ) -> Iterator[Batch]:
-    """This process's rows of consecutive global batches; what is missing in the last one is black and masked.
+    """This process's rows of consecutive global batches of `data.eval_batch_size` examples.
 
-    With `on_bad_image = skip`, so is an example that cannot be read. `limit` leaves out what comes after so many.
+    The missing rows of the last batch are black and masked. With `on_bad_image=skip`, so are
+    unreadable examples.
+
+    Args:
+        split: to read from, in its own order.
+        config: how to read it.
+        process, processes: this process and their number, which divides the batch size. Every
+            process gets as many batches.
+        limit: reads only so many examples.
+
+    Returns:
+        Batches {"image": uint8 (n, H, W, C), "label": int32 (n,), "mask": bool (n,)}.
+
+    Raises:
+        UserError: an option is unknown, or does not fit the images.
+        DataError: an image cannot be read.
+
+    >>> from train import data
+    >>> split = data.load("synthetic:28x28x1/10", "test")
+    >>> batches = list(data.eval_batches(split, Data(eval_batch_size=500)))
+    >>> [int(batch["mask"].sum()) for batch in batches], batches[1]["image"].shape
+    ([500, 12], (500, 28, 28, 1))
     """
     split = in_color(split, config)
     batch_size, shape = config.eval_batch_size, image_shape(split, config)
@@ -99,10 +142,9 @@ def eval_batches(
 
 
 def read(split: Split, indices: np.ndarray, config: Data) -> np.ndarray:
-    """Some examples as evaluation sees them."""
-    return next(
-        in_threads(split, config, image_shape(split, config), iter([indices]), len(indices))
-    )["image"]
+    """The images of some examples after the evaluation transform, uint8 (n, H, W, C)."""
+    shape = image_shape(split, config)
+    return next(in_threads(split, config, shape, [indices], len(indices)))["image"]
 
 
 def in_threads(
@@ -114,52 +156,53 @@ def in_threads(
     *,
     replace: bool = True,
 ) -> Iterator[Batch]:
-    """Batches of `share` rows from orders of at most as many indices, by the evaluation transform, in threads, ahead of need.
+    """Batches after the evaluation transform, read by threads ahead of need.
 
-    An unreadable example is an error, or is replaced, or left black and masked; so are the rows that an order lacks.
+    Args:
+        split: to read from.
+        config: how to read it.
+        shape: of the images.
+        orders: for each batch at most `share` indices; the rows that it lacks are black and masked.
+        share: rows of a batch.
+        replace: with `on_bad_image=skip`, whether the next readable example replaces an unreadable
+            one, which is otherwise black and masked.
+
+    Raises:
+        DataError: an image cannot be read.
     """
     bad.check_policy(config)
     if not split.encoded and shape == split.image_shape:
-        for indices in orders:
-            images, labels = split.fetch(indices)
-            missing = share - len(indices)
-            if missing:
-                images, labels = (
-                    np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))),
-                    np.pad(labels, (0, missing)),
-                )
-            yield {"image": images, "label": labels, "mask": np.arange(share) < len(indices)}
+        yield from (padded(*split.fetch(indices), share) for indices in orders)
         return
     transform = make_transform(config, shape[2])
-    skip = config.on_bad_image == "skip"
+
+    def put(batch: Batch, row: int, payload) -> None:
+        image = transform(split.load(payload))
+        if image.shape != shape:
+            actual, expected = ("x".join(map(str, sides)) for sides in (image.shape, shape))
+            raise bad.BadImage(f"it is {actual}, not {expected}; set data.size")
+        batch["image"][row], batch["mask"][row] = image, True
 
     def fill(batch: Batch, rows: range, payloads: np.ndarray, indices: np.ndarray) -> None:
         for row in rows:
             try:
-                batch["image"][row] = checked(transform(split.load(payloads[row])), shape)
-                batch["mask"][row] = True
+                put(batch, row, payloads[row])
             except (bad.BadImage, OSError) as error:
-                bad.report(split, indices[row], str(error), skip=skip)
+                bad.report(split, indices[row], str(error), skip=config.on_bad_image == "skip")
                 batch["image"][row] = 0
                 if replace:
-                    stand_in, batch["label"][row : row + 1] = split.fetch(
-                        np.array([bad.next_good(split, indices[row], config)])
-                    )
-                    batch["image"][row] = transform(split.load(stand_in[0]))
-                    batch["mask"][row] = True
+                    other = np.array([bad.next_good(split, indices[row], config)])
+                    payload, batch["label"][row : row + 1] = split.fetch(other)
+                    put(batch, row, payload[0])
 
     def submit(indices: np.ndarray) -> tuple[Batch, list[Future]]:
         payloads, labels = split.fetch(indices)
-        batch: Batch = {
-            "image": np.empty(
-                (share, *shape), np.uint8
-            ),  # all of it black would take 1 to 2 % of the time
-            "label": np.zeros(share, np.int32),
-            "mask": np.zeros(share, bool),
-        }
-        batch["label"][: len(labels)] = labels
-        batch["image"][len(labels) :] = 0
-        parts = [range(len(labels))[first : first + 4] for first in range(0, len(labels), 4)]
+        count = len(labels)
+        image = np.empty((share, *shape), np.uint8)
+        image[count:] = 0
+        label = np.pad(labels, (0, share - count))
+        batch: Batch = {"image": image, "label": label, "mask": np.zeros(share, bool)}
+        parts = [range(first, min(first + 4, count)) for first in range(0, count, 4)]
         return batch, [pool.submit(fill, batch, rows, payloads, indices) for rows in parts]
 
     with ThreadPoolExecutor(threads(config), thread_name_prefix="decode") as pool:
@@ -172,10 +215,10 @@ def in_threads(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def checked(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """BadImage where a source that says that all its images have one shape holds another."""
-    if image.shape != shape:
-        raise bad.BadImage(
-            f"it is {'x'.join(map(str, image.shape))}, not {'x'.join(map(str, shape))}; say data.size"
-        )
-    return image
+def padded(images: np.ndarray, labels: np.ndarray, share: int) -> Batch:
+    """A batch of `share` rows; the rows after the images are black and masked."""
+    mask = np.arange(share) < len(labels)
+    if missing := share - len(labels):
+        images = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
+        labels = np.pad(labels, (0, missing))
+    return {"image": images, "label": labels, "mask": mask}

@@ -1,6 +1,6 @@
-"""Which examples make up which batch, and every random number spent on them: pure functions of (seed, step).
+"""The examples of every batch and their random numbers: pure functions of (seed, step).
 
-So resuming is starting at step N, on any number of processes or threads, and there is nothing to save.
+A run therefore resumes by starting at step N, on any number of processes and threads.
 """
 
 import zlib
@@ -10,10 +10,21 @@ import numpy as np
 
 
 class Plan:
-    """Endless passes over `examples`, each in an order of its own; batches run on across the passes' borders.
+    """An endless stream of examples, shuffled again in every epoch and cut into batches.
 
-    Position p = step * batch_size + row is example `order(p // examples)[p % examples]`: every example is seen exactly
-    once a pass, nothing is dropped, and there is no state beyond the step. The memory is one pass's order.
+    Position p = step * batch_size + row of the stream is example
+    order(p // examples)[p % examples]. Every epoch uses each example exactly once; a batch may span
+    two epochs. The only state is a cache of two epochs' orders.
+
+    Args:
+        examples: how many examples the split has.
+        batch_size: of the global batch, over all processes.
+        seed: of the order, at least 0.
+
+    >>> plan = Plan(examples=6, batch_size=4, seed=0)
+    >>> stream = np.concatenate([plan.indices(step) for step in range(3)])
+    >>> sorted(stream[:6].tolist()), sorted(stream[6:].tolist())
+    ([0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5])
     """
 
     def __init__(self, examples: int, batch_size: int, seed: int):
@@ -21,35 +32,43 @@ class Plan:
         self._order = lru_cache(maxsize=2)(self._shuffle)
 
     def _shuffle(self, epoch: int) -> np.ndarray:
-        # RandomState, because its stream is frozen across numpy's versions.
+        # RandomState, because its stream is the same in all versions of numpy.
         bits = np.random.MT19937(np.random.SeedSequence([self.seed, epoch]))
         return np.random.RandomState(bits).permutation(self.examples)
 
     def positions(self, step: int) -> np.ndarray:
-        """(batch_size,) int64: the places of the global batch of a step in the endless stream of examples."""
+        """(batch_size,) int64: the positions of a step's global batch in the stream."""
         return np.arange(step * self.batch_size, (step + 1) * self.batch_size)
 
     def indices(self, step: int) -> np.ndarray:
-        """(batch_size,) int64: the examples of the global batch of a step, counted from 0."""
+        """(batch_size,) int64: the examples of a step's global batch, counted from 0."""
         positions = self.positions(step)
         epochs, offsets = np.divmod(positions, self.examples)
         result = np.empty_like(positions)
         for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
-            here = epochs == epoch
-            result[here] = self._order(epoch)[offsets[here]]
+            rows = epochs == epoch
+            result[rows] = self._order(epoch)[offsets[rows]]
         return result
 
 
 def uniform(seed: int, name: str, positions: np.ndarray, columns: int) -> np.ndarray:
-    """(n, columns) float32 in [0, 1): the random numbers that the augmentation `name` spends on the examples there.
+    """The random numbers of one augmentation: each depends on (seed, name, position, column) alone.
 
-    SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014) read at any place: no number
-    depends on another, nor on the batch that it is drawn with.
+    SplitMix64 as a counter-based generator. Steele, Lea, Flood: Fast splittable pseudorandom number
+    generators, 2014.
+
+    Args:
+        seed: of the run.
+        name: of the augmentation, so that adding one leaves the numbers of the others unchanged.
+        positions: (n,) integers, of `Plan.positions`.
+        columns: how many numbers an example takes, at most 4,096.
+
+    Returns:
+        (n, columns) float32 in [0, 1).
     """
     start = _start(seed, name)
-    counters = positions.astype(np.uint64)[:, None] << np.uint64(12) | np.arange(
-        columns, dtype=np.uint64
-    )
+    column = np.arange(columns, dtype=np.uint64)
+    counters = positions.astype(np.uint64)[:, None] << np.uint64(12) | column
     x = start + (counters + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)

@@ -1,4 +1,4 @@
-"""What the images of a batch look like, and whether a config fits a split."""
+"""The shape of a batch's images, and whether a config fits a split."""
 
 import numpy as np
 
@@ -11,11 +11,16 @@ from train.errors import UserError
 
 
 def image_shape(split: Split, config: Data) -> tuple[int, int, int]:
-    """(H, W, C) of the images in a batch."""
+    """(H, W, C) of the images in a batch.
+
+    Raises:
+        UserError: `data.size` is missing, or `data.size` or `data.channels` is impossible.
+    """
     height, width, channels = split.image_shape
     if config.size < 0 or config.channels not in (0, 1, 3):
         raise UserError(
-            f"data.size={config.size} must be positive and data.channels={config.channels} 0, 1 or 3"
+            f"data.size={config.size} must be positive "
+            f"and data.channels={config.channels} 0, 1 or 3"
         )
     grey_as_color = (channels, config.channels) == (1, 3)
     if not split.encoded and config.channels not in (0, channels) and not grey_as_color:
@@ -26,13 +31,18 @@ def image_shape(split: Split, config: Data) -> tuple[int, int, int]:
         return config.size, config.size, config.channels or channels
     if height is None or width is None:
         raise UserError(
-            f"the images of {config.source} are of any size: say which one the model reads with data.size"
+            f"the images of {config.source} vary in size: "
+            "set data.size to the side that the model reads"
         )
     return height, width, config.channels or channels
 
 
 def check(split: Split, config: Data) -> None:
-    """UserError for what reading would stumble over later: before anything is read or written, without TensorFlow."""
+    """Checks a config against a split, without reading an image and without TensorFlow.
+
+    Raises:
+        UserError: an option is unknown, impossible, or does not fit the images.
+    """
     shape = image_shape(split, config)
     bad.check_policy(config)
     check_crop(config)
@@ -41,7 +51,7 @@ def check(split: Split, config: Data) -> None:
 
 
 def is_whole(split: Split, config: Data) -> bool:
-    """Whether training reads images of one size as they are: in evaluation too these are neither scaled nor cut."""
+    """Whether training reads the images as they are, neither scaled nor cropped."""
     return (
         config.augment.crop == "center"
         and not split.encoded
@@ -50,7 +60,7 @@ def is_whole(split: Split, config: Data) -> bool:
 
 
 def in_color(split: Split, config: Data) -> Split:
-    """Grey images in memory three times over, where a model that reads colours is to read them."""
+    """The split; grey images in memory get three channels where the model reads colour."""
     if isinstance(split, Arrays) and (split.image_shape[-1], config.channels) == (1, 3):
         return Arrays(np.repeat(split.images, 3, axis=-1), split.labels, split.class_names)
     return split

@@ -1,4 +1,4 @@
-"""One split of a source: examples that are read at random, labels, class names."""
+"""One split of a source: its examples, labels and class names."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,35 +7,39 @@ import numpy as np
 
 
 class Split:
-    """What every source offers. Reading takes two steps: `fetch`, in order and in one thread, then `load` in any thread."""
+    """What every source offers. `fetch` runs in one thread and in order, `load` in any thread.
+
+    Attributes:
+        class_names: the classes, in the order of their labels.
+        image_shape: (H, W, C); H and W are None where the images vary in size.
+        encoded: `load` returns the bytes of an image file, not pixels.
+        payload_is_path: the payload is the path of a file, which `load` reads.
+        counted: (K,) the classes that an answer is chosen from in evaluation; None: all.
+        accepted: for each example, all of its right labels in evaluation; an example without any
+            does not count. None: the label.
+        bad: the examples that turned out to be unreadable, and why.
+    """
 
     class_names: tuple[str, ...]
-    image_shape: tuple[
-        int | None, int | None, int
-    ]  # (H, W, C); sides are None where the images are of any size
-    encoded = True  # `load` gives the bytes of an image file, not pixels
-    payload_is_path = False  # `load` reads a file, and nothing else
-    # How the set is evaluated, where it differs from one right class out of all.
-    counted: np.ndarray | None = None  # (K,) the classes that an answer is chosen from; None: all
-    accepted: list[np.ndarray] | None = (
-        None  # of each example every class that is right; none: it does not count
-    )
+    image_shape: tuple[int | None, int | None, int]
+    encoded = True
+    payload_is_path = False
+    counted: np.ndarray | None = None
+    accepted: list[np.ndarray] | None = None
 
     def __init__(self) -> None:
-        self.bad: dict[
-            int | str, str
-        ] = {}  # the examples that turned out to be unreadable, and why
+        self.bad: dict[int | str, str] = {}
 
     def __len__(self) -> int:
         raise NotImplementedError
 
     @property
     def labels(self) -> np.ndarray:
-        """(N,) int32; for packed records this reads through all of them."""
+        """(N,) int32; for packed records this reads all of them."""
         raise NotImplementedError
 
     def fetch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(payloads, labels int32) of some examples: what `load` takes, as one array."""
+        """(payloads, labels int32) of some examples; a payload is what `load` takes."""
         raise NotImplementedError
 
     def load(self, payload: Any) -> Any:
@@ -43,20 +47,24 @@ class Split:
         return payload
 
     def name(self, index: int | str) -> str:
-        """The example for a person to find."""
+        """How messages call an example."""
         return f"example {index}"
 
 
 class Arrays(Split):
-    """Images of one size in memory."""
+    """Images of one size in memory.
+
+    Args:
+        images: (N, H, W, C) uint8.
+        labels: (N,) int32, below len(class_names).
+        class_names: the classes, in the order of their labels.
+    """
 
     encoded = False
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]):
         super().__init__()
-        self._images = images  # (N, H, W, C) uint8
-        self._labels = labels  # (N,) int32, below len(class_names)
-        self.class_names = class_names
+        self._images, self._labels, self.class_names = images, labels, class_names
         self.image_shape = images.shape[1:]
 
     def __len__(self) -> int:
@@ -76,7 +84,7 @@ class Arrays(Split):
 
 
 class Stream(Split):
-    """Examples that can only be read one after the other: `fetch` goes forward, and starts over to go back."""
+    """Examples that are only read in sequence: `fetch` reads forward, and restarts to go back."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,9 +95,9 @@ class Stream(Split):
         raise NotImplementedError
 
     def shuffled(self, seed: int, position: int) -> Iterator[tuple[Any, int, str]]:
-        """(payload, label, key) of the endless stream of training, from a position on: each pass in an order of its own.
+        """(payload, label, key) of the endless training stream, from a position on.
 
-        The key tells which example it is, as `bad` and `name` take it.
+        Every epoch has its own order. The key identifies the example to `bad` and `name`.
         """
         raise NotImplementedError
 

@@ -1,11 +1,9 @@
-"""The one place that imports TensorFlow: quiet, and without the accelerators, which belong to JAX."""
+"""The one place that imports TensorFlow: without its log and without the accelerators."""
 
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault(
-    "TF_ENABLE_ONEDNN_OPTS", "0"
-)  # a notice on every start, for kernels that the pipeline has no use for
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # no notice about oneDNN at every start
 
 try:
     import tensorflow as tf
@@ -13,7 +11,7 @@ except ModuleNotFoundError as error:
     from train.errors import DataError
 
     raise DataError(
-        "augmentation and files are read with TensorFlow: pip install 'cnnjax[data]'"
+        "image files and augmentation need TensorFlow: pip install 'cnnjax[data]'"
     ) from error
 
 for kind in ("GPU", "TPU"):

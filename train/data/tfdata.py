@@ -1,4 +1,4 @@
-"""Augmented training batches by tf.data: read, decode, crop and change each image in parallel, in an order that is fixed.
+"""Augmented training batches by tf.data: parallel, but in a fixed order.
 
 Importing this module loads TensorFlow.
 """
@@ -18,7 +18,10 @@ from train.data.split import Split, Stream
 from train.data.tf import tf
 from train.data.threads import threads
 
-LOOK_AHEAD = 4096  # at most so many images are looked through at once when some are unreadable
+LOOK_AHEAD = 4096  # at most so many images are searched at once for unreadable ones
+FAILURES = (tf.errors.InvalidArgumentError, tf.errors.UnknownError, tf.errors.NotFoundError)
+
+Rows = tuple[np.ndarray, np.ndarray]  # images, labels
 
 
 def augmented(
@@ -29,34 +32,26 @@ def augmented(
     changes: list[Change],
     steps: range,
     rows: slice,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(images, labels) of these rows of the batches of some steps.
+) -> Iterator[Rows]:
+    """(images, labels) of these rows of the global batches of some steps.
 
-    tf.data fails at an unreadable image without naming it. Then the examples around are looked through, and it starts
-    again at that step: good images cost nothing, and bad ones are known from then on.
+    tf.data fails at an unreadable image without naming it. The examples of the next steps are then
+    searched for such images, which are recorded, and reading starts again at the same step. So
+    readable images are checked only after a failure.
+
+    Raises:
+        DataError: an image cannot be read, and `data.on_bad_image` is "error".
     """
     bad.check_policy(config)
-    batches = make_batches(split, plan, config, shape, changes, rows)
+    reader = Reader(split, plan, config, shape, changes, rows)
     step, window = steps.start, 1
     while step < steps.stop:
         try:
-            for batch in batches(range(step, steps.stop)):
+            for batch in reader.batches(range(step, steps.stop)):
                 yield batch
                 step += 1
-        except (
-            tf.errors.InvalidArgumentError,
-            tf.errors.UnknownError,
-            tf.errors.NotFoundError,
-        ) as error:
-            near = range(step, min(step + window, steps.stop))
-            if isinstance(split, Stream):
-                ahead = islice(
-                    split.shuffled(plan.seed, step * plan.batch_size), len(near) * plan.batch_size
-                )
-                examples: list = [item for item in ahead if item[2] not in split.bad]
-            else:
-                indices = np.concatenate([plan.indices(number)[rows] for number in near])
-                examples = [index for index in np.unique(indices) if index not in split.bad]
+        except FAILURES as error:
+            examples = reader.unchecked(range(step, min(step + window, steps.stop)))
             if not bad.find(split, examples, config, threads(config)):
                 raise bad.DataError(
                     f"an image of step {step} of {config.source} cannot be read: {error.message}"
@@ -64,97 +59,122 @@ def augmented(
             window = min(2 * window, -(-LOOK_AHEAD // (rows.stop - rows.start)))
 
 
-def make_batches(split: Split, plan: Plan, config: Data, shape, changes: list[Change], rows: slice):
-    """(steps) -> (images, labels) of each."""
-    share = rows.stop - rows.start
-    if config.size and not is_whole(split, config):
-        crop = make_crop(config)
-        load = make_load(config, shape[2], crop, encoded=split.encoded)
-    else:
-        crop = NO_CROP
-        load = as_is(shape, encoded=split.encoded)
-    change = apply_all(changes)
+class Reader:
+    """Reads the same rows of the batches of any steps; arguments as of `augmented`."""
 
-    def draw(positions: np.ndarray) -> np.ndarray:
-        """All parameters of each position in one row: of the interpolation, of the crop, of the changes."""
-        names = [("interpolation", 1, lambda numbers: numbers), ("crop", crop.columns, crop.draw)]
-        names += [(c.name, c.columns, c.draw) for c in changes]
-        return np.concatenate(
-            [f(uniform(plan.seed, name, positions, k)) for name, k, f in names], 1
-        ).astype(np.float32)
+    def __init__(
+        self,
+        split: Split,
+        plan: Plan,
+        config: Data,
+        shape: tuple[int, int, int],
+        changes: list[Change],
+        rows: slice,
+    ):
+        self._split, self._plan, self._config, self._rows = split, plan, config, rows
+        self._share = rows.stop - rows.start
+        if config.size and not is_whole(split, config):
+            crop = make_crop(config)
+            self._load = make_load(config, shape[2], crop, encoded=split.encoded)
+        else:
+            crop = NO_CROP
+            self._load = load_whole(shape, encoded=split.encoded)
+        self._change = apply_all(changes)
+        self._drawn = [
+            ("interpolation", 1, lambda numbers: numbers),
+            ("crop", crop.columns, crop.draw),
+            *((change.name, change.columns, change.draw) for change in changes),
+        ]
+        self._widths = [1, crop.draw(np.zeros((1, crop.columns), np.float32)).shape[1], -1]
 
-    widths = [1, crop.draw(np.zeros((1, crop.columns), np.float32)).shape[1], -1]
-
-    def batches(steps: range) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        def examples():
-            """(payloads, labels, parameters) of these rows, a step at a time."""
-            items = (
-                split.shuffled(plan.seed, steps.start * plan.batch_size)
-                if isinstance(split, Stream)
-                else None
-            )
-            for step in steps:
-                if items is None:
-                    payloads, labels = split.fetch(
-                        readable(split, plan.indices(step)[rows], config)
-                    )
-                else:
-                    batch = [next(items) for _ in range(plan.batch_size)]
-                    of_step = bad.replaced(split, batch, config)[rows]
-                    payloads = np.empty(share, object)
-                    payloads[:] = [payload for payload, _, _ in of_step]
-                    labels = np.array([label for _, label, _ in of_step], np.int32)
-                yield payloads, labels, draw(plan.positions(step)[rows])
-
-        def prepare(payload, label, parameters):
-            source = tf.io.read_file(payload) if split.payload_is_path else payload
-            chooser, window, rest = tf.split(parameters, widths)
-            return change(load(source, window, chooser[0]), rest), label
-
-        payload = (
-            tf.TensorSpec((share,), tf.string)
-            if split.encoded
-            else tf.TensorSpec((share, *split.image_shape), tf.uint8)
+    def batches(self, steps: range) -> Iterator[Rows]:
+        """(images, labels) of each step."""
+        split, share, count = self._split, self._share, threads(self._config)
+        if split.encoded:
+            payload = tf.TensorSpec((share,), tf.string)
+        else:
+            payload = tf.TensorSpec((share, *split.image_shape), tf.uint8)
+        columns = self._parameters(np.zeros(1, np.int64)).shape[1]
+        signature = (
+            payload,
+            tf.TensorSpec((share,), tf.int32),
+            tf.TensorSpec((share, columns), tf.float32),
         )
-        parameters = tf.TensorSpec((share, draw(np.zeros(1, np.int64)).shape[1]), tf.float32)
         options = tf.data.Options()
         options.autotune.enabled = False
         options.deterministic = True
-        options.threading.private_threadpool_size = threads(config)
+        options.threading.private_threadpool_size = count
         options.threading.max_intra_op_parallelism = 1
         dataset = tf.data.Dataset.from_generator(
-            examples, output_signature=(payload, tf.TensorSpec((share,), tf.int32), parameters)
+            lambda: self._examples(steps), output_signature=signature
         )
-        # As many threads; but more finished images may wait for one that takes long, and hold up none behind it.
-        dataset = (
-            dataset.prefetch(1)
-            .unbatch()
-            .map(prepare, num_parallel_calls=8 * threads(config), deterministic=True)
-        )
+        dataset = dataset.prefetch(1).unbatch()
+        # More calls than threads, so that one slow image does not stop the others.
+        dataset = dataset.map(self._prepare, num_parallel_calls=8 * count, deterministic=True)
         dataset = dataset.batch(share, drop_remainder=True).prefetch(2).with_options(options)
         yield from dataset.as_numpy_iterator()
 
-    return batches
+    def unchecked(self, steps: range) -> list:
+        """The examples of some steps that are not known to be bad, as `bad.find` takes them."""
+        split, plan = self._split, self._plan
+        if isinstance(split, Stream):
+            items = split.shuffled(plan.seed, steps.start * plan.batch_size)
+            items = islice(items, len(steps) * plan.batch_size)
+            return [item for item in items if item[2] not in split.bad]
+        indices = np.concatenate([plan.indices(step)[self._rows] for step in steps])
+        return [index for index in np.unique(indices) if index not in split.bad]
+
+    def _examples(self, steps: range) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """(payloads, labels, parameters) of each step."""
+        rows = self._from_stream(steps) if isinstance(self._split, Stream) else self._fetched(steps)
+        for step, (payloads, labels) in zip(steps, rows):
+            yield payloads, labels, self._parameters(self._plan.positions(step)[self._rows])
+
+    def _fetched(self, steps: range) -> Iterator[Rows]:
+        """(payloads, labels) of each step, with bad examples replaced."""
+        split = self._split
+        for step in steps:
+            indices = self._plan.indices(step)[self._rows]
+            if split.bad:
+                indices = np.array(
+                    [
+                        bad.next_good(split, index, self._config) if index in split.bad else index
+                        for index in indices.tolist()
+                    ]
+                )
+            yield split.fetch(indices)
+
+    def _from_stream(self, steps: range) -> Iterator[Rows]:
+        """(payloads, labels) of each step, with bad examples replaced."""
+        split, plan = self._split, self._plan
+        assert isinstance(split, Stream)
+        items = split.shuffled(plan.seed, steps.start * plan.batch_size)
+        for _ in steps:
+            batch = [next(items) for _ in range(plan.batch_size)]
+            batch = bad.replaced(split, batch, self._config)[self._rows]
+            payloads = np.empty(self._share, object)
+            payloads[:] = [payload for payload, _, _ in batch]
+            yield payloads, np.array([label for _, label, _ in batch], np.int32)
+
+    def _parameters(self, positions: np.ndarray) -> np.ndarray:
+        """(n, P) float32: the parameters of interpolation, crop and changes of each position."""
+        seed = self._plan.seed
+        columns = [draw(uniform(seed, name, positions, k)) for name, k, draw in self._drawn]
+        return np.concatenate(columns, axis=1).astype(np.float32)
+
+    def _prepare(self, payload, label, parameters):
+        """One image: read, crop, change."""
+        source = tf.io.read_file(payload) if self._split.payload_is_path else payload
+        chooser, window, rest = tf.split(parameters, self._widths)
+        return self._change(self._load(source, window, chooser[0]), rest), label
 
 
-def readable(split: Split, indices: np.ndarray, config: Data) -> np.ndarray:
-    """The indices, those of bad examples replaced."""
-    if not split.bad:
-        return indices
-    return np.array(
-        [bad.next_good(split, i, config) if int(i) in split.bad else i for i in indices]
-    )
-
-
-def as_is(shape: tuple[int, int, int], *, encoded: bool):
-    """Images of one size, which no crop changes."""
+def load_whole(shape: tuple[int, int, int], *, encoded: bool):
+    """Reads images of one size without a crop; as `crop.make_load`."""
 
     def load(source, window, chooser):
-        image = (
-            tf.io.decode_image(source, channels=shape[2], expand_animations=False)
-            if encoded
-            else source
-        )
-        return tf.ensure_shape(image, shape)
+        if encoded:
+            source = tf.io.decode_image(source, channels=shape[2], expand_animations=False)
+        return tf.ensure_shape(source, shape)
 
     return load

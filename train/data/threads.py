@@ -1,4 +1,4 @@
-"""Work in threads, ahead of need and in order."""
+"""Work done by threads, in order and ahead of need."""
 
 import os
 from collections import deque
@@ -8,7 +8,7 @@ from train.config import Data
 
 
 def threads(config: Data) -> int:
-    """How many threads decode: `data.workers`, or as many as there are cores for this process."""
+    """The number of decoding threads: `data.workers`, or the cores that this process may use."""
     if config.workers:
         return config.workers
     if hasattr(os, "sched_getaffinity"):
@@ -17,7 +17,7 @@ def threads(config: Data) -> int:
 
 
 def ahead(submit: Callable, items: Iterable, count: int) -> Iterator:
-    """submit(item) of each item in order; `count` of them are submitted before the first is needed."""
+    """submit(item) of each item, in order, with `count` items submitted ahead."""
     waiting: deque = deque()
     for item in items:
         waiting.append(submit(item))

@@ -1,7 +1,8 @@
-"""Answers of a network to every image of a split, under any protocol, on all devices of all processes.
+"""A network's answers to every image of a split, by any protocol, on all devices and processes.
 
-Crops flow into buckets by their shape; a full bucket is one batch, and answers are added up by example. So every
-protocol is the same loop, every example counts once, and no process waits for another before the end.
+Crops are collected by their shape; as many as a batch holds go to the network together, and its
+answers are added up by example. So every protocol is the same loop, every example counts once, and
+no process waits for another before the end.
 """
 
 import dataclasses
@@ -10,23 +11,25 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnnjax.spelling import choice
 from train import data
+from train.classifier import Classifier
 from train.config import Data
 from train.data import bad
-from train.data.decode import decode
+from train.data.decode import BadImage, decode
 from train.data.threads import ahead, threads
-from train.errors import UserError
+from train.errors import DataError, UserError
+from train.evaluate.protocols import Crop
 from train.parallel import each_row
 
-Rows = Iterator[
-    tuple[np.ndarray, np.ndarray]
-]  # images (n, h, w, C) uint8 of one shape, their examples (n,)
-TINY = np.finfo(np.float32).tiny  # probabilities that float32 rounded to zero
+# Images (n, h, w, C) uint8 of one shape, and the examples (n,) that they are of.
+Batches = Iterator[tuple[np.ndarray, np.ndarray]]
+AVERAGES = ("probabilities", "logits")
+TINY = np.finfo(np.float32).tiny  # in place of probabilities that float32 rounds to zero
 
 
 class Answers(NamedTuple):
@@ -35,30 +38,40 @@ class Answers(NamedTuple):
     log_probabilities: np.ndarray  # (N, K) float32
     labels: np.ndarray  # (N,)
     examples: np.ndarray  # (N,) their places in the split
-    views: int  # how many crops, mirrored ones included, the last of them was looked at with
-    classes: tuple[str, ...]  # (K,) what the answers are about
+    views: int  # crops of an example, mirrored ones included
+    classes: tuple[str, ...]  # (K,)
 
 
-def looks(
-    split: data.Split, config: Data, look: Callable, examples: np.ndarray
+# The crops
+
+
+def cut(
+    split: data.Split, config: Data, crop: Crop, examples: np.ndarray
 ) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """(example, groups of crops) of the examples, decoded and cut in threads, ahead of need. Unreadable ones are left out."""
+    """Decodes examples and cuts their crops, in threads, ahead of need.
+
+    Yields:
+        (example, groups of crops); unreadable examples are left out.
+
+    Raises:
+        DataError: an example cannot be read and `config.on_bad_image` is "error".
+    """
     channels = config.channels or split.image_shape[2]
 
-    def one(payload: Any) -> list[np.ndarray] | bad.BadImage | OSError:
+    def cut_one(payload: Any) -> list[np.ndarray] | BadImage | OSError:
         try:
             source = split.load(payload)
             if isinstance(source, bytes):
                 source = decode(source, channels, exif=config.exif, max_pixels=config.max_pixels)
-            return look(source)
-        except (bad.BadImage, OSError) as error:
+            return crop(source)
+        except (BadImage, OSError) as error:
             return error
 
     with ThreadPoolExecutor(threads(config), thread_name_prefix="decode") as pool:
 
         def submit(example: int):
             (payload,), _ = split.fetch(np.array([example]))
-            return example, pool.submit(one, payload)
+            return example, pool.submit(cut_one, payload)
 
         for example, future in ahead(submit, iter(examples), 4 * threads(config)):
             groups = future.result()
@@ -68,8 +81,8 @@ def looks(
                 yield int(example), groups
 
 
-def in_buckets(crops: Iterator[tuple[int, list[np.ndarray]]], batch: int) -> Rows:
-    """Batches of crops of one shape; what is left over comes last, in smaller ones."""
+def by_shape(crops: Iterator[tuple[int, list[np.ndarray]]], batch: int) -> Batches:
+    """Batches of crops of one shape; the rest of each shape comes last, in smaller batches."""
     waiting: dict[tuple, list[tuple[np.ndarray, int]]] = defaultdict(list)
     for example, groups in crops:
         for group in groups:
@@ -88,37 +101,53 @@ def _stack(bucket: list[tuple[np.ndarray, int]]) -> tuple[np.ndarray, np.ndarray
     return np.stack(images), np.array(examples)
 
 
-def as_evaluated(split: data.Split, config: Data, process: int, processes: int) -> Rows:
-    """One look at each example of this process's share: the evaluation transform."""
+def transformed(split: data.Split, config: Data, process: int, processes: int) -> Batches:
+    """The evaluation transform of each example of this process's share."""
     share = config.eval_batch_size // processes
     batches = data.eval_batches(split, config, process=process, processes=processes)
     for number, batch in enumerate(batches):
         first = (number * processes + process) * share
-        kept = np.flatnonzero(batch["mask"])
-        yield (batch["image"] if len(kept) == share else batch["image"][kept]), first + kept
+        rows = np.flatnonzero(batch["mask"])
+        yield (batch["image"] if len(rows) == share else batch["image"][rows]), first + rows
+
+
+# The network
 
 
 class Network:
-    """A network on this process's devices that answers batches of any length: rows in, rows out."""
+    """A network on this process's devices that answers batches of any length."""
 
-    def __init__(self, model: nn.Module, variables: Any, preprocess: Callable, *, devices: int = 0, mirror: bool = False,
-                 average: str = "probabilities", batch: int = 32):  # fmt: skip
+    def __init__(
+        self,
+        classifier: Classifier,
+        *,
+        devices: int = 0,
+        mirror: bool = False,
+        average: str = "probabilities",
+        batch: int = 32,
+    ):
         def answer(variables: Any, images: jax.Array) -> jax.Array:
-            logits = model.apply(variables, preprocess(images), train=False).logits
+            images = classifier.preprocess(images)
+            logits = classifier.model.apply(variables, images, train=False).logits
             return jax.nn.softmax(logits) if average == "probabilities" else logits
 
-        def both(variables: Any, images: jax.Array) -> jax.Array:
-            return answer(variables, images) + (
-                answer(variables, images[:, :, ::-1]) if mirror else 0
-            )
+        def answer_both(variables: Any, images: jax.Array) -> jax.Array:
+            mirrored = answer(variables, images[:, :, ::-1]) if mirror else 0
+            return answer(variables, images) + mirrored
 
-        self._apply, self._variables, self._count = each_row(both, variables, devices)
-        self.classes: int = model.num_classes
+        self._apply, self._variables, self._count = each_row(
+            answer_both, classifier.variables, devices
+        )
+        self.classes: int = classifier.model.num_classes
         self.batch = -(-batch // self._count) * self._count
         self._full: set[tuple] = set()  # shapes for which the program of a whole batch is compiled
 
     def __call__(self, images: np.ndarray) -> jax.Array:
-        """(n, K), computed in the background; fewer rows than a batch are filled up to a batch, or to a power of two."""
+        """Scores (n, K) of images (n, h, w, C), computed in the background.
+
+        Fewer images than a batch are padded to a batch, or to a power of two where no whole batch
+        of their shape has come yet.
+        """
         n, shape = len(images), images.shape[1:]
         rows = self.batch
         if n == self.batch:
@@ -130,131 +159,166 @@ class Network:
         return self._apply(self._variables, images)[:n]
 
 
-def ask(subject: Any, split: data.Split, look: Callable | None, *, mirror: bool = False, average: str = "probabilities",
-        batch: int = 0, devices: int = 0, progress: Callable[[int], None] = lambda count: None) -> Answers:  # fmt: skip
-    """The answers of a `Classifier` to a whole split, the same on all processes.
+def ask(
+    classifier: Classifier,
+    split: data.Split,
+    crop: Crop | None,
+    *,
+    mirror: bool = False,
+    average: str = "probabilities",
+    batch: int = 0,
+    devices: int = 0,
+    progress: Callable[[int], None] = lambda count: None,
+) -> Answers:
+    """A network's answers to a whole split, the same on all processes.
 
-    `look` cuts crops from a decoded image (`protocols.bind`), None is the evaluation transform; `average` is what is
-    averaged over the crops: probabilities or logits.
+    Args:
+        classifier: the network.
+        split: the images.
+        crop: cuts a decoded image into groups of crops (`protocols.bind`); None for the
+            evaluation transform of `classifier.data`.
+        mirror: add the mirror image of each crop.
+        average: what is averaged over the crops, "probabilities" or "logits".
+        batch: crops at once, over all processes; by default `data.eval_batch_size`.
+        devices: how many of the local devices; 0 for all.
+        progress: is called with the number of examples that this process has begun to answer.
+
+    Raises:
+        DataError: images cannot be read.
+        UserError: `average` or `devices` is impossible.
     """
-    if average not in ("probabilities", "logits"):
-        raise UserError(f"--average is probabilities or logits, got {average!r}")
-    config: Data = subject.data
-    process, processes = jax.process_index(), jax.process_count()
-    batch = batch or config.eval_batch_size
-    share = max(1, batch // processes)
-    one_look = look is None and not mirror
-    network = Network(subject.model, subject.variables, subject.preprocess, devices=devices, mirror=mirror,
-                      average="logits" if one_look else average, batch=share)  # fmt: skip
-    if look is None:
-        rows = as_evaluated(
-            split,
-            dataclasses.replace(config, eval_batch_size=share * processes),
-            process,
-            processes,
-        )
+    choice("--average", average, AVERAGES, UserError)
+    config, process, processes = classifier.data, jax.process_index(), jax.process_count()
+    share = max(1, (batch or config.eval_batch_size) // processes)
+    if crop is None and not mirror:
+        average = "logits"  # there is one view, so nothing to average
+    network = Network(classifier, devices=devices, mirror=mirror, average=average, batch=share)
+    if crop is None:
+        config = dataclasses.replace(config, eval_batch_size=share * processes)
+        batches = transformed(split, config, process, processes)
     else:
-        rows = in_buckets(
-            looks(split, config, look, np.arange(process, len(split), processes)), network.batch
-        )
+        share_of_examples = np.arange(process, len(split), processes)
+        batches = by_shape(cut(split, config, crop, share_of_examples), network.batch)
 
     total, views = np.zeros((len(split), network.classes)), np.zeros(len(split), np.int32)
-    running: deque = deque()
-
-    def finish() -> None:
-        scores, examples = running.popleft()
-        scores = np.asarray(scores, np.float64)
-        if look is None:
-            total[examples] = scores
-        else:
-            np.add.at(total, examples, scores)
-        np.add.at(views, examples, 2 if mirror else 1)
-        progress(int((views > 0).sum()) if look else int(views.sum()))
-
-    for images, examples in rows:
-        if len(examples):
-            running.append((network(images), examples))
-        if len(running) > 2:
-            finish()
-    while running:
-        finish()
+    for scores, examples in _run(network, batches):
+        for row, example in zip(scores, examples):  # an example may have several rows
+            total[example] += row
+            views[example] += 2 if mirror else 1
+        progress(int(np.count_nonzero(views)))
     if processes > 1:
-        from jax.experimental import multihost_utils
-
-        mine = np.flatnonzero(views)
-        length = max(np.asarray(multihost_utils.process_allgather(np.array(len(mine)))))
-        padded = np.pad(mine, (0, length - len(mine)), constant_values=len(split))
-        parts = [
-            np.pad(x, [(0, 1)] + [(0, 0)] * (x.ndim - 1))[padded]
-            for x in (total.astype(np.float32), views)
-        ]
-        places, scores, seen = map(
-            np.concatenate, multihost_utils.process_allgather((padded, *parts))
-        )
-        kept = places < len(split)
-        total[places[kept]], views[places[kept]] = scores[kept], seen[kept]
+        _gather(total, views)
     readable = np.flatnonzero(views)
     if not len(readable):
-        raise bad.DataError(f"none of the {len(split)} images of {config.source} can be read")
-    mean = total[readable] / views[readable, None]
-    if one_look or average == "logits":
-        logs = np.asarray(jax.nn.log_softmax(jnp.asarray(mean, jnp.float32)))
-    else:
-        logs = np.log(np.maximum(mean, TINY)).astype(np.float32)
+        raise DataError(f"none of the {len(split)} images of {config.source} can be read")
     return Answers(
-        logs,
-        np.asarray(split.labels)[readable],
-        readable,
-        int(views[readable[-1]]),
-        split.class_names,
+        log_probabilities=_log_mean(total[readable], views[readable], average),
+        labels=np.asarray(split.labels)[readable],
+        examples=readable,
+        views=int(views[readable[-1]]),
+        classes=split.class_names,
     )
 
 
-def together(answers: list[Answers], average: str) -> Answers:
-    """The mean of several networks' answers to the same examples."""
+def _run(network: Network, batches: Batches) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(scores, examples) of the batches; two further batches are computed meanwhile."""
+    running: deque = deque()
+    for images, examples in batches:
+        if len(examples):
+            running.append((network(images), examples))
+        if len(running) > 2:
+            scores, examples = running.popleft()
+            yield np.asarray(scores), examples
+    for scores, examples in running:
+        yield np.asarray(scores), examples
+
+
+def _gather(total: np.ndarray, views: np.ndarray) -> None:
+    """Fills in the rows that other processes have answered."""
+    from jax.experimental import multihost_utils
+
+    answered = np.flatnonzero(views)
+    most = int(np.max(multihost_utils.process_allgather(np.array(len(answered)))))
+    none = len(views)  # stands for no example; the rows of all processes have the same length
+    rows = np.pad(answered, (0, most - len(answered)), constant_values=none)
+    parts = [
+        np.pad(x, [(0, 1)] + [(0, 0)] * (x.ndim - 1))[rows]
+        for x in (total.astype(np.float32), views)
+    ]
+    rows, scores, counts = map(np.concatenate, multihost_utils.process_allgather((rows, *parts)))
+    real = rows < none
+    total[rows[real]], views[rows[real]] = scores[real], counts[real]
+
+
+def _log_mean(total: np.ndarray, views: np.ndarray, average: str) -> np.ndarray:
+    """(N, K) log-probabilities of sums over views."""
+    mean = total / views[:, None]
+    if average == "logits":
+        return np.asarray(jax.nn.log_softmax(jnp.asarray(mean, jnp.float32)))
+    return np.log(np.maximum(mean, TINY)).astype(np.float32)
+
+
+# What becomes of answers
+
+
+def combine(answers: list[Answers], average: str) -> Answers:
+    """The mean of several networks' answers to the same examples.
+
+    Raises:
+        UserError: the networks have not answered the same examples.
+    """
     first = answers[0]
     if any(not np.array_equal(other.examples, first.examples) for other in answers):
         raise UserError("the networks could not read the same images")
     if len(answers) == 1:
         return first
-    logs = np.stack([each.log_probabilities.astype(np.float64) for each in answers])
+    logs = np.stack([member.log_probabilities.astype(np.float64) for member in answers])
     if average == "logits":
         mean = logs.mean(0)
         mean -= np.log(np.exp(mean).sum(-1, keepdims=True))
     else:
         mean = np.log(np.maximum(np.exp(logs).mean(0), TINY))
     return first._replace(
-        log_probabilities=mean.astype(np.float32), views=sum(each.views for each in answers)
+        log_probabilities=mean.astype(np.float32), views=sum(member.views for member in answers)
     )
 
 
 def as_counted(answers: Answers, split: data.Split) -> Answers:
-    """Answers and labels as the set is evaluated: among the classes that count, and each label the best one accepted.
+    """The answers as the split is evaluated.
 
-    So top-k asks whether one of the accepted classes is among the first k (Beyer et al. 2020), and images that none was
-    found for are left out.
+    Only the classes that count (`split.counted`) remain. Where several labels are accepted
+    (`split.accepted`), the label becomes the most probable of them, so that top-k asks whether one
+    of them is among the first k (Beyer et al. 2020); images without an accepted label are left out.
     """
     if split.counted is not None:
         places = np.asarray(split.counted)
         names = tuple(answers.classes[place] for place in places)
-        answers = of_classes(answers, places, len(places))
+        answers = select_classes(answers, places, len(places))
         answers = answers._replace(labels=np.searchsorted(places, answers.labels), classes=names)
     if split.accepted is not None:
         accepted = [split.accepted[example] for example in answers.examples]
-        kept = np.flatnonzero([len(right) > 0 for right in accepted])
-        logs = answers.log_probabilities[kept]
-        best = [accepted[row][logs[i, accepted[row]].argmax()] for i, row in enumerate(kept)]
+        rows = np.flatnonzero([len(labels) > 0 for labels in accepted])
+        logs = answers.log_probabilities[rows]
+        best = [accepted[row][logs[i, accepted[row]].argmax()] for i, row in enumerate(rows)]
         answers = answers._replace(
-            log_probabilities=logs, labels=np.array(best, np.int32), examples=answers.examples[kept]
+            log_probabilities=logs, labels=np.array(best, np.int32), examples=answers.examples[rows]
         )
     return answers
 
 
-def of_classes(answers: Answers, columns: np.ndarray | None, classes: int) -> Answers:
-    """Restricted to some of the network's classes, in another order; None keeps the first ones, as many as there are."""
+def select_classes(answers: Answers, columns: np.ndarray | None, classes: int) -> Answers:
+    """The answers over some of the network's classes, normalised again.
+
+    Args:
+        answers: over all of the network's classes.
+        columns: the classes, in their new order; None for the first ones, as they are.
+        classes: how many.
+    """
     logs = answers.log_probabilities
-    if columns is None and logs.shape[1] == classes:
-        return answers
-    chosen = logs[:, :classes] if columns is None else logs[:, columns]
-    chosen = np.asarray(jax.nn.log_softmax(chosen)) if columns is not None else chosen
-    return answers._replace(log_probabilities=chosen)
+    if columns is not None:
+        return answers._replace(log_probabilities=np.asarray(jax.nn.log_softmax(logs[:, columns])))
+    return (
+        answers
+        if logs.shape[1] == classes
+        else answers._replace(log_probabilities=logs[:, :classes])
+    )

@@ -1,12 +1,13 @@
-"""How an image is looked at when a network is tested: the crops of each paper, as arrays.
+"""The crops that a network is tested with, as each paper has them.
 
-A look is a function of the decoded image, uint8 (H, W, C), that returns groups of equal crops, (V, h, w, C) each. The
-answer for the image is the mean over all crops, and over their mirror images where the protocol says so.
+A crop function cuts a decoded image, uint8 (H, W, C), into groups of equal crops, (V, h, w, C)
+each. The answer for the image is the mean over all crops, and over their mirror images where the
+protocol says so.
 
     center      the evaluation transform of the run, or of the published weights: one crop
     flip        the same crop and its mirror image
-    ten_crop    AlexNet: centre square of the short side, its four corners and its centre, mirrored
-    multi_crop  GoogLeNet: four scales, three squares of each, six crops of each square, mirrored: 144
+    ten_crop    AlexNet: corners and centre of the central square of the short side, mirrored
+    multi_crop  GoogLeNet: four scales, three squares of each, six crops of each, mirrored: 144
     grid        VGG: a regular grid of 5x5 crops at each of three scales, mirrored: 150
     dense       VGG: the whole image at each scale, mirrored, the classifier sliding over it
 
@@ -20,28 +21,26 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from cnnjax.spelling import nearest
+from cnnjax.spelling import choice
 from train.config import Transform
 from train.data.transforms import PILLOW, STYLES
 from train.errors import UserError
 
-Resize = Callable[
-    [np.ndarray, int, int], np.ndarray
-]  # (image, height, width) -> uint8 image of that size
-Look = Callable[..., list[np.ndarray]]  # (image, size, scales, resize) -> groups of crops
+Resize = Callable[[np.ndarray, int, int], np.ndarray]  # (image, height, width) -> image
+Crop = Callable[[np.ndarray], list[np.ndarray]]  # image -> groups of crops
 
 
 class Protocol(NamedTuple):
-    look: Look | None  # None: the evaluation transform, once
+    crop: Callable[..., list[np.ndarray]] | None  # None: the evaluation transform
     mirror: bool
     scales: tuple[int, ...] = ()  # lengths of the short side, for crops of 224
 
 
-# ---------------------------------------------------------------------------------------------- parts
+# Parts of crop functions
 
 
 def scaled(image: np.ndarray, short_side: int, resize: Resize) -> np.ndarray:
-    """The whole image with this short side."""
+    """The whole image, resized to this length of the short side."""
     height, width = image.shape[:2]
     if min(height, width) == short_side:
         return image
@@ -58,6 +57,7 @@ def cut(image: np.ndarray, size: int, places: list[tuple[int, int]]) -> np.ndarr
 
 
 def middle(length: int, size: int) -> int:
+    """Where a part of this size starts so that it is in the middle."""
     return round((length - size) / 2)
 
 
@@ -70,14 +70,14 @@ def corners_and_centre(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def three_squares(image: np.ndarray) -> np.ndarray:
-    """(3, S, S, C): left, centre and right of a wide image, top, centre and bottom of a high one."""
+    """(3, S, S, C): left, centre, right of a wide image; top, centre, bottom of a high one."""
     height, width = image.shape[:2]
     side = min(height, width)
     ends = (0, middle(max(height, width), side), max(height, width) - side)
     return cut(image, side, [(0, end) if width >= height else (end, 0) for end in ends])
 
 
-# ---------------------------------------------------------------------------------------------- looks
+# Crop functions: (image, size, scales, resize) -> groups of crops
 
 
 def ten_crop(
@@ -86,9 +86,9 @@ def ten_crop(
     """Krizhevsky et al. 2012, section 4.1."""
     groups = []
     for scale in scales:
-        image_ = scaled(image, scale, resize)
-        height, width = image_.shape[:2]
-        (square,) = cut(image_, scale, [(middle(height, scale), middle(width, scale))])
+        whole = scaled(image, scale, resize)
+        height, width = whole.shape[:2]
+        (square,) = cut(whole, scale, [(middle(height, scale), middle(width, scale))])
         groups.append(corners_and_centre(square, size))
     return groups
 
@@ -96,7 +96,7 @@ def ten_crop(
 def multi_crop(
     image: np.ndarray, size: int, scales: tuple[int, ...], resize: Resize
 ) -> list[np.ndarray]:
-    """Szegedy et al. 2014, section 7: the sixth crop of a square is the square itself, resized."""
+    """Szegedy et al. 2014, section 7: six crops of a square: five and the square, resized."""
     groups = []
     for scale in scales:
         for square in three_squares(scaled(image, scale, resize)):
@@ -119,7 +119,7 @@ def grid(image: np.ndarray, size: int, scales: tuple[int, ...], resize: Resize) 
 def dense(
     image: np.ndarray, size: int, scales: tuple[int, ...], resize: Resize
 ) -> list[np.ndarray]:
-    """Simonyan, Zisserman 2014, section 3.2: nothing is cut, and the network slides over what there is."""
+    """Simonyan, Zisserman 2014, section 3.2: whole images, over which the network slides."""
     return [scaled(image, scale, resize)[None] for scale in scales]
 
 
@@ -134,25 +134,35 @@ PROTOCOLS = {
 
 
 def find(name: str) -> Protocol:
-    if name not in PROTOCOLS:
-        raise UserError(f"--protocol={name} is unknown; {nearest(name, PROTOCOLS)}")
-    return PROTOCOLS[name]
+    """The protocol of a name; UserError for an unknown one."""
+    return PROTOCOLS[choice("--protocol", name, PROTOCOLS, UserError)]
 
 
 def bind(
     protocol: Protocol, size: int, scales: tuple[int, ...], transform: Transform
-) -> Callable | None:
-    """image -> groups of crops of `size`, at the protocol's own scales where `scales` is empty; None: no look of its own."""
-    if protocol.look is None:
+) -> Crop | None:
+    """A protocol's crop function for crops of `size`.
+
+    Args:
+        protocol: the protocol.
+        size: the side of the crops.
+        scales: lengths of the short side; the protocol's own where empty.
+        transform: the evaluation transform, whose resizing kernel is taken.
+
+    Returns:
+        image -> groups of crops; None for a protocol that takes the evaluation transform.
+
+    Raises:
+        UserError: the scales do not fit the protocol or the size.
+    """
+    if protocol.crop is None:
         if scales:
-            raise UserError(
-                "--scales is for the protocols with several crops, not for center and flip"
-            )
+            raise UserError("--scales is for protocols with several crops, not for center and flip")
         return None
     scales = scales or tuple(round(scale * size / 224) for scale in protocol.scales)
     if min(scales) < size:
         raise UserError(f"--scales={min(scales)} is smaller than the crops of {size}")
-    return partial(protocol.look, size=size, scales=scales, resize=resizer(transform))
+    return partial(protocol.crop, size=size, scales=scales, resize=resizer(transform))
 
 
 def resizer(transform: Transform) -> Resize:

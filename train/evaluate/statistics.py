@@ -1,4 +1,4 @@
-"""What a set of answers says of a network: accuracy with its uncertainty, classes, confusions, calibration.
+"""What a set of answers says of a network: accuracy with its interval, confusions, calibration.
 
 All of it is numpy on the host, from log-probabilities (N, K) and labels (N,).
 """
@@ -8,34 +8,46 @@ from typing import Any
 
 import numpy as np
 
-Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile: intervals of 95 %
+from train.metrics import correct
 
-
-def is_correct(scores: np.ndarray, labels: np.ndarray, k: int = 1) -> np.ndarray:
-    """(N,) bool: whether the label is among the k highest; of equal ones the first counts, and NaN is never right."""
-    own = np.take_along_axis(scores, labels[:, None], axis=-1)
-    earlier = np.arange(scores.shape[-1]) < labels[:, None]
-    ahead = ((scores > own) | ((scores == own) & earlier)).sum(-1)
-    return (ahead < k) & ~np.isnan(scores).any(-1)
+Z95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution, for intervals of 95 %
 
 
 def wilson(right: int, count: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson's interval of a share (1927): the shares that `right` of `count` does not contradict."""
+    """The confidence interval of a proportion, by Wilson (1927).
+
+    Args:
+        right: how many examples are right.
+        count: of how many, at least 1.
+        z: the quantile of the normal distribution; by default that of a 95 % interval.
+
+    Returns:
+        (lowest, highest) proportion, in [0, 1].
+
+    Raises:
+        ZeroDivisionError: `count` is 0.
+
+    >>> low, high = wilson(90, 100)
+    >>> round(low, 4), round(high, 4)
+    (0.8256, 0.9448)
+    """
     share, square = right / count, z * z
     centre = (share + square / (2 * count)) / (1 + square / count)
-    half = (
-        z
-        / (1 + square / count)
-        * np.sqrt(share * (1 - share) / count + square / (4 * count * count))
-    )
+    deviation = np.sqrt(share * (1 - share) / count + square / (4 * count * count))
+    half = z / (1 + square / count) * deviation
     return float(max(0.0, centre - half)), float(min(1.0, centre + half))
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """Whether two networks differ, by the examples that only one of them has right (McNemar 1947, exact binomial)."""
-    from scipy import (
-        stats,  # here: it takes as long to import as jax, and every training run comes by this file
-    )
+    """Whether two networks differ, by the examples that only one has right: McNemar 1947, exact.
+
+    Args:
+        first, second: (N,) bool, which examples each network has right.
+
+    Returns:
+        `only_first` and `only_second`, counts, and the p-value `p` of the binomial test.
+    """
+    from scipy import stats  # slow to import
 
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     differ = only_first + only_second
@@ -44,16 +56,21 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """(K, K) counts: row the true class, column the predicted one."""
-    return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(
-        classes, classes
-    )
+    """(K, K) counts: the row is the true class, the column the predicted one."""
+    counts = np.bincount(labels * classes + predicted, minlength=classes * classes)
+    return counts.reshape(classes, classes)
 
 
 def reliability(
     confidence: np.ndarray, right: np.ndarray, bins: int = 15
 ) -> list[dict[str, float]]:
-    """Examples by their confidence in bins (a, b] of equal width: how many, how sure, how often right. Guo et al. 2017."""
+    """Confidence and accuracy in bins (a, b] of equal width, without empty ones: Guo et al. 2017.
+
+    Args:
+        confidence: (N,) the probability of each answer.
+        right: (N,) bool.
+        bins: how many.
+    """
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     return [
         {
@@ -69,39 +86,46 @@ def reliability(
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
-    """ECE: the mean distance of confidence and accuracy over the bins of `reliability`, weighted by their examples."""
+    """ECE: mean |confidence - accuracy| over the bins of `reliability`, weighted by examples."""
     table = reliability(confidence, right, bins)
-    return sum(row["examples"] * abs(row["confidence"] - row["accuracy"]) for row in table) / len(
-        confidence
-    )
+    gaps = (row["examples"] * abs(row["confidence"] - row["accuracy"]) for row in table)
+    return sum(gaps) / len(confidence)
 
 
 def log_softmax(scores: np.ndarray) -> np.ndarray:
+    """Over the last axis, in the precision of the scores."""
     shifted = scores - scores.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
 def fit_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
-    """The T whose softmax(scores / T) has the least cross-entropy; scores may be logits or log-probabilities."""
+    """The T for which softmax(scores / T) has the lowest cross-entropy: Guo et al. 2017.
 
+    Args:
+        scores: (N, K) logits or log-probabilities.
+        labels: (N,)
+    """
     from scipy import optimize
 
     def loss(log_t: float) -> float:
-        return -np.take_along_axis(
-            log_softmax(scores / np.exp(log_t)), labels[:, None], axis=-1
-        ).mean()
+        logs = log_softmax(scores / np.exp(log_t))
+        return -np.take_along_axis(logs, labels[:, None], axis=-1).mean()
 
     return float(np.exp(optimize.minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded").x))
 
 
 def calibrate(log_probabilities: np.ndarray, labels: np.ndarray, seed: int = 0) -> dict[str, float]:
-    """A temperature fitted on one random half, and the calibration error of the other half without it and with it."""
+    """Fits a temperature on one random half and measures the calibration error on the other.
+
+    Returns:
+        `temperature`, `ece_held_out` and `ece_held_out_with_temperature`; nothing for one example.
+    """
     order = np.random.RandomState(seed).permutation(len(labels))
     fitted, held = order[: len(order) // 2], order[len(order) // 2 :]
     if not len(fitted):
         return {}
     temperature = fit_temperature(log_probabilities[fitted], labels[fitted])
-    right = is_correct(log_probabilities[held], labels[held])
+    right = correct(log_probabilities[held], labels[held])
     before, after = (
         calibration_error(np.exp(log_softmax(log_probabilities[held] / t)).max(-1), right)
         for t in (1.0, temperature)
@@ -116,10 +140,31 @@ def calibrate(log_probabilities: np.ndarray, labels: np.ndarray, seed: int = 0) 
 def summarize(
     log_probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str]
 ) -> dict[str, Any]:
-    """Every number of one evaluation. The confusion matrix above 200 classes is a list of its 100 largest mistakes."""
+    """Every number of one evaluation.
+
+    Args:
+        log_probabilities: (N, K)
+        labels: (N,) integers.
+        names: of the K classes.
+
+    Returns:
+        `loss`, `top1`, `top1_interval`, `examples` and `classes`, and
+        above ten classes `top5` and `top5_interval`;
+        unless the answers hold infinities or NaN, `ece`, `reliability` and what `calibrate` gives;
+        up to 200 classes `confusion`, above them `mistakes`, the 100 most frequent
+        (true class, predicted class, count).
+
+    Raises:
+        ZeroDivisionError: there are no examples.
+
+    >>> answers = np.log(np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]))
+    >>> result = summarize(answers, np.array([0, 1, 1]), ("cat", "dog"))
+    >>> result["examples"], round(result["top1"], 3), result["confusion"]
+    (3, 0.667, [[1, 0], [1, 1]])
+    """
     scores = log_probabilities.astype(np.float64)
     count, classes = len(labels), len(names)
-    first, five = is_correct(scores, labels), is_correct(scores, labels, 5)
+    first, five = correct(scores, labels), correct(scores, labels, 5)
     loss = float(-np.take_along_axis(scores, labels[:, None], axis=-1).mean())
     result: dict[str, Any] = {"loss": loss, "top1": float(first.mean())}
     if classes > 10:
@@ -132,10 +177,8 @@ def summarize(
         result["ece"] = calibration_error(confidence, first)
         result |= calibrate(scores, labels)
         result["reliability"] = reliability(confidence, first)
-    totals, right = (
-        np.bincount(labels, minlength=classes),
-        np.bincount(labels[first], minlength=classes),
-    )
+    totals = np.bincount(labels, minlength=classes)
+    right = np.bincount(labels[first], minlength=classes)
     result["classes"] = [
         {"name": name, "examples": int(n), "right": int(r), "top1": float(r / n) if n else None}
         for name, n, r in zip(names, totals, right)
@@ -144,11 +187,13 @@ def summarize(
     if classes <= 200:
         result["confusion"] = matrix.tolist()
     else:
-        np.fill_diagonal(matrix, 0)
-        largest = [
-            divmod(int(i), classes) for i in np.argsort(-matrix, axis=None, kind="stable")[:100]
-        ]
-        result["mistakes"] = [
-            [names[t], names[p], int(matrix[t, p])] for t, p in largest if matrix[t, p]
-        ]
+        result["mistakes"] = frequent_mistakes(matrix, names)
     return result
+
+
+def frequent_mistakes(matrix: np.ndarray, names: Sequence[str], most: int = 100) -> list[list]:
+    """[true class, predicted class, count] of the largest counts off a matrix's diagonal."""
+    mistakes = matrix * ~np.eye(len(matrix), dtype=bool)
+    order = np.argsort(-mistakes, axis=None, kind="stable")[:most]
+    pairs = (divmod(int(place), len(matrix)) for place in order)
+    return [[names[t], names[p], int(mistakes[t, p])] for t, p in pairs if mistakes[t, p]]

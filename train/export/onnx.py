@@ -1,9 +1,12 @@
-"""A network as an ONNX graph, written from its jaxpr: the two dozen operations that our networks are made of.
+"""A network as an ONNX graph, written from its jaxpr: the operations that our networks are made of.
 
-What depends on constants alone is computed here, by jax: BatchNorm becomes one factor and one term for each channel. Only
-the axis of the batch has a symbolic length; a constant that is repeated along it keeps the length 1 there, and whoever
-reads it repeats it. ONNX has channels before places, so each convolution and pooling stands between two transpositions,
-most of which runtimes remove.
+What depends on constants alone is computed here, by jax: BatchNorm becomes one factor and one term
+for each channel. Only the axis of the batch has a symbolic length; a constant that is repeated
+along it keeps the length 1 there, and the operation that reads it repeats it. ONNX has channels
+before places, so each convolution and pooling stands between two transpositions, most of which
+runtimes remove.
+
+The longest part is a translation for each primitive.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,17 +18,22 @@ import onnx
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from onnx import TensorProto, helper, numpy_helper
 
+from cnnjax import ops
+from cnnjax.jaxprs import inner
 from train.errors import UserError
 
-OPSET = 18  # reductions with their axes as an input
+OPSET = 18  # the first that takes the axes of reductions as an input
 IR_VERSION = 9  # which runtimes since 2023 read
 TO_CHANNELS_FIRST, TO_CHANNELS_LAST = [0, 3, 1, 2], [0, 2, 3, 1]
 
 # Operations of one and of two arguments that ONNX has by another name.
+# fmt: off
 SAME = {
-    "add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "min": "Min", "pow": "Pow", "exp": "Exp",
-    "log": "Log", "tanh": "Tanh", "logistic": "Sigmoid", "sqrt": "Sqrt", "neg": "Neg", "abs": "Abs", "floor": "Floor",
-}  # fmt: skip
+    "add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "min": "Min",
+    "pow": "Pow", "exp": "Exp", "log": "Log", "tanh": "Tanh", "logistic": "Sigmoid",
+    "sqrt": "Sqrt", "neg": "Neg", "abs": "Abs", "floor": "Floor",
+}
+# fmt: on
 REDUCTIONS = {"reduce_sum": "ReduceSum", "reduce_max": "ReduceMax", "reduce_min": "ReduceMin"}
 TRANSPARENT = ("stop_gradient", "copy", "copy_p", "name")
 
@@ -40,23 +48,34 @@ Value = Named | np.ndarray
 def to_onnx(
     function: Callable[[jax.Array], jax.Array], shape: tuple[int, ...], dtype: Any, name: str
 ) -> onnx.ModelProto:
-    """The function of images (N, *shape), for any N, with the values that it holds.
+    """A function of images as an ONNX model, for any number of images.
 
-    UserError names an operation that there is no translation for.
+    Args:
+        function: images (N, *shape) to probabilities; the values that it holds become constants.
+        shape: of one image.
+        dtype: of the images.
+        name: of the graph.
+
+    Raises:
+        UserError: there is no translation for an operation; the message names it.
     """
     (batch,) = jax.export.symbolic_shape("batch")
-    closed = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((batch, *shape), dtype))
+    with ops.plain():
+        closed = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((batch, *shape), dtype))
     graph = Graph()
     (out,) = graph.translate(closed.jaxpr, closed.consts, [Named("images")])
     graph.node("Identity", out, name="probabilities")
-    proto = helper.make_graph(
-        graph.nodes, name, [_of_batch("images", closed.in_avals[0])], [_of_batch("probabilities", closed.out_avals[0])],
-        graph.constants,
-    )  # fmt: skip
+    inputs = [_of_batch("images", closed.in_avals[0])]
+    outputs = [_of_batch("probabilities", closed.out_avals[0])]
+    proto = helper.make_graph(graph.nodes, name, inputs, outputs, graph.constants)
     opset = helper.make_opsetid("", OPSET)
     return helper.make_model(
         proto, opset_imports=[opset], ir_version=IR_VERSION, producer_name="cnnjax"
     )
+
+
+def unsupported(what: str) -> UserError:
+    return UserError(f"ONNX: {what} (train/export/onnx.py)")
 
 
 def _of_batch(name: str, aval: Any) -> onnx.ValueInfoProto:
@@ -65,19 +84,19 @@ def _of_batch(name: str, aval: Any) -> onnx.ValueInfoProto:
 
 
 class Graph:
-    """Nodes and constants, as they are written."""
+    """The nodes and constants of an ONNX graph, in the order in which they are added."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[TensorProto] = []
-        self._names: dict[
-            int, tuple[str, np.ndarray]
-        ] = {}  # the arrays are kept, or their ids would be given away
+        # By the id of an array: its name, and the array itself, which keeps the id its own.
+        self._names: dict[int, tuple[str, np.ndarray]] = {}
         self._count = 0
 
     def node(
         self, kind: str, *inputs: Value | Sequence[int], name: str = "", **attributes: Any
     ) -> Named:
+        """Adds a node; returns the name of its result."""
         self._count += 1
         out = Named(name or f"{kind.lower()}{self._count}")
         self.nodes.append(
@@ -86,25 +105,21 @@ class Graph:
         return out
 
     def named(self, value: Any) -> str:
-        """The name of a value; constants are written, each once, on their first use."""
+        """The name of a value; a constant is added on its first use."""
         if isinstance(value, Named):
             return value
         if id(value) not in self._names:
             name = f"constant{len(self.constants)}"
-            array = (
-                np.asarray(value, np.int64)
-                if isinstance(value, list | tuple)
-                else np.asarray(value)
-            )
-            self.constants.append(
-                numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
-            )
+            dtype = np.int64 if isinstance(value, list | tuple) else None
+            array = np.asarray(value, dtype, order="C")
+            self.constants.append(numpy_helper.from_array(array, name))
             self._names[id(value)] = (name, value)
         return self._names[id(value)][0]
 
     def translate(
         self, jaxpr: Jaxpr, consts: Sequence[Any], inputs: Sequence[Value]
     ) -> list[Value]:
+        """Adds the equations of a jaxpr; returns its results."""
         known: dict[Any, Value] = {}
         known |= zip(jaxpr.constvars, map(np.asarray, consts))
         known |= zip(jaxpr.invars, inputs)
@@ -114,14 +129,11 @@ class Graph:
         return [np.asarray(x.val) if isinstance(x, Literal) else known[x] for x in jaxpr.outvars]
 
     def equation(self, eqn: Any, values: list[Value]) -> list[Value]:
-        name, inner = eqn.primitive.name, _inner(eqn)
-        if name == "platform_index":  # the last of the ways to compute something is the plain one
-            return [np.array(len(eqn.params["platforms"]) - 1)]
-        if name == "cond" and not isinstance(values[0], Named):
-            inner, values = eqn.params["branches"][int(values[0])], values[1:]
-        if inner is not None:
-            closed = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
-            return self.translate(closed.jaxpr, closed.consts, values)
+        """Adds one equation; returns its results."""
+        name, jaxpr = eqn.primitive.name, inner(eqn)
+        if jaxpr is not None:
+            closed = [value for value in eqn.params.values() if isinstance(value, ClosedJaxpr)]
+            return self.translate(jaxpr, closed[0].consts if closed else (), values)
         if name in TRANSPARENT:
             return values
         if not any(isinstance(value, Named) for value in values):
@@ -132,11 +144,11 @@ class Graph:
             return [self.node(REDUCTIONS[name], values[0], list(eqn.params["axes"]), keepdims=0)]
         translation = getattr(self, f"op_{name.replace('-', '_')}", None)
         if translation is None:
-            raise UserError(f"ONNX: there is no translation for jax's {name} (train/onnx_graph.py)")
+            raise unsupported(f"there is no translation for jax's {name}")
         return [translation(eqn, *values)]
 
     def constant(self, eqn: Any, values: list[Any]) -> list[Any]:
-        """Computed now. What has the length of the batch gets the length 1."""
+        """Computes an equation of constants; the length of the batch becomes 1."""
         params = dict(eqn.params)
         for key in ("shape", "new_sizes"):
             if key in params:
@@ -144,7 +156,7 @@ class Graph:
         out = eqn.primitive.bind(*map(jax.numpy.asarray, values), **params)
         return out if eqn.primitive.multiple_results else [out]
 
-    # ------------------------------------------------------------------------------------------ one for each primitive
+    # One for each primitive
 
     def op_convert_element_type(self, eqn: Any, x: Named) -> Value:
         if eqn.invars[0].aval.dtype == eqn.params["new_dtype"]:
@@ -164,7 +176,7 @@ class Graph:
 
     def op_select_n(self, eqn: Any, which: Value, *cases: Value) -> Value:
         if len(cases) != 2 or eqn.invars[0].aval.dtype != bool:
-            raise UserError("ONNX: a choice is between two (train/onnx_graph.py)")
+            raise unsupported("a choice is between two")
         return self.node("Where", which, cases[1], cases[0])
 
     def op_reshape(self, eqn: Any, x: Named) -> Value:
@@ -174,16 +186,11 @@ class Graph:
         return self.node("Squeeze", x, list(eqn.params["dimensions"]))
 
     def op_broadcast_in_dim(self, eqn: Any, x: Named, *_: Value) -> Value:
-        shape, places, before = (
-            eqn.params["shape"],
-            eqn.params["broadcast_dimensions"],
-            eqn.invars[0].aval.shape,
-        )
-        lengths = dict(zip(places, before))
-        reshaped = self.node(
-            "Reshape", x, _lengths([lengths.get(i, 1) for i in range(len(shape))], of_batch=-1)
-        )
-        if all(_same(lengths.get(i, 1), length) for i, length in enumerate(shape)):
+        shape = eqn.params["shape"]
+        lengths = dict(zip(eqn.params["broadcast_dimensions"], eqn.invars[0].aval.shape))
+        before = [lengths.get(i, 1) for i in range(len(shape))]
+        reshaped = self.node("Reshape", x, _lengths(before, of_batch=-1))
+        if all(map(_same, before, shape)):
             return reshaped
         return self.node("Expand", reshaped, _lengths(shape, of_batch=1))
 
@@ -205,79 +212,73 @@ class Graph:
         ]
         if not cut:
             return x
-        return self.node("Slice", x, *([int(each[i]) for i in cut] for each in (starts, ends)), cut,
-                         [int(steps[i]) for i in cut])  # fmt: skip
+        starts, ends, steps = ([int(values[i]) for i in cut] for values in (starts, ends, steps))
+        return self.node("Slice", x, starts, ends, cut, steps)
 
     def op_concatenate(self, eqn: Any, *parts: Value) -> Value:
         if not all(isinstance(part, Named) for part in parts):
-            raise UserError("ONNX: constants cannot be appended to images (train/onnx_graph.py)")
+            raise unsupported("constants cannot be appended to images")
         return self.node("Concat", *parts, axis=eqn.params["dimension"])
 
     def op_gather(self, eqn: Any, x: Named, places: np.ndarray) -> Value:
         """Channels by their places, (M, 1)."""
-        _last_axis(
-            eqn,
-            eqn.params["dimension_numbers"].offset_dims,
-            eqn.params["dimension_numbers"].start_index_map,
-        )
+        numbers = eqn.params["dimension_numbers"]
+        _check_last_axis(eqn, numbers.offset_dims, numbers.start_index_map)
         return self.node("Gather", x, places[:, 0].astype(np.int64), axis=-1)
 
     def op_scatter_add(self, eqn: Any, x: np.ndarray, places: np.ndarray, channels: Named) -> Value:
-        """Channels added up at their places (M, 1) among others: a product with a matrix of ones and zeros."""
+        """Adds channels at their places (M, 1), as a product with a matrix of ones and zeros."""
         numbers = eqn.params["dimension_numbers"]
-        _last_axis(eqn, numbers.update_window_dims, numbers.scatter_dims_to_operand_dims)
-        onto = places == np.arange(eqn.outvars[0].aval.shape[-1])
-        return self.node(
-            "Add", self.node("MatMul", channels, onto.astype(eqn.outvars[0].aval.dtype)), x
-        )
+        _check_last_axis(eqn, numbers.update_window_dims, numbers.scatter_dims_to_operand_dims)
+        out = eqn.outvars[0].aval
+        onto = (places == np.arange(out.shape[-1])).astype(out.dtype)
+        return self.node("Add", self.node("MatMul", channels, onto), x)
 
     def op_pad(self, eqn: Any, x: Named, value: np.ndarray) -> Value:
         low, high, inside = zip(*eqn.params["padding_config"])
         if any(inside):
-            raise UserError("ONNX: padding between cells has no translation (train/onnx_graph.py)")
+            raise unsupported("padding between cells has no translation")
         return self.node("Pad", x, [*map(int, low), *map(int, high)], np.asarray(value))
 
     def op_dot_general(self, eqn: Any, a: Value, b: Value) -> Value:
         contracted, batched = eqn.params["dimension_numbers"]
         rank = len(eqn.invars[0].aval.shape)
         if batched != ((), ()) or tuple(map(tuple, contracted)) != ((rank - 1,), (0,)):
-            raise UserError(
-                "ONNX: only products over the last and the first axis (train/onnx_graph.py)"
-            )
+            raise unsupported("only products over the last and the first axis")
         return self.node("MatMul", a, b)
 
     def op_conv_general_dilated(self, eqn: Any, x: Named, kernel: Value) -> Value:
         p = eqn.params
         if isinstance(kernel, Named) or {*p["lhs_dilation"], p["batch_group_count"]} != {1}:
-            raise UserError(
-                "ONNX: a convolution has a constant kernel and no dilated images (train/onnx_graph.py)"
-            )
+            raise unsupported("a convolution has a constant kernel and no dilated images")
         images, kernels, out = p["dimension_numbers"]
         x = self.node("Transpose", x, perm=list(images))
         y = self.node(
-            "Conv", x, np.transpose(kernel, kernels), strides=list(p["window_strides"]), group=p["feature_group_count"],
-            pads=_pads(p["padding"]), dilations=list(p["rhs_dilation"]),
-        )  # fmt: skip
+            "Conv",
+            x,
+            np.transpose(kernel, kernels),
+            strides=list(p["window_strides"]),
+            group=p["feature_group_count"],
+            pads=_pads(p["padding"]),
+            dilations=list(p["rhs_dilation"]),
+        )
         return self.node("Transpose", y, perm=[int(i) for i in np.argsort(out)])
 
     def op_reduce_window_max(self, eqn: Any, x: Named) -> Value:
         return self.pool(eqn, "MaxPool", x)
 
     def op_reduce_window_sum(self, eqn: Any, x: Named) -> Value:
-        """A mean times the number of cells: the padding counts, and is zero."""
+        """A mean that counts the padding, which is zero, times the number of cells."""
         mean = self.pool(eqn, "AveragePool", x, count_include_pad=1)
-        return self.node(
-            "Mul",
-            mean,
-            np.asarray(np.prod(eqn.params["window_dimensions"]), eqn.outvars[0].aval.dtype),
-        )
+        cells = np.prod(eqn.params["window_dimensions"])
+        return self.node("Mul", mean, np.asarray(cells, eqn.outvars[0].aval.dtype))
 
     def pool(self, eqn: Any, kind: str, x: Named, **attributes: Any) -> Named:
-        """Over the two axes in the middle or, as local response normalisation does, over the last two."""
+        """Over the middle two axes or, for local response normalisation, over the last two."""
         p, window = eqn.params, eqn.params["window_dimensions"]
         dilated = {*p["base_dilation"], *p["window_dilation"]} != {1}
         if len(window) != 4 or window[0] != 1 or 1 not in (window[1], window[3]) or dilated:
-            raise UserError(f"ONNX: windows of {window} have no translation (train/onnx_graph.py)")
+            raise unsupported(f"windows of {window} have no translation")
         axes = slice(1, 3) if window[3] == 1 else slice(2, 4)
         attributes |= {
             "kernel_shape": list(window[axes]),
@@ -290,26 +291,19 @@ class Graph:
         return self.node("Transpose", y, perm=TO_CHANNELS_LAST)
 
 
-def _inner(eqn: Any) -> Any:
-    """The jaxpr of an equation that only wraps one: jit, custom derivatives, checkpoints."""
-    return next(
-        (eqn.params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in eqn.params), None
-    )
-
-
-def _last_axis(eqn: Any, others: Sequence[int], indexed: Sequence[int]) -> None:
+def _check_last_axis(eqn: Any, others: Sequence[int], indexed: Sequence[int]) -> None:
+    """UserError unless a gather or scatter is along channels."""
     rank = len(eqn.invars[0].aval.shape)
     if (
         tuple(indexed) != (rank - 1,)
         or tuple(others) != tuple(range(rank - 1))
         or len(eqn.invars[1].aval.shape) != 2
     ):
-        raise UserError(
-            f"ONNX: {eqn.primitive.name} is translated along channels only (train/onnx_graph.py)"
-        )
+        raise unsupported(f"{eqn.primitive.name} is translated along channels only")
 
 
 def _same(a: Any, b: Any) -> bool:
+    """Whether two lengths, of which either may be symbolic, are equal."""
     return bool(a == b)
 
 

@@ -1,4 +1,4 @@
-"""Writes a network for use elsewhere, once what was written has given the network's answers."""
+"""Writes a network for use elsewhere, after a check that it gives the network's answers there."""
 
 import os
 import shutil
@@ -14,14 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnnjax import ops, weights
 from train.classifier import Classifier
 from train.errors import CheckpointError, UserError
 from train.report.explain import exact
 
 CLOSE = 1e-5  # the largest difference of probabilities that an export may have
+PARTIAL = ".partial"  # ends the name of what is not checked yet
 PLATFORMS = ("cpu", "cuda", "tpu")
 
-# How each kind of program is run where there is nothing but its runtime: images.npy to answers.npy.
+# Runs each kind of program with its runtime alone: images.npy to answers.npy.
 ELSEWHERE = {
     "stablehlo": """
 import sys, numpy, jax.export
@@ -37,45 +39,50 @@ numpy.save("answers.npy", session.run(None, {"images": numpy.load("images.npy")}
     "savedmodel": """
 import sys, numpy, tensorflow
 answer = tensorflow.saved_model.load(sys.argv[1]).signatures["serving_default"]
-numpy.save("answers.npy", answer(images=tensorflow.constant(numpy.load("images.npy")))["probabilities"])
+images = tensorflow.constant(numpy.load("images.npy"))
+numpy.save("answers.npy", answer(images=images)["probabilities"])
 """,
 }
 
 
-def function(seen: Classifier, preprocessing: bool = True) -> Callable[[jax.Array], jax.Array]:
+def function(
+    classifier: Classifier, preprocessing: bool = True
+) -> Callable[[jax.Array], jax.Array]:
     """Images to probabilities: of uint8 images, or of what the preprocessing makes of them."""
-    return partial(_answer, seen, preprocessing, seen.variables)
+    return partial(_answer, classifier, preprocessing, classifier.variables)
 
 
-def _answer(seen: Classifier, preprocessing: bool, variables: Any, images: jax.Array) -> jax.Array:
-    x = seen.preprocess(images) if preprocessing else images
-    return jax.nn.softmax(seen.model.apply(variables, x, train=False).logits)
+def _answer(
+    classifier: Classifier, preprocessing: bool, variables: Any, images: jax.Array
+) -> jax.Array:
+    x = classifier.preprocess(images) if preprocessing else images
+    return jax.nn.softmax(classifier.model.apply(variables, x, train=False).logits)
 
 
-def image_shape(seen: Classifier) -> tuple[int, int, int]:
-    return seen.data.size, seen.data.size, seen.data.channels
+def random_images(classifier: Classifier, preprocessing: bool, count: int = 3) -> np.ndarray:
+    """Images (count, H, W, C) as the program reads them."""
+    config = classifier.data
+    shape = count, config.size, config.size, config.channels
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return images if preprocessing else np.asarray(classifier.preprocess(images))
 
 
-def random_images(seen: Classifier, preprocessing: bool, count: int = 3) -> np.ndarray:
-    images = np.random.default_rng(0).integers(0, 256, (count, *image_shape(seen)), np.uint8)
-    return images if preprocessing else np.asarray(seen.preprocess(images))
+# Kinds of programs: each function writes one. They hold the plain operations alone, for the tools
+# that read them know no choice by platform.
 
 
-# ---------------------------------------------------------------------------------------------- kinds of programs
-
-
-def make_stablehlo(path: Path, seen: Classifier, preprocessing: bool) -> None:
-    """A program for any of the platforms."""
-    shape = random_images(seen, preprocessing, 1)
+def make_stablehlo(path: Path, classifier: Classifier, preprocessing: bool) -> None:
+    """A program of jax.export for any of the platforms."""
+    example = random_images(classifier, preprocessing, 1)
     (batch,) = jax.export.symbolic_shape("batch")
-    arguments = jax.ShapeDtypeStruct((batch, *shape.shape[1:]), shape.dtype)
-    exported = jax.export.export(jax.jit(function(seen, preprocessing)), platforms=PLATFORMS)(
-        arguments
-    )
+    images = jax.ShapeDtypeStruct((batch, *example.shape[1:]), example.dtype)
+    program = jax.jit(function(classifier, preprocessing))
+    with ops.plain():
+        exported = jax.export.export(program, platforms=PLATFORMS)(images)
     path.write_bytes(exported.serialize())
 
 
-def make_onnx(path: Path, seen: Classifier, preprocessing: bool) -> None:
+def make_onnx(path: Path, classifier: Classifier, preprocessing: bool) -> None:
     """A graph that computes in float32."""
     try:
         import onnx
@@ -86,53 +93,61 @@ def make_onnx(path: Path, seen: Classifier, preprocessing: bool) -> None:
         ) from None
     from train.export.onnx import to_onnx
 
-    shape = random_images(seen, preprocessing, 1)
-    model = to_onnx(function(seen, preprocessing), shape.shape[1:], shape.dtype, seen.name)
+    example = random_images(classifier, preprocessing, 1)
+    program = function(classifier, preprocessing)
+    model = to_onnx(program, example.shape[1:], example.dtype, classifier.name)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
 
 
-def make_savedmodel(path: Path, seen: Classifier, preprocessing: bool) -> None:
-    """A folder; the values are TensorFlow's variables, the rest is one operation that holds StableHLO."""
+def make_savedmodel(path: Path, classifier: Classifier, preprocessing: bool) -> None:
+    """A folder of TensorFlow; the values are its variables, the rest is StableHLO in one op."""
     from train.data.tf import tf  # first, for it keeps TensorFlow quiet and off the accelerators
 
     from jax.experimental import jax2tf  # isort: skip
 
-    shape = random_images(seen, preprocessing, 1)
+    example = random_images(classifier, preprocessing, 1)
     program = jax2tf.convert(
-        partial(_answer, seen, preprocessing), polymorphic_shapes=[None, "(batch, ...)"], with_gradient=False,
+        partial(_answer, classifier, preprocessing),
+        polymorphic_shapes=[None, "(batch, ...)"],
+        with_gradient=False,
         native_serialization_platforms=PLATFORMS,
-    )  # fmt: skip
+    )
     module = tf.Module()
-    module.variables_ = tf.nest.map_structure(tf.Variable, jax.device_get(seen.variables))
-    images = tf.TensorSpec((None, *shape.shape[1:]), shape.dtype, "images")
+    module.variables_ = tf.nest.map_structure(tf.Variable, jax.device_get(classifier.variables))
+    images = tf.TensorSpec((None, *example.shape[1:]), example.dtype, "images")
     module.answer = tf.function(
         lambda images: {"probabilities": program(module.variables_, images)},
         autograph=False,
         input_signature=[images],
     )
-    tf.saved_model.save(module, str(path), signatures=module.answer)
+    with ops.plain():
+        tf.saved_model.save(module, str(path), signatures=module.answer)
 
 
 PROGRAMS = {"stablehlo": make_stablehlo, "onnx": make_onnx, "savedmodel": make_savedmodel}
 
 
 def check_elsewhere(
-    program: Path, kind: str, seen: Classifier, preprocessing: bool = True
+    program: Path, kind: str, classifier: Classifier, preprocessing: bool = True
 ) -> float:
-    """The largest difference of probabilities between the network and its program, run in another process without cnnjax."""
-    images = random_images(seen, preprocessing)
-    where = jax.default_backend() if kind == "stablehlo" else "cpu"
+    """Runs a program in another process, with its runtime alone, on random images.
+
+    Returns:
+        The largest difference of its probabilities from those of the network.
+
+    Raises:
+        CheckpointError: the program does not run.
+        UserError: the runtime is too old for it.
+    """
+    images = random_images(classifier, preprocessing)
+    platform = jax.default_backend() if kind == "stablehlo" else "cpu"
+    environment = {**os.environ, "JAX_PLATFORMS": platform.replace("gpu", "cuda")}
+    if platform == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/images.npy", images)
         command = [sys.executable, "-I", "-c", ELSEWHERE[kind], str(program.resolve())]
-        environment = {
-            **os.environ,
-            "JAX_PLATFORMS": where.replace("gpu", "cuda"),
-            "CUDA_VISIBLE_DEVICES": "",
-        }
-        if where != "cpu":
-            del environment["CUDA_VISIBLE_DEVICES"]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         if "Cannot deserialize computation" in done.stderr:
             raise UserError(
@@ -144,42 +159,52 @@ def check_elsewhere(
                 f"the exported program does not run: {done.stderr.strip().splitlines()[-1]}"
             )
         answers = np.load(f"{folder}/answers.npy")
-    with jax.default_device(jax.local_devices(backend=where)[0]):
-        own = jax.jit(
-            function(seen._replace(variables=jax.device_get(seen.variables)), preprocessing)
-        )(images)
-    return float(np.abs(answers - np.asarray(own)).max())
+    classifier = classifier._replace(variables=jax.device_get(classifier.variables))
+    with jax.default_device(jax.local_devices(backend=platform)[0]):
+        expected = jax.jit(function(classifier, preprocessing))(images)
+    return float(np.abs(answers - np.asarray(expected)).max())
 
 
 def write_program(
-    path: str, kind: str, seen: Classifier, preprocessing: bool = True
+    path: str, kind: str, classifier: Classifier, preprocessing: bool = True
 ) -> dict[str, Any]:
-    """Writes the program where `path` says, once it has given the network's answers."""
-    if kind == "onnx":  # its runtimes know no bfloat16 on a CPU
-        seen = seen._replace(model=exact(seen.model))
-    if Path(path).is_dir() and not (
-        kind == "savedmodel" and (Path(path) / "saved_model.pb").exists()
-    ):
-        raise UserError(f"--out={path} is a folder; name what is to be written")
-    partial = Path(path.rstrip("/") + ".partial")
-    _remove(partial)
+    """Writes a network as a program of images to probabilities, values included.
+
+    The program is run in another process by its own runtime first, and compared with the network.
+
+    Args:
+        path: the file to write, or the folder of a SavedModel.
+        kind: "stablehlo", "onnx" or "savedmodel".
+        classifier: the network.
+        preprocessing: whether the program reads uint8 images, or what the network reads.
+
+    Returns:
+        `file`, `format`, `bytes`, and `difference`, the largest of the probabilities.
+
+    Raises:
+        CheckpointError: the program does not run, or differs from the network.
+        UserError: `path` is a folder, or a package that is needed is missing or too old.
+    """
+    if kind == "onnx":  # its runtimes have no bfloat16 on a CPU
+        classifier = classifier._replace(model=exact(classifier.model))
+    is_model = kind == "savedmodel" and (Path(path) / "saved_model.pb").exists()
+    if Path(path).is_dir() and not is_model:
+        raise UserError(f"--out={path} is a folder; name the file to write")
+    part = Path(path.rstrip("/") + PARTIAL)
+    _remove(part)
     try:
-        PROGRAMS[kind](partial, seen, preprocessing)
-        difference = check_elsewhere(partial, kind, seen, preprocessing)
+        PROGRAMS[kind](part, classifier, preprocessing)
+        difference = check_elsewhere(part, kind, classifier, preprocessing)
         if not difference <= CLOSE:
             raise CheckpointError(
                 f"the exported program differs from the network by {difference:.1e}: not written"
             )
-        files = (
-            [partial]
-            if partial.is_file()
-            else [file for file in partial.rglob("*") if file.is_file()]
-        )
-        size = sum(file.stat().st_size for file in files)
+        written = [part, *part.rglob("*")]
+        size = sum(file.stat().st_size for file in written if file.is_file())
         _remove(Path(path))
-        partial.replace(path)
+        part.replace(path)
     finally:
-        _remove(partial)
+        _remove(part)
     return {"file": path, "format": kind, "bytes": size, "difference": difference}
 
 
@@ -189,51 +214,68 @@ def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def write_safetensors(path: str, seen: Classifier) -> dict[str, Any]:
-    """Writes our own format, which `cnnjax.weights.load` needs nothing else for."""
-    from cnnjax import weights
-    from train.data.transforms import STYLES
+def write_safetensors(path: str, classifier: Classifier) -> dict[str, Any]:
+    """Writes a network in our own format, from which `cnnjax.weights.load` builds it again.
 
-    if isinstance(seen.preprocess, weights.Preprocessing):
-        preprocessing = seen.preprocess
-    else:
-        chosen = seen.data.transform
-        style = STYLES.get(chosen.style)
-        known: dict[str, Any] = getattr(seen.preprocess, "keywords", {})
-        if style is None or "mean" not in known:
-            raise UserError("this preprocessing has no place in the file format")
-        size = seen.data.size
-        fraction = chosen.fraction or (0.0 if chosen.resize else style.fraction)
-        preprocessing = weights.Preprocessing(
-            size,
-            mean=tuple(255 * value for value in known["mean"]),
-            std=tuple(255 * value for value in known["std"]),
-            resize=None if fraction else chosen.resize or style.round_short_side(size / 0.875),
-            fraction=fraction or 1.0,
-            interpolation=chosen.interpolation or style.interpolation,
-            antialias=style.half_pixels is None,
-            channels="L" if seen.data.channels == 1 else "RGB",
-        )
-    variables = jax.device_get(seen.variables)
-    variables = {name: variables[name] for name in variables if variables[name]}
-    partial = Path(path + ".partial")
+    Args:
+        path: the file.
+        classifier: the network.
+
+    Returns:
+        `file`, `format`, `bytes`, and `difference`, the largest of the probabilities.
+
+    Raises:
+        CheckpointError: the file cannot be written, or differs from the network.
+        UserError: the format has no place for the preprocessing.
+    """
+    variables = jax.device_get(classifier.variables)
+    pretrained = weights.Pretrained(
+        classifier.model,
+        {name: values for name, values in variables.items() if values},
+        _preprocessing(classifier),
+        classifier.classes,
+        classifier.name,
+    )
+    part = Path(path + PARTIAL)
     try:
-        pretrained = weights.Pretrained(
-            seen.model, variables, preprocessing, seen.classes, seen.name
+        weights.save(part, pretrained)
+        loaded = weights.load(part)
+        images = jnp.asarray(random_images(classifier, True))
+        outputs = loaded.model.apply(loaded.variables, loaded.preprocessing(images))
+        difference = float(
+            np.abs(jax.nn.softmax(outputs.logits) - function(classifier)(images)).max()
         )
-        weights.save(partial, pretrained)
-        again = weights.load(partial)
-        images = jnp.asarray(random_images(seen, True))
-        there = jax.nn.softmax(
-            again.model.apply(again.variables, again.preprocessing(images)).logits
-        )
-        difference = float(np.abs(there - function(seen)(images)).max())
         if not difference <= CLOSE:
-            raise CheckpointError(f"what was written differs from the network by {difference:.1e}")
-        size = partial.stat().st_size
-        partial.replace(path)
+            raise CheckpointError(f"the file differs from the network by {difference:.1e}")
+        size = part.stat().st_size
+        part.replace(path)
     except (weights.WeightsError, ValueError) as error:
         raise CheckpointError(f"--out={path}: {error}") from None
     finally:
-        partial.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
     return {"file": path, "format": "safetensors", "bytes": size, "difference": difference}
+
+
+def _preprocessing(classifier: Classifier) -> weights.Preprocessing:
+    """A classifier's preprocessing as the file format describes it."""
+    from train.data.transforms import STYLES
+
+    if isinstance(classifier.preprocess, weights.Preprocessing):
+        return classifier.preprocess
+    transform, size = classifier.data.transform, classifier.data.size
+    style = STYLES.get(transform.style)
+    values: dict[str, Any] = getattr(classifier.preprocess, "keywords", {})
+    if style is None or "mean" not in values:
+        raise UserError("the file format has no place for this preprocessing")
+    fraction = transform.fraction or (0.0 if transform.resize else style.fraction)
+    short_side = transform.resize or style.round_short_side(size / 0.875)
+    return weights.Preprocessing(
+        size,
+        mean=tuple(255 * value for value in values["mean"]),
+        std=tuple(255 * value for value in values["std"]),
+        resize=None if fraction else short_side,
+        fraction=fraction or 1.0,
+        interpolation=transform.interpolation or style.interpolation,
+        antialias=style.half_pixels is None,
+        channels="L" if classifier.data.channels == 1 else "RGB",
+    )

@@ -1,35 +1,33 @@
-"""Makes `report.html` of a run folder: one self-contained page of its curves, its numbers, and what the network sees.
+"""Writes `report.html` of a run folder: one page of curves, numbers and what the network looks at.
 
 python -m train.report --workdir=runs/lenet [--step=best]
-python -m train.report --compare runs/a runs/b [--out=compare.html]     # curves of several runs, and how their configs differ
+python -m train.report --compare runs/a runs/b [--out=compare.html]
+
+--compare puts the curves of several runs on one page, and how their configs differ.
 """
 
 import sys
 
 from train import cli, errors
 from train.errors import UserError
-from train.report.pages import compare, write_report
+from train.report.compare import compare
+from train.report.pages import write_report
 
 
 def main(argv: list[str] | None = None) -> dict:
     parser = cli.Parser("python -m train.report", __doc__)
-    parser.add_argument("--workdir", default="", help="a run folder")
-    parser.add_argument(
-        "--compare", nargs="+", default=[], metavar="RUN", help="several run folders, on one page"
-    )
-    parser.add_argument("--out", default="compare.html", help="the page of --compare")
-    parser.add_argument(
-        "--images", type=int, default=500, help="examples to look into the network with; 0: none"
-    )
-    parser.add_argument("--step", default="latest", help="latest, best or a number")
+    add = parser.add_argument
+    add("--workdir", default="", help="a run folder")
+    add("--compare", nargs="+", default=[], metavar="RUN", help="several run folders, on one page")
+    add("--out", default="compare.html", help="the page of --compare")
+    add("--images", type=int, default=500, help="examples to look into the network with; 0: none")
+    add("--step", default="latest", help="latest, best or a number")
     args = parser.parse_args(argv)
     if bool(args.workdir) == bool(args.compare):
         raise UserError("either --workdir or --compare is needed")
-    return (
-        compare(args.compare, args.out)
-        if args.compare
-        else write_report(args.workdir, args.step, args.images)
-    )
+    if args.compare:
+        return compare(args.compare, args.out)
+    return write_report(args.workdir, args.step, args.images)
 
 
 if __name__ == "__main__":

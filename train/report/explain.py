@@ -1,9 +1,9 @@
-"""What a network looks at and what it has learned, as arrays; `train.report` draws them.
+"""What a network looks at and what it has learned, as arrays, which `train.report` draws.
 
 Everything runs in float32, on images as the network reads them: (N, H, W, C) after preprocessing.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -16,13 +16,13 @@ from cnnjax.stages import apply_with_stages
 
 
 def exact(model: nn.Module) -> nn.Module:
-    """The same network computing in float32."""
+    """The same network with float32 as its compute type."""
     return model.clone(dtype=None) if getattr(model, "dtype", None) is not None else model
 
 
 def stages(model: nn.Module, variables: Any, images: Any) -> dict[str, tuple[int, ...]]:
-    """The stages (`cnnjax.stages`) in the network's order, with their shapes; nothing is computed."""
-    found: dict[str, tuple[int, ...]] = {}
+    """The shapes of the stages (`cnnjax.stages`), in the network's order; nothing is computed."""
+    found: dict[str, tuple[int, ...]] = {}  # what jax returns it would sort
 
     def trace(variables, images):
         _, maps = apply_with_stages(model, variables, images, train=False)
@@ -33,7 +33,11 @@ def stages(model: nn.Module, variables: Any, images: Any) -> dict[str, tuple[int
 
 
 def last_map(model: nn.Module, variables: Any, images: Any) -> str:
-    """The last stage that still has a place for things: a map of more than one cell."""
+    """The last stage that is a map of more than one cell.
+
+    Raises:
+        ValueError: there is none.
+    """
     maps = [
         name
         for name, shape in stages(model, variables, images).items()
@@ -45,7 +49,11 @@ def last_map(model: nn.Module, variables: Any, images: Any) -> str:
 
 
 def feature_maps(model: nn.Module, variables: Any, images: Any, stage: str) -> np.ndarray:
-    """(N, h, w, C) of one stage; ValueError names those that there are."""
+    """The map (N, h, w, C) of one stage.
+
+    Raises:
+        ValueError: there is no such stage; the message names those that there are.
+    """
     known = stages(model, variables, images)
     if stage not in known:
         raise ValueError(f"no stage is called {stage!r}; there are {', '.join(known)}")
@@ -60,10 +68,20 @@ def feature_maps(model: nn.Module, variables: Any, images: Any, stage: str) -> n
 def grad_cam(
     model: nn.Module, variables: Any, images: Any, classes: Any, stage: str = ""
 ) -> np.ndarray:
-    """(N, h, w) >= 0: where the stage speaks for the class of each image. Selvaraju et al. 2017.
+    """Grad-CAM: where a stage speaks for a class. Selvaraju et al. 2017.
 
-    The channels of the map, weighted by the mean gradient of the class's logit, summed, what is negative cut off. By
-    default the stage is the last that has a place for things.
+    The channels of the map are weighted by the mean gradient of the class's logit and summed;
+    negative sums become 0.
+
+    Args:
+        model: the network.
+        variables: its variables.
+        images: (N, H, W, C)
+        classes: (N,) the class of each image.
+        stage: by default the last that is a map of more than one cell.
+
+    Returns:
+        (N, h, w), none negative.
     """
     stage = stage or last_map(model, variables, images)
     shape = stages(model, variables, images)[stage]
@@ -94,9 +112,19 @@ def occlusion(
     stride: int,
     fill: float = 0.0,
 ) -> np.ndarray:
-    """(N, h, w): by how much the probability of the class falls when a square at that place is covered.
+    """How far the probability of a class falls when a square is covered. Zeiler, Fergus 2014.
 
-    Zeiler, Fergus 2014. `fill` is the colour of the square as the network reads it; places are every `stride` pixels.
+    Args:
+        model: the network.
+        variables: its variables.
+        images: (N, H, W, C)
+        classes: (N,) the class of each image.
+        size: the side of the square, in pixels.
+        stride: the distance of its places, in pixels.
+        fill: the value of the square, as the network reads it.
+
+    Returns:
+        (N, h, w), a value for each place.
     """
     network, classes = exact(model), jnp.asarray(classes)
     height, width = images.shape[1:3]
@@ -122,14 +150,14 @@ def occlusion(
 
 
 def neighbours(features: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
-    """(Q, k): the rows of `features` (N, D) that point most in the direction of each query (Q, D), nearest first."""
+    """(Q, k): the rows of `features` (N, D) most similar to each query (Q, D), by their angle."""
     unit = features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
     own = queries / np.maximum(np.linalg.norm(queries, axis=-1, keepdims=True), 1e-12)
     return np.argsort(-(own @ unit.T), axis=-1, kind="stable")[:, :k]
 
 
 def features(model: nn.Module, variables: Any, batches: Iterable[Any]) -> np.ndarray:
-    """(N, D): what the classifier reads."""
+    """(N, D): the features, which the last layer reads, of all batches."""
     run = jax.jit(
         lambda variables, images: exact(model).apply(variables, images, train=False).features
     )
@@ -142,20 +170,20 @@ class Activity(NamedTuple):
     units: int
     dead: int  # never above zero
     constant: int  # the same everywhere, dead ones included
-    zeros: float  # share of all values that are exactly zero
+    zeros: float  # proportion of values that are exactly zero
     mean: float
     std: float
 
 
 def activity(model: nn.Module, variables: Any, batches: Iterable[Any]) -> dict[str, Activity]:
-    """The activations of every stage, in the network's order, over all images."""
+    """The units of every stage, in the network's order, over all images."""
     network = exact(model)
 
     @jax.jit
     def measure(variables, images):
         _, maps = apply_with_stages(network, variables, images, train=False)
 
-        def of(x):
+        def statistics(x):
             x = x.astype(jnp.float32).reshape(-1, x.shape[-1])
             return {
                 "max": x.max(0),
@@ -165,7 +193,7 @@ def activity(model: nn.Module, variables: Any, batches: Iterable[Any]) -> dict[s
                 "square": (x * x).mean(),
             }
 
-        return {name: of(x) for name, x in maps.items()}
+        return {name: statistics(x) for name, x in maps.items()}
 
     order: list[str] = []
     total: dict[str, dict[str, Any]] = {}
@@ -174,14 +202,9 @@ def activity(model: nn.Module, variables: Any, batches: Iterable[Any]) -> dict[s
         order = order or list(stages(model, variables, images))
         n = len(images)
         for name, new in jax.device_get(measure(variables, images)).items():
-            old = total.setdefault(
-                name,
-                {"max": new["max"], "min": new["min"], "zeros": 0.0, "mean": 0.0, "square": 0.0},
-            )
-            old["max"], old["min"] = (
-                np.maximum(old["max"], new["max"]),
-                np.minimum(old["min"], new["min"]),
-            )
+            old = total.setdefault(name, new | {"zeros": 0.0, "mean": 0.0, "square": 0.0})
+            old["max"] = np.maximum(old["max"], new["max"])
+            old["min"] = np.minimum(old["min"], new["min"])
             for key in ("zeros", "mean", "square"):
                 old[key] += n * float(new[key])
         count += n
@@ -200,7 +223,7 @@ def activity(model: nn.Module, variables: Any, batches: Iterable[Any]) -> dict[s
 
 
 def receptive_fields(model: nn.Module, input_size: tuple[int, int, int]) -> dict[str, int]:
-    """Layer -> side of the square of the input that one of its cells sees, of the layers that still have cells."""
+    """Side of the receptive field of a cell, in pixels, by layer; only of layers that are maps."""
     layers = summarize(model, input_size).layers
     return {
         layer.name: max(layer.field.size)
@@ -209,22 +232,22 @@ def receptive_fields(model: nn.Module, input_size: tuple[int, int, int]) -> dict
     }
 
 
-def overlay(
-    image: np.ndarray, heat: np.ndarray, strength: float = 0.55, colours: Callable | None = None
-) -> np.ndarray:
-    """A heat map (h, w) over an image (H, W, C) uint8, scaled to it and to its own maximum: (H, W, 3) uint8."""
+def overlay(image: np.ndarray, heat: np.ndarray, strength: float = 0.55) -> np.ndarray:
+    """A heat map over an image: (H, W, 3) uint8.
+
+    Args:
+        image: (H, W, C) uint8.
+        heat: (h, w), which is resized to the image and divided by its maximum.
+        strength: the opacity of the hottest place.
+    """
     import matplotlib
     from PIL import Image
 
     height, width = image.shape[:2]
     positive = np.maximum(heat, 0)
-    scaled = positive / max(positive.max(), 1e-12)
-    smooth = np.asarray(
-        Image.fromarray(scaled.astype(np.float32)).resize(
-            (width, height), Image.Resampling.BILINEAR
-        )
-    )
-    colour = (colours or matplotlib.colormaps["inferno"])(np.clip(smooth, 0, 1))[..., :3]
+    scaled = Image.fromarray((positive / max(positive.max(), 1e-12)).astype(np.float32))
+    smooth = np.asarray(scaled.resize((width, height), Image.Resampling.BILINEAR))
+    colour = matplotlib.colormaps["inferno"](np.clip(smooth, 0, 1))[..., :3]
     base = np.broadcast_to(image, (height, width, 3)) / 255
-    share = strength * smooth[..., None]
-    return (255 * ((1 - share) * base + share * colour).clip(0, 1)).round().astype(np.uint8)
+    opacity = strength * smooth[..., None]
+    return (255 * ((1 - opacity) * base + opacity * colour).clip(0, 1)).round().astype(np.uint8)

@@ -12,8 +12,9 @@ from jax.experimental import multihost_utils
 
 from train.errors import LostError, UserError
 
-DEAD_AFTER = 20  # seconds until a process that gives no sign of life counts as dead
-LEAVE_WITHIN = 30  # seconds that a process may wait for the others at the end
+# Seconds: to wait for the others at the start; until a process that gives no sign of life counts as
+# dead; to wait for the others at the end.
+MEET_WITHIN, DEAD_AFTER, LEAVE_WITHIN = 300, 20, 30
 
 # Launcher -> the variables in which it tells how many processes there are and which this one is.
 LAUNCHERS = {
@@ -58,7 +59,7 @@ class Connection:
 
 
 def launcher() -> tuple[str, int, int]:
-    """(name, number of processes, this one's rank) from the environment; ("", 1, 0) for a single one.
+    """(name, number of processes, rank) from the environment; ("", 1, 0) for a single one.
 
     SLURM counts the tasks of this very step, so that a batch script, or a shell on one of the
     nodes, is a single process.
@@ -70,13 +71,18 @@ def launcher() -> tuple[str, int, int]:
     environment = os.environ.get
     hosts = environment("TPU_WORKER_HOSTNAMES") or environment("TPU_PROCESS_ADDRESSES") or ""
     if "," in hosts:
-        rank = int(environment("TPU_WORKER_ID") or environment("CLOUD_TPU_TASK_ID") or 0)
-        return "TPU", hosts.count(",") + 1, rank
+        number = environment("TPU_WORKER_ID") or environment("CLOUD_TPU_TASK_ID") or 0
+        return "TPU", hosts.count(",") + 1, int(number)
     return "", 1, 0
 
 
 def connect(
-    coordinator: str = "", num_processes: int = 0, process_id: int = -1, timeout: int = 300
+    coordinator: str = "",
+    num_processes: int = 0,
+    process_id: int = -1,
+    *,
+    timeout: int = MEET_WITHIN,
+    heartbeat: int = DEAD_AFTER,
 ) -> Connection | None:
     """Joins this process to the others of its run, before anything else of jax.
 
@@ -88,6 +94,8 @@ def connect(
         num_processes: how many there are.
         process_id: which of them this is, from 0.
         timeout: seconds to wait for the others.
+        heartbeat: seconds without a sign of life after which a process counts as dead. A process
+            that is suspended for longer ends the run.
 
     Returns:
         The connection, or None in a single process, where nothing happens.
@@ -111,18 +119,19 @@ def connect(
         given = dict(coordinator_address=coordinator, num_processes=size, process_id=rank)
     if rank == 0:
         print(f"waiting for {size} processes ({name or coordinator})…", file=sys.stderr, flush=True)
+    connection = Connection()  # first, for jax aborts where the others do not come
     try:
         jax.distributed.initialize(
             **given,
             initialization_timeout=timeout,
-            heartbeat_timeout_seconds=DEAD_AFTER,
+            heartbeat_timeout_seconds=heartbeat,
             shutdown_timeout_seconds=LEAVE_WITHIN,
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0][:200]
         place = coordinator or name
         raise UserError(f"process {rank} of {size} found no others at {place}: {reason}") from None
-    return Connection()
+    return connection
 
 
 def is_lost_peer(error: Exception) -> bool:
@@ -131,7 +140,7 @@ def is_lost_peer(error: Exception) -> bool:
 
 
 def first_process_says(value: bool = True) -> bool:
-    """The first process's value, on all of them. Each waits for it: a barrier behind the first one."""
+    """The first process's value, on all of them, which wait for it."""
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.array(value)))

@@ -1,4 +1,7 @@
-"""Memory of the C library: in large pages, and kept for the next step or image instead of handed back to the system."""
+"""How the C library (glibc) takes memory from the system and gives it back.
+
+`train/benchmark/README.md` has the effect of each on training.
+"""
 
 import contextlib
 import ctypes
@@ -7,17 +10,21 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-OFFER = Path(
-    "/sys/kernel/mm/transparent_hugepage/enabled"
-)  # always, [madvise] or never: which one is in brackets
-TUNABLE, ASKED = "glibc.malloc.hugetlb", "CNNJAX_ASKED_FOR_LARGE_PAGES"
+# "always [madvise] never": the mode in brackets is on. In madvise programs ask for large pages.
+OFFER = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+TUNABLE, RESTARTED = "glibc.malloc.hugetlb", "CNNJAX_ASKED_FOR_LARGE_PAGES"
 
 
 def with_large_pages(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment in which a program has large pages, where Linux gives them on request; elsewhere as it is.
+    """The environment for a program that asks Linux for large pages.
 
-    New memory then comes 2 MiB at a time, not 4 KiB: a step of AlexNet takes a sixth less time, of Inception v3 a tenth.
-    glibc asks for them from 2.35 on, if told before the program starts; GLIBC_TUNABLES=glibc.malloc.hugetlb=0 declines.
+    The system then hands out new memory in pages of 2 MiB, not 4 KiB, and clears and maps far fewer
+    of them. glibc asks from version 2.35 on, and reads the setting when a program starts.
+
+    Returns:
+        The environment with `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`. Unchanged where the system
+        does not wait to be asked, and where the variable has that setting already:
+        `GLIBC_TUNABLES=glibc.malloc.hugetlb=0` declines.
     """
     tunables = environment.get("GLIBC_TUNABLES", "")
     try:
@@ -30,35 +37,38 @@ def with_large_pages(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def start_with_large_pages(module: str) -> None:
-    """Starts this program again with them, as the same process; for `python -m module`, as the first thing that it does."""
-    wanted = with_large_pages(os.environ)
-    if wanted == dict(os.environ) or ASKED in os.environ:  # some systems take the variable away
+    """Starts `python -m module` again with large pages, as the same process.
+
+    To be called first of all. Does nothing where large pages are not to be had, in a program that
+    was started again already, and where the program is not `python -m module` (a notebook).
+    """
+    environment = with_large_pages(os.environ)
+    # Some systems remove GLIBC_TUNABLES; RESTARTED keeps the program from starting for ever.
+    if environment == dict(os.environ) or RESTARTED in os.environ:
         return
-    ours = ["-m", module, *sys.argv[1:]]
-    if (
-        sys.executable and sys.orig_argv[-len(ours) :] == ours
-    ):  # else a notebook, say, would be gone
+    command = ["-m", module, *sys.argv[1:]]
+    if sys.executable and sys.orig_argv[-len(command) :] == command:
+        arguments = [sys.executable, *sys.orig_argv[1:]]
         with contextlib.suppress(OSError):
-            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**wanted, ASKED: "1"})
+            os.execve(sys.executable, arguments, {**environment, RESTARTED: "1"})
 
 
 def give_back() -> None:
-    """Hands memory that is free now to the system, as what a compiler leaves: its threads' is of no use to any other."""
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # glibc
+    """Returns all free memory to the system, such as what a compiler leaves. glibc only."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def keep_memory() -> None:
-    """Memory that is freed stays with the process. Does nothing but under glibc.
+    """From now on freed memory stays with the process, to be used again. glibc only.
 
-    glibc takes large blocks from the system and returns them every time, and the pages are new and zeroed again and again.
-    XLA on a CPU asks for the workspace of each step anew: that took 40 % of a step of LeNet-5 with 512 images. Decoded
-    images are such blocks too, and threads that take and return them stop each other: it took a quarter of the reading.
+    By default glibc takes each large block from the system and returns it when it is freed, so that
+    every step's workspace and every decoded image is made of new pages, which the system clears.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    no_maps, trim_above = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
-    mallopt(no_maps, 0)
-    mallopt(trim_above, -1)  # the largest size
+    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
+    mallopt(M_MMAP_MAX, 0)  # large blocks come from the heap
+    mallopt(M_TRIM_THRESHOLD, -1)  # and the heap never shrinks

@@ -64,7 +64,7 @@ def cache_folder(folder: str) -> str:
 
 
 def is_private(path: Path) -> bool:
-    """Whether nobody but this user, or root, can write a file or a folder; True where it is missing."""
+    """Whether only this user, or root, can write a file or a folder; True for none."""
     if not hasattr(os, "getuid"):
         return True
     try:
@@ -84,7 +84,7 @@ class Cache:
     """
 
     def __init__(self, folder: epath.PathLike, recipe: str, flags: str = ""):
-        """`recipe` is `file.py` or `file.py:argument`; `flags` are those that XLA was started with."""
+        """`recipe`: `file.py` or `file.py:argument`; `flags`: those that XLA was started with."""
         file, _, argument = recipe.partition(":")
         self._folder = epath.Path(folder)
         self._facts = [argument, source(file), conditions(), flags]
@@ -112,7 +112,7 @@ class Cache:
                 return step
             with contextlib.suppress(OSError):  # a full disk: nothing is cached
                 write(path, program, names)
-        structure = jax.tree.structure(arguments[0])
+        structure: Any = jax.tree.structure(arguments[0])
 
         def traced_step(*arguments: Any) -> tuple[Any, dict[str, Any]]:
             leaves = program.call(*jax.tree.leaves(arguments))
@@ -123,7 +123,7 @@ class Cache:
 
 
 def trace(step: Callable, arguments: tuple) -> tuple[export.Exported, list[str]]:
-    """The step as a function from leaves to leaves, and the names of the scalars among the results."""
+    """The step as a function of leaves, and the names of the scalars that it returns."""
     leaves, structure = jax.tree.flatten(arguments)
     names: list[str] = []
 
@@ -150,7 +150,7 @@ def write(path: epath.Path, program: export.Exported, names: list[str]) -> None:
 
 
 def read(path: epath.Path) -> tuple[export.Exported, list[str]]:
-    """What `write` has written; ValueError where a byte differs, or where others may have written it."""
+    """What `write` has written; ValueError where anybody else may have changed it."""
     if "://" not in str(path) and not is_private(Path(path)):
         raise ValueError(f"{path} can be written by other users")
     content = path.read_bytes()
@@ -160,7 +160,7 @@ def read(path: epath.Path) -> tuple[export.Exported, list[str]]:
     return export.deserialize(bytearray(program)), json.loads(line)
 
 
-# ----------------------------------------------------------------------------------- the key's parts
+# --------------------------------------------------------------------------------- the key's parts
 
 
 def digest_of(facts: Any) -> str:
@@ -169,7 +169,7 @@ def digest_of(facts: Any) -> str:
 
 
 def source(recipe: str) -> str:
-    """A digest of the packages, the recipe, and every file that it has imported and nobody installed."""
+    """A digest of the packages, the recipe, and the files that it imports and nobody installed."""
     loaded = [getattr(module, "__file__", None) or "" for module in [*sys.modules.values()]]
     users = [file for file in loaded if not file.startswith(INSTALLED)]
     files = {file.resolve() for file in map(Path, [recipe, *users]) if file.is_file()}
@@ -180,9 +180,13 @@ def source(recipe: str) -> str:
 
 def conditions() -> list[Any]:
     """Versions, settings and devices."""
-    versions = [module.__version__ for module in (jax, flax, optax)]
     devices = [(device.platform, device.device_kind) for device in jax.devices()]
-    return [versions, settings(), devices]
+    return [versions(), settings(), devices]
+
+
+def versions() -> list[str]:
+    """Of the libraries that a step is made with."""
+    return [module.__version__ for module in (jax, flax, optax)]
 
 
 def settings() -> list[str]:

@@ -1,36 +1,94 @@
-"""A polite end: SIGTERM and SIGUSR1, by which schedulers announce that the time is up, are noticed between two steps."""
+"""SIGTERM, SIGUSR1 and Ctrl-C as a request to stop, by which schedulers announce a job's end."""
 
+import contextlib
 import os
 import signal
-
-import jax
-from jax.experimental import multihost_utils
+import socket
+import sys
+import threading
+from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+PREEMPTED = 75  # EX_TEMPFAIL, which tells schedulers to run the job again
 
 
 class Interrupt:
-    """In its context the signals end nothing; `requested` tells of them, in the same step on all processes."""
+    """A context in which signals set `requested` instead of ending the process.
 
-    def __init__(self) -> None:
-        self._seen = False
-        self._several = jax.process_count() > 1
+    In a process of its own the command answers sooner: until `hold` is called there is nothing to
+    save, and a signal ends the process at once, in the middle of an import or a compilation too.
+    After that Ctrl-C is such a signal as well, and a second signal of any kind ends the process.
+    """
 
-    def __enter__(self):
-        # With several processes jax listens to SIGTERM itself, and agrees with the others on the step.
-        signals = SIGNALS[1:] if self._several else SIGNALS
-        self._before = {number: signal.signal(number, self._note) for number in signals}
+    def __init__(self, *, own_process: bool = False):
+        self._own_process, self._holds, self._count = own_process, False, 0
+        self._signals = (*SIGNALS, signal.SIGINT) if own_process else SIGNALS
+
+    def __enter__(self) -> "Interrupt":
+        # Python runs handlers between two instructions of the main thread, which may compile for
+        # minutes. It writes to a file descriptor at once, and a thread of ours reads that.
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        self._before = {number: signal.signal(number, _ignore) for number in self._signals}
+        self._old_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, name="signals", daemon=True).start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
+        signal.set_wakeup_fd(self._old_fd)
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        with contextlib.suppress(OSError):
+            self._writer.close()  # ends the thread
 
-    def _note(self, *_) -> None:
-        self._seen = True
-        if self._several:
-            os.kill(os.getpid(), signal.SIGTERM)
+    def hold(self) -> None:
+        """From now on there is something to save."""
+        self._holds = True
+
+    def _watch(self) -> None:
+        while received := self._reader.recv(1):
+            if received[0] in self._signals:
+                self._receive(received[0])
+        self._reader.close()
+
+    def _receive(self, number: int) -> None:
+        self._count += 1
+        if self._own_process and not self._holds:
+            _leave(
+                "stopped by a signal; there is nothing to save. Run the same command again.",
+                PREEMPTED,
+            )
+        if self._own_process and self._count > 1:
+            _leave(
+                "stopped by a second signal. Run the same command to resume.",
+                128 + number,
+            )
+        if self._several() and number != signal.SIGTERM:
+            os.kill(os.getpid(), signal.SIGTERM)  # by which jax tells the other processes
+
+    @staticmethod
+    def _several() -> bool:
+        import jax
+
+        return jax.process_count() > 1
 
     def requested(self, step: int) -> bool:
-        """Whether to save and end behind this step; to be asked behind each one, for it costs nothing."""
-        return multihost_utils.reached_preemption_sync_point(step) if self._several else self._seen
+        """Whether to save and end after this step: the same answer on all processes.
+
+        To be called after every step; it costs nothing.
+        """
+        if self._several():  # jax handles SIGTERM itself, and the processes agree on the step
+            from jax.experimental import multihost_utils
+
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._count > 0
+
+
+def _ignore(*_: Any) -> None:
+    pass
+
+
+def _leave(sentence: str, code: int) -> None:
+    """Ends the process at once, wherever its main thread is."""
+    print(sentence, file=sys.stderr, flush=True)
+    os._exit(code)

@@ -13,7 +13,7 @@ TRIED = (0, 10) <= jax.__version_info__ < (0, 13)
 def tune(*, recomputes: bool = False, small: bool = False) -> str:
     """Starts XLA as it is fastest on a CPU, before anything else of jax.
 
-    Flags that are set, and the environment, stay as they are. Nothing happens where jax has started.
+    Flags that are set, and the environment, stay as they are. Nothing happens if jax has started.
 
     Args:
         recomputes: the step computes parts of its forward pass again for its gradient. Ordering

@@ -1,30 +1,22 @@
-"""Every variable of every model, one a line, in one text file a model: the names are a public interface.
+"""The names and shapes of all variables of every model, one text file a model.
 
-Saved checkpoints and the maps to published weights hold these names. If a change of them was meant, write the lists anew
-(`python -m tests.models.golden [MODEL …]`), read the difference, and say in the change log what old checkpoints need.
+They are a public interface: checkpoints and the maps to published weights contain these names. If
+you change them on purpose, write the lists again (`python -m tests.models.golden [MODEL …]`), read
+the difference, and say in the change log what old checkpoints need.
 """
 
 from pathlib import Path
 
-import jax
-
 import cnnjax
-from cnnjax import analysis
+from cnnjax import analysis, trees
 
 FOLDER = Path(__file__).parent
 
 
 def lines(name: str) -> list[str]:
-    """`collection/path shape` of all variables, auxiliary heads included even where they are off by default."""
+    """`collection/path shape` of all variables, all auxiliary heads included."""
     model, size = cnnjax.create_model(name), cnnjax.get_spec(name).input_size
-    if hasattr(model, "aux"):
-        model, size = (
-            model.clone(aux=True),
-            (299, 299, 3),
-        )  # large enough for every head; no shape depends on it
-    variables = analysis.abstract_variables(model, size, train=True)
-    paths = [
-        ("/".join(key.key for key in path), leaf.shape)
-        for path, leaf in jax.tree.leaves_with_path(variables)
-    ]
-    return [f"{path} {'x'.join(map(str, shape))}" for path, shape in paths]
+    if hasattr(model, "aux"):  # 299 pixels are enough for every head; no shape depends on the size
+        model, size = model.clone(aux=True), (299, 299, 3)
+    variables = trees.flatten(analysis.abstract_variables(model, size, train=True))
+    return [f"{path} {'x'.join(map(str, leaf.shape))}" for path, leaf in variables.items()]

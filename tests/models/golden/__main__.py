@@ -1,4 +1,4 @@
-"""Writes the golden lists anew, all of them or those named: python -m tests.models.golden [MODEL …]"""
+"""Writes the golden lists, all or some: python -m tests.models.golden [MODEL …]"""
 
 import sys
 

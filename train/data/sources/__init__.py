@@ -1,26 +1,35 @@
-"""Data sources by name. Nothing downloads."""
+"""Data sources by name. Nothing is downloaded."""
 
 from collections.abc import Callable
 
-from cnnjax.spelling import nearest
+from cnnjax.spelling import choice
 from train.data.split import Split
 from train.errors import DataError
 
-SOURCES = ("mnist5k", "npz:FILE", "folder:DIR", "tfds:NAME", "synthetic:HxWxC/K")
-
 
 def load(source: str, split: str) -> Split:
-    """The named split of a source; DataError says what is wrong with it."""
+    """A split of a named source.
+
+    Args:
+        source: mnist5k, npz:FILE, folder:DIR, tfds:NAME or synthetic:HxWxC/K.
+        split: name of the split. One of val, validation and test stands for another if it is the
+            only one of them that the source has.
+
+    Raises:
+        DataError: the source or the split is missing, unreadable or inconsistent.
+
+    >>> split = load("synthetic:28x28x1/10", "train")
+    >>> len(split), split.image_shape, split.class_names[:2]
+    (2048, (28, 28, 1), ('grating0', 'grating1'))
+    """
     from train.data.sources import arrays, folder, tfds
 
-    kind, _, rest = source.partition(":")
     readers: dict[str, Callable[[str, str], Split]] = {
         "mnist5k": arrays.mnist5k,
         "npz": arrays.npz,
-        "synthetic": arrays.synthetic,
         "folder": folder.folder,
         "tfds": tfds.prepared,
+        "synthetic": arrays.synthetic,
     }
-    if kind not in readers:
-        raise DataError(f"data.source={source!r} is unknown; {nearest(source, SOURCES)}")
-    return readers[kind](rest, split)
+    kind, _, argument = source.partition(":")
+    return readers[choice("data.source", kind, readers, DataError)](argument, split)

@@ -1,7 +1,7 @@
-"""Data sets that TensorFlow Datasets has prepared: ArrayRecord is read at random, TFRecord from the front.
+"""Data sets prepared by TensorFlow Datasets: ArrayRecord is read at random, TFRecord in sequence.
 
-They are looked for in TFDS_DATA_DIR, ~/tensorflow_datasets by default, or at the path itself: `tfds:mnist`,
-`tfds:imagenet2012:5.1.0`, `tfds:/data/photos`. Nothing is downloaded or prepared from here.
+They are looked up in TFDS_DATA_DIR, by default ~/tensorflow_datasets, or by path: `tfds:mnist`,
+`tfds:imagenet2012:5.1.0`, `tfds:/data/photos`. Nothing is downloaded or prepared here.
 """
 
 import functools
@@ -18,17 +18,22 @@ from train.data.sources.arrays import synonym
 from train.data.split import Split, Stream
 from train.errors import DataError
 
-# ImageNet's thousand classes, images of some of them, and answers from those alone: Hendrycks et al. 2019 and 2020.
+# Sets with some of ImageNet's classes, evaluated on these alone: Hendrycks et al. 2019 and 2020.
 OF_SOME_CLASSES = ("imagenet_a", "imagenet_r")
 SHUFFLE_BUFFER = 2048  # encoded images of a TFRecord stream
 
 
 def data_dir() -> epath.Path:
+    """The folder of prepared data sets."""
     return epath.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
 
 
 def prepared(name: str, split: str) -> Split:
-    """A split of a prepared data set, found without importing anything heavy; so a missing one is told at once."""
+    """A split of a prepared data set. TFDS is imported only after the set has been found.
+
+    Raises:
+        DataError: the set or the split does not exist, or the set has no image or class label.
+    """
     if not name:
         raise DataError("tfds: needs a name or a folder, as in tfds:mnist")
     path = find(name)
@@ -38,37 +43,45 @@ def prepared(name: str, split: str) -> Split:
 
 
 def find(name: str) -> epath.Path:
-    """The folder of a prepared data set: the newest version, unless one is named."""
+    """The folder of a prepared data set: of the newest version, or of the one that is named.
+
+    Args:
+        name: NAME, NAME/CONFIG, NAME:VERSION or a path.
+
+    Raises:
+        DataError: there is none, or it has several configurations.
+    """
     base, _, version = name.partition(":")
-    own_path = "/" in base and epath.Path(base).expanduser().is_dir()
-    root = epath.Path(base).expanduser() if own_path else data_dir() / base
+    is_path = "/" in base and epath.Path(base).expanduser().is_dir()
+    root = epath.Path(base).expanduser() if is_path else data_dir() / base
     versions = [path for path in versions_below(root) if version in ("", path.name)]
     families = {path.parent for path in versions}
     if len(families) == 1:
-        return max(
-            versions,
-            key=lambda path: [int(part) if part.isdigit() else -1 for part in path.name.split(".")],
-        )
+        return max(versions, key=_version_number)
     if families:
         choices = ", ".join(sorted(str(path.relative_to(root.parent)) for path in families))
         raise DataError(f"tfds:{name} has several configurations: name one of {choices}")
+    if is_path:
+        raise DataError(f"{base} holds no data set prepared by TFDS: no dataset_info.json")
     if "/" in base:
-        raise DataError(
-            f"{base} holds no data set that TFDS prepared: no dataset_info.json"
-            if own_path
-            else f"{base} does not exist"
-        )
-    if base == "imagenet2012":
-        how = "prepare it with: python -m train.data prepare imagenet2012 --tars=DIR"
-    else:
-        there = (
-            sorted(path.name for path in data_dir().iterdir() if path.is_dir())
-            if data_dir().is_dir()
-            else []
-        )
-        similar = f"{nearest(base, there)}; or " if there else ""
-        how = f"{similar}prepare it with: tfds build {base} --file_format=array_record"
-    raise DataError(f"tfds:{name} is not prepared in {data_dir()} (see TFDS_DATA_DIR); {how}")
+        raise DataError(f"{base} does not exist")
+    raise DataError(
+        f"tfds:{name} is not prepared in {data_dir()} (see TFDS_DATA_DIR); {_how(base)}"
+    )
+
+
+def _version_number(path: epath.Path) -> list[int]:
+    return [int(part) if part.isdigit() else -1 for part in path.name.split(".")]
+
+
+def _how(name: str) -> str:
+    """How to get a data set that is not there: a similar name, and the command that prepares it."""
+    if name == "imagenet2012":
+        return "prepare it with: python -m train.data prepare imagenet2012 --tars=DIR"
+    paths = data_dir().iterdir() if data_dir().is_dir() else ()
+    present = sorted(path.name for path in paths if path.is_dir())
+    similar = f"{nearest(name, present)}; or " if present else ""
+    return f"{similar}prepare it with: tfds build {name} --file_format=array_record"
 
 
 def versions_below(root: epath.Path, depth: int = 3) -> Iterator[epath.Path]:
@@ -83,47 +96,64 @@ def versions_below(root: epath.Path, depth: int = 3) -> Iterator[epath.Path]:
 
 
 def open_split(builder: Any, split: str, source: str) -> Split:
-    """A split of a TFDS builder that has one image and one class label."""
-    import tensorflow_datasets as tfds
+    """A split of a TFDS builder.
+
+    Args:
+        builder: of the data set.
+        split: a name or a slice such as train[:90%].
+        source: how messages call the data set.
+
+    Raises:
+        DataError: the set has no such split, or no image or class label.
+    """
+    from tensorflow_datasets import features as kinds
 
     features = dict(builder.info.features.items())
-    image = next(
-        (key for key, kind in features.items() if isinstance(kind, tfds.features.Image)), None
+
+    def first(matches) -> str:
+        return next((key for key, feature in features.items() if matches(feature)), "")
+
+    image = first(lambda feature: isinstance(feature, kinds.Image))
+    label = first(lambda feature: isinstance(feature, kinds.ClassLabel))
+    several = first(
+        lambda feature: (
+            isinstance(feature, kinds.Sequence) and isinstance(feature.feature, kinds.ClassLabel)
+        )
     )
-    label = next(
-        (key for key, kind in features.items() if isinstance(kind, tfds.features.ClassLabel)), None
-    )
-    if image is None or label is None:
+    if not image or not label:
         raise DataError(f"{source} needs an image and a class label; it has {', '.join(features)}")
-    part, bracket, rest = split.partition("[")  # train[:90%]
+    name, bracket, rest = split.partition("[")
     if builder.info.splits:
-        split = synonym(part, builder.info.splits, source) + bracket + rest
+        split = synonym(name, builder.info.splits, source) + bracket + rest
     kind = Records if builder.info.file_format.value == "array_record" else TFRecords
-    several = next((key for key, each in features.items() if isinstance(each, tfds.features.Sequence)
-                    and isinstance(each.feature, tfds.features.ClassLabel)), "")  # fmt: skip
     return kind(builder, split, source, image, label, several)
 
 
 class Prepared(Split):
-    """What both kinds of files have in common: a builder, and the names of its features."""
+    """What both file formats have in common.
+
+    Args:
+        builder: of the data set.
+        split: of the builder.
+        source: how messages call the data set.
+        image, label: names of its features.
+        several: name of a feature with several class labels; empty: it has none.
+    """
 
     def __init__(
         self, builder: Any, split: str, source: str, image: str, label: str, several: str = ""
     ):
         super().__init__()
-        self.class_names, self.image_shape = described(builder, image, label)
-        self._builder, self._split, self._image, self._label, self._several = (
-            builder,
-            split,
-            image,
-            label,
-            several,
-        )
+        features = builder.info.features
+        self.class_names = tuple(features[label].names)
+        self.image_shape = tuple(features[image].shape)
+        self._builder, self._split = builder, split
+        self._image, self._label, self._several = image, label, several
         self._name = f"{source}, {split}"
 
     @functools.cached_property
     def counted(self) -> np.ndarray | None:  # type: ignore[override]
-        """Of sets that have images of some of their classes: those. A part of the split has the classes of the whole."""
+        """For sets of `OF_SOME_CLASSES`, the classes that occur in the whole split."""
         if self._builder.name not in OF_SOME_CLASSES:
             return None
         whole, bracket, _ = self._split.partition("[")
@@ -132,13 +162,13 @@ class Prepared(Split):
 
     @functools.cached_property
     def accepted(self) -> list[np.ndarray] | None:  # type: ignore[override]
-        """Of sets with several labels for an image (ImageNet ReaL, Beyer et al. 2020): all of them."""
+        """All labels of each image, for sets with several (ImageNet ReaL, Beyer et al. 2020)."""
         if not self._several:
             return None
         return [np.asarray(labels, np.int32) for labels in self.values(self._several)]
 
     def values(self, feature: str) -> Iterator[Any]:
-        """One feature of every example, in their order."""
+        """One feature of every example, in order."""
         raise NotImplementedError
 
     @property
@@ -156,10 +186,9 @@ class Records(Prepared):
         import tensorflow_datasets as tfds
 
         super().__init__(builder, split, source, *features)
+        decoders = {self._image: tfds.decode.SkipDecoding()}
         try:
-            self._source = builder.as_data_source(
-                split, decoders={self._image: tfds.decode.SkipDecoding()}
-            )
+            self._source = builder.as_data_source(split, decoders=decoders)
         except ValueError as error:
             raise DataError(f"{source}, split {split!r}: {error}") from None
 
@@ -178,14 +207,13 @@ class Records(Prepared):
 
 
 class TFRecords(Prepared, Stream):
-    """TFRecord: read from the front, shuffled by file and in a buffer of encoded images."""
+    """TFRecord: read in sequence, shuffled by file and in a buffer of encoded images."""
 
     def __init__(self, builder: Any, split: str, source: str, *features: str):
         super().__init__(builder, split, source, *features)
-        known = split in builder.info.splits
-        self._length = (
-            builder.info.splits[split].num_examples if known else int(self._read().cardinality())
-        )
+        splits = builder.info.splits
+        known = split in splits
+        self._length = splits[split].num_examples if known else int(self._read().cardinality())
 
     def __len__(self) -> int:
         return self._length
@@ -201,40 +229,35 @@ class TFRecords(Prepared, Stream):
         )
 
     def _records(self, shuffle_seed: int | None = None) -> Any:
-        """tf.data of the records, images still encoded; with a seed, the files come in an order that it tells."""
-        from train.data.tf import tf  # first, for it keeps TensorFlow off the accelerators
+        """tf.data of the records with encoded images; a seed shuffles the files."""
+        from train.data.tf import tf  # before TFDS, to keep TensorFlow off the accelerators
 
         import tensorflow_datasets as tfds  # isort: skip
 
         options = tf.data.Options()
         options.deterministic = True
+        reading = tfds.ReadConfig(
+            shuffle_seed=shuffle_seed, options=options, try_autocache=False, add_tfds_id=True
+        )
         return self._builder.as_dataset(
             split=self._split,
             decoders={self._image: tfds.decode.SkipDecoding()},
             shuffle_files=shuffle_seed is not None,
-            read_config=tfds.ReadConfig(
-                shuffle_seed=shuffle_seed, options=options, try_autocache=False, add_tfds_id=True
-            ),
+            read_config=reading,
         )
 
     def items(self) -> Iterator[tuple[bytes, int]]:
         return ((image, label) for image, label, _ in self._read().as_numpy_iterator())
 
     def shuffled(self, seed: int, position: int) -> Iterator[tuple[bytes, int, str]]:
-        """Going forward to a position reads the records of its pass up to there, but decodes none."""
-        epoch, offset = divmod(position, len(self))
-        for number in itertools.count(epoch):
-            key = int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
+        """As `Stream.shuffled`; skips earlier records of the epoch without decoding them."""
+        first, offset = divmod(position, len(self))
+        for epoch in itertools.count(first):
+            key = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0] >> 1)
             records = self._read(key).shuffle(
                 SHUFFLE_BUFFER, seed=key, reshuffle_each_iteration=False
             )
             for image, label, name in records.skip(
-                offset if number == epoch else 0
+                offset if epoch == first else 0
             ).as_numpy_iterator():
                 yield image, label, name.decode()
-
-
-def described(builder: Any, image: str, label: str) -> tuple[tuple[str, ...], tuple]:
-    """(class names, image shape) of a builder's features."""
-    features = builder.info.features
-    return tuple(features[label].names), tuple(features[image].shape)

@@ -1,4 +1,4 @@
-"""A small network and small photographs to look at, for all protocols."""
+"""A small classifier and small photographs, for all protocols."""
 
 from functools import partial
 
@@ -9,14 +9,15 @@ import numpy as np
 
 from cnnjax.models.layers import Outputs
 from tests.data.pictures import write_folder
-from train import classifier, data, step
+from train import data, step
+from train.classifier import Classifier
 from train.config import Data, Transform
 
 CLASSES = ("ant", "bee", "cat", "dog")
 
 
 class Tiny(nn.Module):
-    """Two convolutions and a global average: sees where things are at the edges, and takes any size."""
+    """Two convolutions and a global average: it depends on places, and takes images of any size."""
 
     num_classes: int = 4
     dense: bool = False
@@ -40,13 +41,11 @@ def make(root, size=32, seed=0, style="torchvision", batch=8, classes=CLASSES):
         transform=Transform(style),
     )
     preprocess = partial(step.normalize, mean=(0.5,), std=(0.25,))
-    return classifier.Classifier(
-        "tiny", f"seed{seed}", model, variables, preprocess, config, classes
-    )
+    return Classifier("tiny", f"seed{seed}", model, variables, preprocess, config, classes)
 
 
 def random_variables(model, image_shape, seed=0):
-    """Values for all of a network's variables such that its maps neither explode nor vanish, statistics included."""
+    """Random values for all of a network's variables; its maps neither explode nor vanish."""
     shapes = jax.eval_shape(
         lambda: model.init({"params": jax.random.key(0)}, jnp.zeros((1, *image_shape)))
     )
@@ -58,15 +57,14 @@ def random_variables(model, image_shape, seed=0):
             return rng.uniform(0.8, 1.25, leaf.shape).astype(np.float32)
         if len(leaf.shape) < 2:
             return 0.1 * rng.standard_normal(leaf.shape, np.float32)
-        return rng.standard_normal(leaf.shape, np.float32) * np.float32(
-            np.sqrt(2 / np.prod(leaf.shape[:-1]))
-        )
+        scale = np.float32(np.sqrt(2 / np.prod(leaf.shape[:-1])))
+        return scale * rng.standard_normal(leaf.shape, np.float32)
 
     return jax.tree.map_with_path(of_leaf, shapes)
 
 
 def photos(root, held_out=4):
-    """(folder, its split to evaluate): wide and high pictures."""
+    """Writes a folder of wide and high photographs; returns the split to evaluate."""
     write_folder(root, CLASSES, train=1, held_out=held_out, height=60, width=83)
     write_folder(root / "high", ("x",), train=1, held_out=1, height=90, width=47)
     (root / "high/val/x/000.jpg").rename(root / "val/bee/high.jpg")
