@@ -12,14 +12,18 @@ ROOT = Path(__file__).parent.parent
 
 
 def assert_trees_close(actual, expected, atol=0.0, rtol=0.0):
-    """Every leaf within the tolerance, exactly equal by default; the path of the first that is not is in the message."""
+    """Every leaf within the tolerance, exactly equal by default; the path of the first that is not
+    is in the message.
+    """
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for (path, a), b in zip(jax.tree.leaves_with_path(actual), jax.tree.leaves(expected)):
         np.testing.assert_allclose(a, b, atol=atol, rtol=rtol, err_msg=jax.tree_util.keystr(path))
 
 
 def command(*arguments, timeout=240, env=None, cwd=ROOT):
-    """Runs `python -m …` as a user does, on one device; returns the finished process with text output."""
+    """Runs `python -m …` as a user does, on one device; returns the finished process with text
+    output.
+    """
     # TensorFlow and XLA say things at the C++ level that no test is about.
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | (env or {})
     return subprocess.run(

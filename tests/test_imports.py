@@ -1,4 +1,6 @@
-"""What an import brings along is part of the interface: a model must not load a trainer, a step must not load TensorFlow."""
+"""What an import brings along is part of the interface: a model must not load a trainer, a step
+must not load TensorFlow.
+"""
 
 import subprocess
 import sys

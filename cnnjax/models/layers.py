@@ -65,7 +65,7 @@ def require_size(x: jax.Array, smallest: int, model: str) -> None:
 
 
 def _undecorated(layer: Any) -> Callable[..., jax.Array]:
-    """`layer.__call__` without Flax's wrapper, which would enter the layer's scope a second time."""
+    """`layer.__call__` without the wrapper by which Flax enters the layer's scope again."""
     return layer.__call__.__wrapped__
 
 

@@ -20,10 +20,12 @@ LIMIT = 5e-5  # the largest difference, as a share of the standard deviation of 
 
 
 def randomise(network, seed=0):
-    """Random values for every parameter and statistic, such that maps neither explode nor vanish over 50 layers.
+    """Random values for every parameter and statistic, such that maps neither explode nor vanish
+    over 50 layers.
 
-    He-scaled kernels keep the variance behind a ReLU; scales and variances of BatchNorm vary around 1 by a quarter, and
-    means and shifts are large enough for an exchanged or a forgotten one to show.
+    He-scaled kernels keep the variance behind a ReLU; scales and variances of BatchNorm vary around
+    1 by a quarter, and means and shifts are large enough for an exchanged or a forgotten one to
+    show.
     """
     import torch
 
@@ -55,7 +57,9 @@ def images(size, batch=2, seed=0):
 
 
 def theirs(network, x, stages):
-    """Logits of a torch network, and the maps behind the modules that `stages` names, in our order of axes."""
+    """Logits of a torch network, and the maps behind the modules that `stages` names, in our order
+    of axes.
+    """
     import torch
 
     maps, hooks = {}, []
@@ -97,7 +101,9 @@ def difference(a, b):
 
 
 def compare(name, pretrained, network, size, stages):
-    """Asserts that logits and all named stages agree; returns nothing, prints the largest differences."""
+    """Asserts that logits and all named stages agree; returns nothing, prints the largest
+    differences.
+    """
     x = images(size)
     start = time.perf_counter()
     expected, their_maps = theirs(network, x, stages)
@@ -105,21 +111,27 @@ def compare(name, pretrained, network, size, stages):
     worst = {stage: difference(our_maps[stage], value) for stage, value in their_maps.items()}
     logits = difference(outputs.logits, expected)
     where = max(worst, key=worst.get)
-    print(f"{name} at {size}: logits {logits:.1e}, {len(worst)} stages, worst {where} {worst[where]:.1e}; "
-          f"std {float(expected.std()):.2g}; {time.perf_counter() - start:.1f} s")  # fmt: skip
+    print(
+        f"{name} at {size}: logits {logits:.1e}, {len(worst)} stages, "
+        f"worst {where} {worst[where]:.1e}; "
+        f"std {float(expected.std()):.2g}; {time.perf_counter() - start:.1f} s"
+    )
     assert set(stages) <= set(our_maps), set(stages) - set(our_maps)
     assert logits <= LIMIT
     assert worst[where] <= LIMIT, (where, worst[where])
 
 
 def load(path, model, source, **options):
-    """`weights.load` of a file of our own making: there is no record of it, or it has not the published hash."""
+    """`weights.load` of a file of our own making: there is no record of it, or it has not the
+    published hash.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", weights.WeightsWarning)
         return weights.load(path, model, source, **options)
 
 
-# ---------------------------------------------------------------------------------------------- auxiliary heads
+# ----------------------------------------------------------------------------------------------
+# auxiliary heads
 
 
 def without_dropout(pretrained):
@@ -142,7 +154,9 @@ def frozen_statistics():
 
 @contextlib.contextmanager
 def training(network, frozen):
-    """torch's network in training, dropout off, BatchNorm frozen or not; as it was before afterwards."""
+    """torch's network in training, dropout off, BatchNorm frozen or not; as it was before
+    afterwards.
+    """
     import torch
 
     state = {key: value.clone() for key, value in network.state_dict().items()}
@@ -157,7 +171,9 @@ def training(network, frozen):
 
 
 def their_logits(network, x):
-    """Of the classifier, then of the heads, the one nearest the input first: torchvision gives the deepest first."""
+    """Of the classifier, then of the heads, the one nearest the input first: torchvision gives the
+    deepest first.
+    """
     import torch
 
     with torch.no_grad():
@@ -166,7 +182,9 @@ def their_logits(network, x):
 
 
 def compare_heads(name, pretrained, network, size):
-    """As `compare`, of the auxiliary logits: as in training, but with moving statistics and without dropout."""
+    """As `compare`, of the auxiliary logits: as in training, but with moving statistics and without
+    dropout.
+    """
     x = images(size)
     with training(network, frozen=True):
         expected = their_logits(network, x)

@@ -1,4 +1,6 @@
-"""Networks of torchvision and timm, saved by them, with their own transforms: the same answers to a folder of photographs."""
+"""Networks of torchvision and timm, saved by them, with their own transforms: the same answers to a
+folder of photographs.
+"""
 
 import csv
 
@@ -78,8 +80,18 @@ def test_the_same_answers_with_their_own_transforms(source, name, folder, tmp_pa
             network((pixels.permute(0, 3, 1, 2) / 255 - mean) / std), -1
         ).numpy()
 
-    result = evaluate([f"--weights={path}", f"--model={name}", f"--source={source}", f"--data=folder:{folder}",
-                            "--split=val", "--batch-size=4", "--predictions=csv", f"--out={tmp_path}"])  # fmt: skip
+    result = evaluate(
+        [
+            f"--weights={path}",
+            f"--model={name}",
+            f"--source={source}",
+            f"--data=folder:{folder}",
+            "--split=val",
+            "--batch-size=4",
+            "--predictions=csv",
+            f"--out={tmp_path}",
+        ]
+    )
     with open(result["predictions"]) as file:
         rows = list(csv.DictReader(file))
     ours = [

@@ -1,4 +1,6 @@
-"""facenet's Inception-ResNet-v1: a torch network with the names of its PyTorch port computes; both of its formats are read."""
+"""facenet's Inception-ResNet-v1: a torch network with the names of its PyTorch port computes; both
+of its formats are read.
+"""
 
 import numpy as np
 import pytest

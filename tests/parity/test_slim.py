@@ -1,6 +1,8 @@
-"""TF-slim: its own networks, as PyPI's tf-slim has them, run as TensorFlow 1 graphs and saved by TensorFlow's Saver.
+"""TF-slim: its own networks, as PyPI's tf-slim has them, run as TensorFlow 1 graphs and saved by
+TensorFlow's Saver.
 
-It has no v4 and no Inception-ResNet: for these, timm's network computes, and its values are written under slim's names.
+It has no v4 and no Inception-ResNet: for these, timm's network computes, and its values are written
+under slim's names.
 """
 
 import math
@@ -59,7 +61,9 @@ V3 = {
 
 
 class Graph:
-    """A network of tf-slim under its own arg scope, with random values in the ranges of `peers.randomise`."""
+    """A network of tf-slim under its own arg scope, with random values in the ranges of
+    `peers.randomise`.
+    """
 
     def __init__(self, name, size, **options):
         import tensorflow as tf
@@ -190,7 +194,9 @@ def test_inception(name, model, stages, size, tmp_path):
 
 
 def of_timm(network, layers):
-    """timm's values of its convolutions, in the order of creation, under slim's names. Its gammas become 1."""
+    """timm's values of its convolutions, in the order of creation, under slim's names. Its gammas
+    become 1.
+    """
     import torch
 
     tensors, names, modules = {}, iter(layers), list(network.named_modules())
@@ -208,7 +214,9 @@ def of_timm(network, layers):
 
 
 def head(channels, classes, seed=1):
-    """The auxiliary head of slim's v4 and Inception-ResNet-v2 with random values: five axes of numbers, and a function."""
+    """The auxiliary head of slim's v4 and Inception-ResNet-v2 with random values: five axes of
+    numbers, and a function.
+    """
     import torch
 
     rng = np.random.default_rng(seed)

@@ -1,4 +1,6 @@
-"""timm's networks with random values, saved as its hub and its releases do: the same answers at two sizes, stage by stage."""
+"""timm's networks with random values, saved as its hub and its releases do: the same answers at two
+sizes, stage by stage.
+"""
 
 import dataclasses
 

@@ -1,4 +1,6 @@
-"""torchvision's networks with random values, saved by torch, loaded here: the same answers at two sizes, stage by stage."""
+"""torchvision's networks with random values, saved by torch, loaded here: the same answers at two
+sizes, stage by stage.
+"""
 
 import dataclasses
 
@@ -25,8 +27,15 @@ from tests.parity.peers import (
 
 pytestmark = pytest.mark.parity
 
-ALEXNET = {"conv1": "features.2", "conv2": "features.5", "conv3": "features.7", "conv4": "features.9", "conv5": "features.12",
-           "fc6": "classifier.2", "fc7": "classifier.5"}  # fmt: skip
+ALEXNET = {
+    "conv1": "features.2",
+    "conv2": "features.5",
+    "conv3": "features.7",
+    "conv4": "features.9",
+    "conv5": "features.12",
+    "fc6": "classifier.2",
+    "fc7": "classifier.5",
+}
 GOOGLENET = {
     "conv1": "conv1",
     "conv2": "conv3",
@@ -114,14 +123,18 @@ HEADS = [("googlenet", 224), ("googlenet", 256), ("inception_v3", 299), ("incept
 
 @pytest.mark.parametrize(("name", "size"), HEADS)
 def test_auxiliary_heads(name, size, request):
-    """Heads answer in training only: both networks run as in training, but with the moving statistics, without dropout."""
+    """Heads answer in training only: both networks run as in training, but with the moving
+    statistics, without dropout.
+    """
     network, pretrained = request.getfixturevalue(name)
     compare_heads(name, pretrained, network, size)
 
 
 @pytest.mark.parametrize(("name", "size"), HEADS[::2])
 def test_training(name, size, request):
-    """As in training, with the statistics of the batch: those of a few values, which blow rounding up, so in float64."""
+    """As in training, with the statistics of the batch: those of a few values, which blow rounding
+    up, so in float64.
+    """
     network, pretrained = request.getfixturevalue(name)
     x = images(size, batch=4).astype(np.float64)
     with training(network.double(), frozen=False):
@@ -169,7 +182,9 @@ def test_records_are_torchvisions_own():
 
 
 def test_input_of_ports_from_tensorflow(googlenet, inception_v3):
-    """torchvision normalises by ImageNet's statistics and undoes it inside these two: here it is one step."""
+    """torchvision normalises by ImageNet's statistics and undoes it inside these two: here it is
+    one step.
+    """
     import torch
 
     pixels = np.random.default_rng(0).integers(0, 256, (2, 155, 155, 3), np.uint8)

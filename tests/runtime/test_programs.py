@@ -1,4 +1,4 @@
-"""A second start reads the step that the first one traced, to the same bits; and never another one."""
+"""A second start reads the step that the first one traced, to the same bits, and no other."""
 
 import importlib
 import json
@@ -24,7 +24,7 @@ ZEROS = np.zeros(3, np.float32)
 
 
 def two_steps(folder, *options):
-    """The state and metrics of two updates by a task whose step is cached in a folder, or nowhere."""
+    """The state and metrics of two updates; the step is cached in a folder, or nowhere."""
     task = Task(recipe.load(LENET, [*SMALL, *options]))
     state, batches = task.fresh_state(), map(task.spread.shard, task.batches(0))
     batch = next(batches)

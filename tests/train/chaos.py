@@ -1,10 +1,12 @@
-"""Runs that are disturbed at random moments, and have to come to the same bits as one that was left alone.
+"""Runs that are disturbed at random moments, and have to come to the same bits as one that was left
+alone.
 
 python -m tests.train.chaos --runs=20 [--seed=0] [--folder=…]
 
-The disturbances: SIGKILL, SIGTERM, SIGKILL while a checkpoint is being written, and a full disk (a file system of a few
-megabytes where this user may mount one, else a limit on the size of files). Every fifth run has two processes, of
-which one is struck. Each run is started again until it ends by itself; then its last checkpoint and its rows are compared.
+The disturbances: SIGKILL, SIGTERM, SIGKILL while a checkpoint is being written, and a full disk (a
+file system of a few megabytes where this user may mount one, else a limit on the size of files).
+Every fifth run has two processes, of which one is struck. Each run is started again until it ends
+by itself; then its last checkpoint and its rows are compared.
 """
 
 import argparse
@@ -74,7 +76,9 @@ def disturb(
 
 
 class Disk:
-    """A file system of a few megabytes that can be filled to the last byte; without the right to mount, an ordinary folder."""
+    """A file system of a few megabytes that can be filled to the last byte; without the right to
+    mount, an ordinary folder.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -103,7 +107,9 @@ class Disk:
 
 
 def full_disk(disk: Disk, workdir: Path, chance: random.Random) -> tuple[list[int], str]:
-    """The disk fills up behind a random step, and the run is killed some time later; it must not have ended before."""
+    """The disk fills up behind a random step, and the run is killed some time later; it must not
+    have ended before.
+    """
     processes = start(workdir, 1, limit=0 if disk.real else 20_000)
     step = last_row(workdir) + chance.randrange(5, 40)
     if disk.real and wait(processes, lambda: last_row(workdir) >= step):
@@ -190,7 +196,8 @@ def chaos(folder: Path, runs: int, seed: int = 0, several: bool = True, most: in
         different = differences(workdir, references[processes])
         equal += not different
         print(
-            f"run {number}, {processes} process(es): {'; '.join(happened)}: {different or 'bit-identical'}",
+            f"run {number}, {processes} process(es): {'; '.join(happened)}: "
+            f"{different or 'bit-identical'}",
             flush=True,
         )
     print(f"{equal} of {runs} runs ended bit-identical to the undisturbed ones", flush=True)

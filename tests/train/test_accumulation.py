@@ -1,4 +1,4 @@
-"""Accumulation by a scan inside the step, and what a step does with a gradient that is no number."""
+"""Accumulation by a scan inside the step, and gradients that are not finite."""
 
 import dataclasses
 from functools import partial
@@ -76,7 +76,9 @@ def test_parts_equal_the_whole_batch_without_batchnorm(mapping, devices):
 
 
 def test_batchnorm_sees_each_part_on_its_own():
-    """The documented difference: statistics are those of the parts, and the moving average takes each of them in."""
+    """The documented difference: statistics are those of the parts, and the moving average takes
+    each of them in.
+    """
     whole, _ = run(Small(), steps=1)
     parts, _ = run(Small(), steps=1, accumulate=4, mapping="shard_map")
     assert (
@@ -118,7 +120,9 @@ def test_a_bad_update_is_skipped_and_the_rest_goes_on():
 
 
 def test_a_skipped_update_counts_for_the_learning_rate():
-    """The rate that is logged goes by the step, and so does the one that is used: here there is one in the last step only."""
+    """The rate that is logged goes by the step, and so does the one that is used: here there is one
+    in the last step only.
+    """
     spread, current, mapped = make(
         Plain(), skip_bad=True, rate=lambda t: jnp.where(t == 2, 0.1, 0.0)
     )

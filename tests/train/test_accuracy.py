@@ -26,6 +26,7 @@ def test_five_seeds_reach_98_7_percent_on_the_test_digits(tmp_path, capsys):
         top1.append(result["top1"])
     with capsys.disabled():
         print(
-            f"\ntop-1 of seeds 0 to 4: {top1}, mean {statistics.mean(top1):.4f}; seconds {[round(s) for s in seconds]}"
+            f"\ntop-1 of seeds 0 to 4: {top1}, mean {statistics.mean(top1):.4f}; "
+            f"seconds {[round(s) for s in seconds]}"
         )
     assert statistics.mean(top1) >= 0.987

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: speed, exit codes, and one clear sentence for each mistake."""
+"""The command line as a user meets it: speed, exit codes, one sentence for each mistake."""
 
 import json
 import os
@@ -200,7 +200,8 @@ def test_broken_recipes(tmp_path):
 
 def test_a_recipe_can_take_an_argument(tmp_path):
     (tmp_path / "r.py").write_text(
-        "from train.config import Config\ndef get_config(seed='3'):\n    return Config(seed=int(seed))\n"
+        "from train.config import Config\n"
+        "def get_config(seed='3'):\n    return Config(seed=int(seed))\n"
     )
     assert recipe.load(str(tmp_path / "r.py") + ":7").seed == 7
 
@@ -244,7 +245,9 @@ def test_a_folder_older_than_an_option_is_resumed_with_its_default_alone(finishe
 
 
 def test_other_data_is_refused_with_the_difference(finished, tmp_path):
-    """The same words, but more examples or other classes behind them: the batches would be others, silently."""
+    """The same words, but more examples or other classes behind them: the batches would be others,
+    silently.
+    """
     folder = tmp_path / "run"
     shutil.copytree(finished[0], folder)
     values = json.loads((folder / "config.json").read_text())

@@ -1,4 +1,6 @@
-"""A run that starts from another one's values: new head, frozen parts, rates by layer, BatchNorm left alone."""
+"""A run that starts from another one's values: new head, frozen parts, rates by layer, BatchNorm
+left alone.
+"""
 
 import jax
 import numpy as np
@@ -10,8 +12,14 @@ from train.__main__ import main
 from train.errors import CheckpointError, UserError
 from train.run import Run
 
-FLAGS = [f"--config={ROOT}/configs/lenet_mnist.py", "--config.data.batch_size=64", "--config.data.eval_batch_size=128",
-         "--config.parallel.devices=1", "--config.checkpoint.every=500", "--config.optim.warmup=0"]  # fmt: skip
+FLAGS = [
+    f"--config={ROOT}/configs/lenet_mnist.py",
+    "--config.data.batch_size=64",
+    "--config.data.eval_batch_size=128",
+    "--config.parallel.devices=1",
+    "--config.checkpoint.every=500",
+    "--config.optim.warmup=0",
+]
 DIGITS = [*FLAGS, "--config.data.source=synthetic:28x28x1/10", "--config.epochs=0.5"]
 
 
@@ -28,7 +36,9 @@ def params(workdir):
 
 
 def test_a_new_head_is_fresh_and_the_rest_is_taken(tmp_path, trained, capsys):
-    """Six classes instead of ten; everything but the head is frozen, so it has to be what the first run left."""
+    """Six classes instead of ten; everything but the head is frozen, so it has to be what the first
+    run left.
+    """
     options = [
         "--config.data.source=synthetic:28x28x1/6",
         "--config.epochs=0.1",

@@ -1,4 +1,6 @@
-"""Where nothing more can be written, what is there stays whole, and what failed leaves nothing behind."""
+"""Where nothing more can be written, what is there stays whole, and what failed leaves nothing
+behind.
+"""
 
 import resource
 from unittest.mock import Mock
@@ -12,7 +14,9 @@ from train.errors import CheckpointError
 
 
 def limit_files(size):
-    """As a full disk does, this makes longer writes fail; the signal that comes with it is ignored by Python."""
+    """As a full disk does, this makes longer writes fail; the signal that comes with it is ignored
+    by Python.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
 

@@ -1,4 +1,6 @@
-"""Inception v1 in training: auxiliary heads on and off, label smoothing on and off, for a few real steps at 32 pixels."""
+"""Inception v1 in training: auxiliary heads on and off, label smoothing on and off, for a few real
+steps at 32 pixels.
+"""
 
 import json
 
@@ -13,11 +15,21 @@ from train.run import Run
 pytestmark = pytest.mark.slow  # three compilations of the network
 
 FLAGS = [
-    f"--config={ROOT}/configs/inception_v1.py:course", "--config.data.source=synthetic:32x32x3/10", "--config.data.size=0",
-    "--config.data.train_split=train", "--config.data.eval_split=test", "--config.data.batch_size=16", "--config.epochs=0.03",
-    "--config.data.augment.crop=center", "--config.data.augment.color=none", "--config.data.augment.flip=false",
-    "--config.parallel.devices=1", "--config.log.every=1", "--config.optim.lr=1e-4", "--config.data.eval_batch_size=128",
-]  # fmt: skip
+    f"--config={ROOT}/configs/inception_v1.py:course",
+    "--config.data.source=synthetic:32x32x3/10",
+    "--config.data.size=0",
+    "--config.data.train_split=train",
+    "--config.data.eval_split=test",
+    "--config.data.batch_size=16",
+    "--config.epochs=0.03",
+    "--config.data.augment.crop=center",
+    "--config.data.augment.color=none",
+    "--config.data.augment.flip=false",
+    "--config.parallel.devices=1",
+    "--config.log.every=1",
+    "--config.optim.lr=1e-4",
+    "--config.data.eval_batch_size=128",
+]
 
 
 @pytest.fixture(scope="module")

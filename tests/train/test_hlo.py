@@ -1,4 +1,6 @@
-"""What the compiler makes of the step on eight devices: all-reduces and their bytes, no way to the host, donation."""
+"""What the compiler makes of the step on eight devices: all-reduces and their bytes, no way to the
+host, donation.
+"""
 
 import json
 
@@ -15,7 +17,8 @@ from train.benchmark.roofline import all_reduces
 
 found = {}
 for name, model, mapping in [("plain", Plain(), "pmap"), ("plain_shard_map", Plain(), "shard_map"),
-                             ("local", Small(bn_axis=None), "shard_map"), ("synced", Small(), "pmap"),
+                             ("local", Small(bn_axis=None), "shard_map"),
+                             ("synced", Small(), "pmap"),
                              ("accumulated", Plain(), "shard_map"),
                              ("alone", Plain(), "pmap"), ("alone_shard_map", Plain(), "shard_map")]:
     alone = name.startswith("alone")
@@ -25,7 +28,10 @@ for name, model, mapping in [("plain", Plain(), "pmap"), ("plain_shard_map", Pla
     size = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
     found[name] = {
         "bytes": all_reduces(text),
-        "other": re.findall(r" (all-gather|reduce-scatter|all-to-all|collective-permute|infeed|outfeed|send|recv)\\(", text),
+        "other": re.findall(
+            r" (all-gather|reduce-scatter|all-to-all|collective-permute|infeed|outfeed|send|recv)\\(",
+            text,
+        ),
         "calls": re.findall(r'custom_call_target="([^"]+)"', text),
         "donated": len(re.findall(r"(?:may|must)-alias", text)),
         "leaves": len(jax.tree.leaves(state)),
@@ -61,7 +67,9 @@ def test_one_device_exchanges_nothing(found, name):
 
 
 def test_synced_batchnorm_adds_two_small_ones_a_layer(found):
-    """Forward the two moments of each channel, backward their two gradients: the price of statistics over all devices."""
+    """Forward the two moments of each channel, backward their two gradients: the price of
+    statistics over all devices.
+    """
     step, layers, channels = found["synced"], 2, 8
     assert len(step["bytes"]) == 1 + 2 * layers
     moments = 2 * layers * 2 * channels * 4

@@ -1,4 +1,6 @@
-"""Every optimizer and schedule for fifty steps against a few lines of numpy, and RMSProp against TensorFlow's own kernel."""
+"""Every optimizer and schedule for fifty steps against a few lines of numpy, and RMSProp against
+TensorFlow's own kernel.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -101,9 +103,15 @@ def test_rmsprop_is_tensorflow_s():
             )
             memory["mom"] = tf.Variable(np.zeros_like(p, np.float32))
         tf.raw_ops.ResourceApplyRMSProp(
-            var=memory["var"].handle, ms=memory["ms"].handle, mom=memory["mom"].handle,
-            lr=np.float32(rate), rho=np.float32(0.9), momentum=np.float32(0.9), epsilon=np.float32(1.0), grad=np.float32(g),
-        )  # fmt: skip
+            var=memory["var"].handle,
+            ms=memory["ms"].handle,
+            mom=memory["mom"].handle,
+            lr=np.float32(rate),
+            rho=np.float32(0.9),
+            momentum=np.float32(0.9),
+            epsilon=np.float32(1.0),
+            grad=np.float32(g),
+        )
         slots[id(memory)] = memory
         return memory["var"].numpy()
 

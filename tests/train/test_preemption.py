@@ -1,4 +1,6 @@
-"""Signals, failed saves, foreign checkpoints and losses that are no numbers: nothing is lost, and the end is the same."""
+"""Signals, failed saves, foreign checkpoints and losses that are no numbers: nothing is lost, and
+the end is the same.
+"""
 
 import json
 import os
@@ -52,9 +54,7 @@ def at_step(monkeypatch, number, action):
 def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, monkeypatch, whole, number, capfd):
     before = signal.getsignal(number)
     at_step(monkeypatch, 19, lambda: os.kill(os.getpid(), number))
-    with pytest.raises(
-        Preempted, match="stopped by a signal after step 19 of 32; saved"
-    ) as caught:
+    with pytest.raises(Preempted, match="stopped by a signal after step 19 of 32; saved") as caught:
         go(tmp_path / "run")
     assert caught.value.exit_code == 75 and signal.getsignal(number) == before
     assert (tmp_path / "run/checkpoints/19").is_dir()
@@ -65,7 +65,9 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, monkeypatch, whol
 
 
 def test_failed_saves_are_warnings_and_leave_what_is_there(tmp_path, monkeypatch, whole, capsys):
-    """From step 10 to step 20 nothing longer than 2,000 bytes can be written: neither checkpoints nor rows."""
+    """From step 10 to step 20 nothing longer than 2,000 bytes can be written: neither checkpoints
+    nor rows.
+    """
     try:
         at_step(monkeypatch, 10, lambda: limit_files(2000))
         save, seen = Training.save, []
@@ -110,7 +112,9 @@ def test_an_end_that_cannot_be_saved_is_an_error(tmp_path, monkeypatch):
 
 
 def test_a_foreign_checkpoint_is_refused_by_name(tmp_path, whole):
-    """The run folder says lenet5 with ten classes; somebody has put another network's checkpoint into it."""
+    """The run folder says lenet5 with ten classes; somebody has put another network's checkpoint
+    into it.
+    """
     other = tmp_path / "other"
     go(other, "--config.model.num_classes=12")
     config = json.loads((other / "config.json").read_text())

@@ -1,4 +1,6 @@
-"""Several real processes: equal to one, ended politely together, and not left hanging when one dies."""
+"""Several real processes: equal to one, ended politely together, and not left hanging when one
+dies.
+"""
 
 import os
 import signal
@@ -15,9 +17,9 @@ from tests.helpers import ROOT, assert_trees_close, command
 from tests.train.test_resume import OPTIONS, final_state, last_row, numbers
 from tests.train.test_step import Small, run
 from train import parallel
-from train.runtime import cluster
 from train.__main__ import main
 from train.errors import UserError
+from train.runtime import cluster
 
 LAUNCHER_VARIABLES = {name for pair in cluster.LAUNCHERS.values() for name in pair} | {
     "JAX_COORDINATOR_ADDRESS"
@@ -31,18 +33,30 @@ def free_port():
 
 
 def start_two(*arguments, own=((), ())):
-    """Two processes of one device each; each the same command with its own place, and further arguments of its `own`."""
+    """Two processes of one device each; each the same command with its own place, and further
+    arguments of its `own`.
+    """
     coordinator = f"localhost:{free_port()}"
     environment = {k: v for k, v in os.environ.items() if k not in LAUNCHER_VARIABLES}
     environment |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     return [
         subprocess.Popen(
-            [sys.executable, *arguments, *own[place],
-             f"--coordinator={coordinator}", "--num-processes=2", f"--process-id={place}"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT,
+            [
+                sys.executable,
+                *arguments,
+                *own[place],
+                f"--coordinator={coordinator}",
+                "--num-processes=2",
+                f"--process-id={place}",
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd=ROOT,
         )
         for place in range(2)
-    ]  # fmt: skip
+    ]
 
 
 def finish(processes, timeout=120):
@@ -104,7 +118,9 @@ def test_a_signal_to_one_saves_on_both_and_one_process_goes_on(tmp_path):
 
 @pytest.mark.slow  # the second waits half a minute for the first, which does not leave with it
 def test_two_processes_of_different_configs_do_not_train(tmp_path):
-    """The second compares with what the first has written, and the first does not hang when it leaves."""
+    """The second compares with what the first has written, and the first does not hang when it
+    leaves.
+    """
     rates = (("--config.optim.lr=0.1",), ("--config.optim.lr=0.2",))
     processes = start_two("-m", "train", *OPTIONS, f"--workdir={tmp_path / 'run'}", own=rates)
     codes, errors = finish(processes, timeout=60)

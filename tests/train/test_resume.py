@@ -1,4 +1,4 @@
-"""Nothing is lost or written twice when a run is killed, and a damaged checkpoint is passed over."""
+"""Nothing is lost or written twice when a run is killed; damaged checkpoints are passed over."""
 
 import json
 import os
@@ -18,7 +18,8 @@ from train.checkpoint import Checkpoints, on_one_device
 from train.errors import CheckpointError
 from train.run import Run
 
-# Augmentation, a moving average, rows and checkpoints that fall neither on each other nor on the border of a pass.
+# Augmentation, a moving average, rows and checkpoints that fall neither on each other nor on the
+# border of a pass.
 OPTIONS = [
     f"--config={ROOT}/configs/lenet_mnist.py",
     "--config.data.source=synthetic:28x28x1/10",

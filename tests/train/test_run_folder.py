@@ -18,9 +18,15 @@ from train.evaluate.__main__ import main as evaluate
 from train.lock import Lock
 from train.run import Run, read_config
 
-SHORT = [f"--config={ROOT}/configs/lenet_mnist.py", "--config.data.source=synthetic:28x28x1/10",
-         "--config.epochs=0.5", "--config.log.every=2", "--config.log.eval_every=8",
-         "--config.checkpoint.every=4", "--config.parallel.devices=1"]  # fmt: skip
+SHORT = [
+    f"--config={ROOT}/configs/lenet_mnist.py",
+    "--config.data.source=synthetic:28x28x1/10",
+    "--config.epochs=0.5",
+    "--config.log.every=2",
+    "--config.log.eval_every=8",
+    "--config.checkpoint.every=4",
+    "--config.parallel.devices=1",
+]
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +136,13 @@ def test_rows_that_are_there_twice_become_one(run):
 def test_resuming_on_other_data_is_refused(tmp_path):
     x = np.random.default_rng(0).integers(0, 255, (40, 28, 28), np.uint8)
     y = np.arange(40) % 10
-    options = [*SHORT, f"--config.data.source=npz:{tmp_path}/d.npz", "--config.data.batch_size=8",
-               "--config.data.eval_batch_size=8", f"--workdir={tmp_path}/run"]  # fmt: skip
+    options = [
+        *SHORT,
+        f"--config.data.source=npz:{tmp_path}/d.npz",
+        "--config.data.batch_size=8",
+        "--config.data.eval_batch_size=8",
+        f"--workdir={tmp_path}/run",
+    ]
     np.savez(tmp_path / "d.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     main(options)
     for changed in ({"y_train": (y + 1) % 10}, {"x_train": 255 - x}, {"x_test": 255 - x}):

@@ -1,4 +1,6 @@
-"""Every option has a type, and bounds or choices; a value beyond them is one sentence, and no folder."""
+"""Every option has a type, and bounds or choices; a value beyond them is one sentence, and no
+folder.
+"""
 
 import pytest
 
@@ -9,8 +11,16 @@ from train.config import Config
 from train.errors import UserError
 
 LENET = f"{ROOT}/configs/lenet_mnist.py"
-FREE = {"init.weights", "log.wandb", "data.source", "data.train_split", "data.eval_split",
-        "data.augment.custom", "model.name", "parallel.compile_cache"}  # fmt: skip
+FREE = {
+    "init.weights",
+    "log.wandb",
+    "data.source",
+    "data.train_split",
+    "data.eval_split",
+    "data.augment.custom",
+    "model.name",
+    "parallel.compile_cache",
+}
 
 
 def test_every_text_has_choices_and_every_number_bounds():
@@ -68,10 +78,16 @@ def test_a_value_that_no_run_can_have(option, sentence, tmp_path):
 def test_values_are_typed():
     config = recipe.load(
         LENET,
-        ["--config.optim.lr=1", "--config.optim.nesterov=1", "--config.data.mean=0.5",
-         "--config.data.std=(1, 2, 3)", "--config.optim.lr_scale=bias$=2",
-         "--config.model.options.dropout=0.3", "--config.model.name=vgg11"],
-    )  # fmt: skip
+        [
+            "--config.optim.lr=1",
+            "--config.optim.nesterov=1",
+            "--config.data.mean=0.5",
+            "--config.data.std=(1, 2, 3)",
+            "--config.optim.lr_scale=bias$=2",
+            "--config.model.options.dropout=0.3",
+            "--config.model.name=vgg11",
+        ],
+    )
     assert (config.optim.lr, config.optim.nesterov) == (1.0, True)
     assert config.data.mean == (0.5,) and config.data.std == (1, 2, 3)
     assert config.optim.lr_scale == ("bias$=2",)

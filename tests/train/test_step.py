@@ -1,4 +1,6 @@
-"""The step: equal under both mappings and on any number of devices; it computes what a loop in numpy would."""
+"""The step: equal under both mappings and on any number of devices; it computes what a loop in
+numpy would.
+"""
 
 import dataclasses
 from functools import partial
@@ -22,7 +24,9 @@ from train.parallel import Parallel
 
 
 class Small(nn.Module):
-    """A network with everything a step has to carry: BatchNorm, an auxiliary head, optional dropout."""
+    """A network with everything a step has to carry: BatchNorm, an auxiliary head, optional
+    dropout.
+    """
 
     num_classes: int = 10
     dropout: float = 0.0
@@ -92,7 +96,9 @@ def test_lenet_on_distorted_images_on_any_devices(reference, mapping, devices):
 
 
 def test_distortion_is_done_before_all_else(reference):
-    """A step on images and transforms is one on the distorted images, as a whole and in parts; and not one on the images."""
+    """A step on images and transforms is one on the distorted images, as a whole and in parts; and
+    not one on the images.
+    """
     model, shape, random = create_model("lenet5"), (28, 28, 1), np.random.RandomState(0)
     batch = {
         "image": random.randint(0, 256, (16, *shape)).astype(np.uint8),

@@ -16,13 +16,19 @@ from train.build import Task
 from train.errors import CheckpointError, UserError
 
 FLAGS = [
-    f"--config={ROOT}/configs/lenet_mnist.py", "--config.data.source=synthetic:28x28x1/10", "--config.epochs=0.5",
-    "--config.parallel.devices=1", "--config.log.every=4", "--config.data.eval_batch_size=128",
-]  # fmt: skip
+    f"--config={ROOT}/configs/lenet_mnist.py",
+    "--config.data.source=synthetic:28x28x1/10",
+    "--config.epochs=0.5",
+    "--config.parallel.devices=1",
+    "--config.log.every=4",
+    "--config.data.eval_batch_size=128",
+]
 
 
 def test_lines_trace_and_trackers(tmp_path, monkeypatch, capsys):
-    """One short run with everything on; Weights & Biases is stood in for by a module that keeps what it is told."""
+    """One short run with everything on; Weights & Biases is stood in for by a module that keeps
+    what it is told.
+    """
     told = []
     run = types.SimpleNamespace(
         log=lambda values, step: told.append((step, values)), finish=lambda: told.append("finished")
@@ -81,7 +87,9 @@ def test_a_tracker_that_is_not_installed(tmp_path, monkeypatch, key, package):
 
 
 def test_a_trace_that_a_run_does_not_come_to_the_end_of(tmp_path, capsys):
-    """Asked for beyond the last step; then of none of the steps that a resumed run has, and of the last ones of it."""
+    """Asked for beyond the last step; then of none of the steps that a resumed run has, and of the
+    last ones of it.
+    """
     workdir, every = tmp_path / "run", "--config.checkpoint.every=7"
     for steps, said in [
         ("(7, 99)", "trace of steps 7 to 8"),
@@ -118,7 +126,9 @@ def test_only_idle_devices_wait():
 
 
 def test_skipped_images_are_counted(tmp_path, monkeypatch):
-    """In the rows and in the result, where unreadable images are skipped; else there is nothing to count."""
+    """In the rows and in the result, where unreadable images are skipped; else there is nothing to
+    count.
+    """
     batches = Task.batches
 
     def with_a_bad_one(self, start, attempt=0):
@@ -149,7 +159,9 @@ def test_rows_that_are_no_rows(tmp_path):
 
 
 def test_one_compilation_a_run(tmp_path):
-    """Behind the first step nothing large is compiled but the evaluation: the step's inputs never change their kind."""
+    """Behind the first step nothing large is compiled but the evaluation: the step's inputs never
+    change their kind.
+    """
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda name, seconds, **of: (

@@ -37,7 +37,7 @@ def fingerprint(split: Split) -> dict[str, Any]:
             loaded = split.load(payload)
         except OSError as error:
             loaded = type(error).__name__.encode()
-        content.update(loaded if isinstance(loaded, bytes) else np.ascontiguousarray(loaded))
+        content.update(loaded if isinstance(loaded, bytes) else np.asarray(loaded).tobytes())
     found["content"] = content.hexdigest()[:16]
     return found
 
