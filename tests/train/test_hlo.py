@@ -29,7 +29,8 @@ for name, model, mapping in [("plain", Plain(), "pmap"), ("plain_shard_map", Pla
     found[name] = {
         "bytes": all_reduces(text),
         "other": re.findall(
-            r" (all-gather|reduce-scatter|all-to-all|collective-permute|infeed|outfeed|send|recv)\\(",
+            r" (all-gather|reduce-scatter|all-to-all|collective-permute"
+            r"|infeed|outfeed|send|recv)\\(",
             text,
         ),
         "calls": re.findall(r'custom_call_target="([^"]+)"', text),
