@@ -12,6 +12,7 @@ import numpy as np
 from etils import epath
 
 from cnnjax.spelling import choice
+from train import cli
 from train.build import DTYPES, build_preprocess
 from train.config import Data, Transform
 from train.data.transforms import from_preprocessing
@@ -27,7 +28,8 @@ class Classifier(NamedTuple):
     model: nn.Module
     variables: Any
     preprocess: Callable  # uint8 (N, H, W, C) to what the network reads
-    data: Data  # the images that it was made for: size, transform, source
+    data: Data  # the images that it was made for: size (0 unless square), transform, source
+    image_shape: tuple[int, int, int]  # (H, W, C) that the network reads
     classes: tuple[str, ...] | None  # None: the weights do not say
 
 
@@ -50,9 +52,10 @@ def from_run(
         UserError: the compute type is unknown.
     """
     number, variables = run.restore(step, raw=raw)
-    size, _, channels = run.image_shape
+    height, width, channels = run.image_shape
     images = run.config.data
     if source:
+        size = height if height == width else 0
         transform = images.transform if images.size else Transform(fraction=1.0)
         images = dataclasses.replace(
             images, source=source, size=size, channels=channels, transform=transform
@@ -64,6 +67,7 @@ def from_run(
         variables=variables,
         preprocess=build_preprocess(run.config, channels),
         data=images,
+        image_shape=run.image_shape,
         classes=run.class_names,
     )
 
@@ -84,13 +88,15 @@ def from_weights(
         model: the name in the registry; None where the file says it.
         source: who wrote the file: "keras", "torchvision", "timm", "slim", "cnnjax".
         images: where the images come from, and their size where it is not that of the weights.
-        transform: takes the place of the weights' own resize and crop.
+        transform: takes the place of the weights' own resize and crop. Images that are not square
+            are scaled whole.
         dtype: the compute type, "float32" or "bfloat16"; float32 by default.
 
     Raises:
         CheckpointError: the file cannot be read, does not fit the model, or leaves parameters
             without values.
-        UserError: the compute type is unknown.
+        UserError: the compute type is unknown, or the transform cuts squares for a network that
+            reads none.
     """
     from cnnjax import weights
 
@@ -110,18 +116,24 @@ def from_weights(
         )
     size, own = from_preprocessing(loaded.preprocessing)
     images = images or Data()
+    height, width = loaded.image_shape[:2] if loaded.image_shape else (size, size)
+    if height == width or images.size:
+        height = width = size = images.size or size
+    elif transform and (transform.resize or transform.fraction):
+        raise UserError(
+            f"--resize and --fraction cut squares, but {path} reads images of {height}x{width}"
+        )
+    else:
+        size = 0
+    channels = 1 if loaded.preprocessing.channels == "L" else 3
     return Classifier(
         name=loaded.name,
         label=path.rpartition("/")[2],
         model=with_dtype(loaded.model, dtype),
         variables=loaded.variables,
         preprocess=loaded.preprocessing,
-        data=dataclasses.replace(
-            images,
-            size=images.size or size,
-            transform=transform or own,
-            channels=1 if loaded.preprocessing.channels == "L" else 3,
-        ),
+        data=dataclasses.replace(images, size=size, transform=transform or own, channels=channels),
+        image_shape=(height, width, channels),
         classes=loaded.class_names,
     )
 
@@ -185,29 +197,43 @@ def _first(names: Sequence[str]) -> str:
 
 # The command line
 
+OF_RUNS = ("--step", "--raw")
+OF_WEIGHTS = (
+    *("--model", "--source", "--class-names"),
+    *("--size", "--style", "--resize", "--fraction", "--interpolation"),
+)
 
-def add_weights(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that name a network: a run folder, or published weights."""
-    several: dict[str, Any] = dict(nargs="+", default=[])
+
+def add_weights(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Adds the options that name a network, or `several`: run folders, or published weights."""
+    listed: dict[str, Any] = dict(nargs="+" if several else 1, default=[])
+    or_several = ", or several" if several else ""
+    steps = "latest, best, a number, or several with commas between"
     add = parser.add_argument
-    add("--workdir", **several, help="a run folder, or several")
-    add("--step", default="latest", help="latest, best, a number, or several with commas between")
+    add("--workdir", **listed, help=f"a run folder{or_several}")
+    add("--step", default="latest", help=steps if several else "latest, best or a number")
     add("--raw", action="store_true", help="the parameters, where the run keeps moving averages")
-    add("--weights", **several, help="a file of published weights, or several")
-    add("--model", **several, help="the model of each file")
-    add(
-        "--source",
-        nargs="+",
-        default=["cnnjax"],
-        help="who wrote each file: keras, torchvision, timm, slim…",
-    )
+    add("--weights", **listed, help=f"a file of published weights{or_several}")
+    add("--model", **listed, help="the model of each file")
+    add("--source", **listed, help="who wrote each file: cnnjax, keras, torchvision, timm, slim…")
     add("--class-names", default="", help="a file that names the weights' classes, one a line")
-    add("--size", type=int, default=0, help="side of the images that the network reads")
+    size, resize = (cli.whole(name, 1, cli.PIXELS) for name in ("--size", "--resize"))
+    add("--size", type=size, default=0, help="side of the images that the network reads")
     add("--style", default="", help="another evaluation transform than that of the weights")
-    add("--resize", type=int, default=0, help="length of the short side before the central crop")
-    add("--fraction", type=float, default=0.0, help="central part of both sides; 1: all of it")
+    add("--resize", type=resize, default=0, help="length of the short side before the central crop")
+    fraction = cli.share("--fraction")
+    add("--fraction", type=fraction, default=0.0, help="central part of both sides; 1: all of it")
     add("--interpolation", default="", help="bilinear or bicubic")
     add("--dtype", default="", help="compute type: float32 or bfloat16")
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raises UserError for options of run folders without one, and for those of weights."""
+    for names, owner in ((OF_RUNS, "workdir"), (OF_WEIGHTS, "weights")):
+        values = {name: getattr(args, name[2:].replace("-", "_")) for name in names}
+        given = [name for name, value in values.items() if value and value != "latest"]
+        if given and not getattr(args, owner):
+            raise UserError(f"{', '.join(given)} can only be given with --{owner}")
 
 
 def published(args: argparse.Namespace, source: str = "") -> list[Classifier]:
@@ -224,7 +250,8 @@ def published(args: argparse.Namespace, source: str = "") -> list[Classifier]:
             args.style or Transform().style, args.resize, args.fraction, args.interpolation
         )
     images = Data(source=source, size=args.size, eval_batch_size=32)
-    models, sources = for_each(args.model or [None], "model"), for_each(args.source, "source")
+    models = for_each(args.model or [None], "model")
+    sources = for_each(args.source or ["cnnjax"], "source")
     classifiers = [
         from_weights(*files, images=images, transform=transform, dtype=args.dtype)
         for files in zip(args.weights, models, sources)
@@ -243,11 +270,10 @@ def one_classifier(args: argparse.Namespace) -> Classifier:
     """The one network that the options name, for images of any source.
 
     Raises:
-        UserError: they name none, or several.
+        UserError: they name none, or a run folder and a file.
     """
     one_of(args, "workdir", "weights")
-    if len(args.workdir) + len(args.weights) != 1:
-        raise UserError("one network is needed, not several")
+    check_options(args)
     if args.weights:
         return published(args)[0]
     return from_run(Run(args.workdir[0]), args.step, raw=args.raw, dtype=args.dtype, source="-")

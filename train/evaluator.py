@@ -24,7 +24,11 @@ class Evaluator:
         )
 
     def __call__(self, variables: Any, split: data.Split) -> dict[str, float]:
-        """loss, top1, top5 (above ten classes) and examples. `variables` are replicated."""
+        """loss, top1, top5 (above ten classes) and examples. `variables` are replicated.
+
+        Raises:
+            DataError: none of the split's images can be read.
+        """
         shares = dict(process=jax.process_index(), processes=jax.process_count())
         batches = data.eval_batches(split, self._config, **shares)
         counts = ahead(
@@ -32,4 +36,5 @@ class Evaluator:
             batches,
             2 * self._spread.steps_ahead,
         )
-        return metrics.finalize(counts, self._classes)
+        images = f"the {len(split)} images of the evaluation split of {self._config.source}"
+        return metrics.finalize(counts, self._classes, images)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from train.errors import DataError
+
 Array = TypeVar("Array", jax.Array, np.ndarray)
 
 
@@ -43,16 +45,23 @@ def sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> dict[str, jax
     return totals | {"examples": jnp.sum(mask, dtype=jnp.int32)}
 
 
-def finalize(batches: Iterable[dict], num_classes: int) -> dict[str, float]:
+def finalize(
+    batches: Iterable[dict], num_classes: int, images: str = "the images"
+) -> dict[str, float]:
     """Adds the sums of all batches and divides once.
 
     `top5` is left out where it says nothing: with ten classes or fewer.
+
+    Raises:
+        DataError: there is no example; the sentence calls them `images`.
     """
     total: dict[str, float] = {}
     for batch in batches:
         for name, value in batch.items():
             total[name] = total.get(name, 0) + value.item()
-    examples = total.pop("examples")
+    examples = total.pop("examples", 0)
+    if not examples:
+        raise DataError(f"none of {images} can be read")
     result = {
         name: value / examples
         for name, value in total.items()

@@ -7,15 +7,17 @@ ls *.jpg | python -m train.predict --workdir=runs/lenet --list       # the names
 python -m train.predict --workdir=runs/lenet photos/ --json          # a line of JSON for each image
 python -m train.predict --workdir=runs/lenet photos/ --features=features.npz
 
-An image that cannot be read is named on standard error, and the others are still classified.
+An image that cannot be read is named on standard error, and the others are still classified. If
+no image can be read, the exit code is 3.
 """
 
 import glob
+import io
 import itertools
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,15 +27,16 @@ import numpy as np
 
 from train import cli, errors
 from train.classifier import Classifier, add_weights, one_classifier
-from train.config import Data
 from train.data.decode import BadImage
 from train.data.sources.folder import is_image
 from train.data.threads import ahead, threads
 from train.data.transforms import make_transform
 from train.errors import DataError, UserError
+from train.evaluate.protocols import squeeze
 from train.start import start
 
 BATCH = 32
+NOTHING = "none of the images can be read"
 
 
 def find_images(arguments: Sequence[str]) -> list[str]:
@@ -70,14 +73,24 @@ def find_images(arguments: Sequence[str]) -> list[str]:
     return found
 
 
-def read(names: Sequence[str], config: Data) -> Iterator[tuple[str, np.ndarray | str]]:
+def make_reader(classifier: Classifier) -> Callable[[bytes], np.ndarray]:
+    """From the bytes of an image file to the image (H, W, C) that the network reads."""
+    height, width, channels = classifier.image_shape
+    decode = make_transform(classifier.data, channels)
+    if height == width:
+        return decode
+    scale = squeeze(height, width, classifier.data.transform)
+    return lambda content: scale(decode(content))
+
+
+def read(names: Sequence[str], classifier: Classifier) -> Iterator[tuple[str, np.ndarray | str]]:
     """Decodes and resizes images in threads, ahead of need.
 
     Yields:
         (name, image) in order: uint8 (H, W, C) as the network reads it, or why it cannot be read.
         The name "-" is standard input.
     """
-    transform = make_transform(config, config.channels)
+    transform, count = make_reader(classifier), threads(classifier.data)
 
     def read_one(name: str) -> np.ndarray | str:
         try:
@@ -87,9 +100,9 @@ def read(names: Sequence[str], config: Data) -> Iterator[tuple[str, np.ndarray |
         except BadImage as error:
             return str(error)
 
-    with ThreadPoolExecutor(threads(config), thread_name_prefix="decode") as pool:
+    with ThreadPoolExecutor(count, thread_name_prefix="decode") as pool:
         for name, image in ahead(
-            lambda name: (name, pool.submit(read_one, name)), iter(names), 4 * threads(config)
+            lambda name: (name, pool.submit(read_one, name)), iter(names), 4 * count
         ):
             yield "standard input" if name == "-" else name, image.result()
 
@@ -110,7 +123,7 @@ def answers(
         return outputs.features if features else jax.nn.softmax(outputs.logits)
 
     batch, variables = min(batch, len(names)), jax.device_put(classifier.variables)
-    images = read(names, classifier.data)
+    images = read(names, classifier)
     while rows := list(itertools.islice(images, batch)):
         readable = [image for _, image in rows if not isinstance(image, str)]
         results: Iterator[np.ndarray] = iter(())
@@ -155,12 +168,13 @@ def write_features(
     for name, answer in answers(classifier, names, batch=batch, features=True):
         if isinstance(answer, str):
             unreadable += 1
-            print(f"{name} cannot be read: {answer}", file=sys.stderr, flush=True)
+            complain(name, answer)
         else:
             rows.append((name, answer))
     if not rows:
-        raise DataError("none of the images can be read")
-    files, features = [name for name, _ in rows], np.stack([answer for _, answer in rows])
+        raise DataError(NOTHING)
+    files = [cli.printable(name) for name, _ in rows]
+    features = np.stack([answer for _, answer in rows])
     if path.endswith(".npz"):
         np.savez(path, files=np.array(files), features=features)
     else:
@@ -178,19 +192,31 @@ def write_features(
     }
 
 
+def complain(name: str, reason: str) -> None:
+    """Says on standard error why an image cannot be read."""
+    print(cli.printable(f"{name} cannot be read: {reason}"), file=sys.stderr, flush=True)
+
+
+def listed_names() -> list[str]:
+    """The lines of standard input, which may end as on Windows and hold bytes that are no UTF-8."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    return [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
+
+
 def main(argv: list[str] | None = None) -> dict:
     parser = cli.Parser("python -m train.predict", __doc__)
     add = parser.add_argument
     add("images", nargs="*", help="image files, folders, patterns; - for standard input")
     add_weights(parser)
-    add("--top", type=int, default=5, help="how many classes of each image")
+    top, batch = cli.whole("--top"), cli.whole("--batch-size", 1, cli.BATCH)
+    add("--top", type=top, default=5, help="how many classes of each image")
     add("--json", action="store_true", help="a line of JSON for each image, without bars")
     add("--list", action="store_true", help="read the names of images from standard input")
     add("--features", default="", help="write features to this .npz or .parquet file instead")
-    add("--batch-size", type=int, default=BATCH, help="images at once")
+    add("--batch-size", type=batch, default=BATCH, help="images at once")
     args = parser.parse_intermixed_args(argv)
-    listed = [line.rstrip("\n") for line in sys.stdin if line.strip()] if args.list else []
-    names = args.images + listed
+    names = args.images + (listed_names() if args.list else [])
     if not names:
         raise UserError("which images? Name files, folders or patterns, or - for standard input")
     images = find_images(names)
@@ -205,14 +231,16 @@ def main(argv: list[str] | None = None) -> dict:
             unreadable += 1
             if args.json:
                 print(json.dumps({"file": name, "error": answer}), flush=True)
-            print(f"{name} cannot be read: {answer}", file=sys.stderr, flush=True)
+            complain(name, answer)
             continue
         rows = best(answer, classes, args.top)
         if args.json:
-            top = [{"class": c, "probability": p} for c, p in rows]
-            print(json.dumps({"file": name, "top": top}), flush=True)
+            shown = [{"class": c, "probability": p} for c, p in rows]
+            print(json.dumps({"file": name, "top": shown}), flush=True)
         else:
-            print(f"{name}\n{bars(rows, width)}", flush=True)
+            print(cli.printable(f"{name}\n{bars(rows, width)}"), flush=True)
+    if unreadable == len(images):
+        raise DataError(NOTHING)
     return {
         "images": len(images) - unreadable,
         "unreadable": unreadable,

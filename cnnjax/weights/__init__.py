@@ -60,6 +60,8 @@ class Pretrained:
         name: the model's name in the registry.
         origin: source, file, hash, licence and published accuracy, as far as known.
         fresh: the modules that were initialised at random, because the file has no values for them.
+        image_shape: (H, W, C) of the images that the network reads. Where they are not square,
+            whole images are scaled to it. None: squares of `preprocessing.size`.
     """
 
     model: nn.Module
@@ -69,6 +71,7 @@ class Pretrained:
     name: str = ""
     origin: dict[str, Any] = dataclasses.field(default_factory=dict)
     fresh: tuple[str, ...] = ()
+    image_shape: tuple[int, int, int] | None = None
 
 
 def load(
@@ -200,6 +203,9 @@ def save(path: str | os.PathLike, pretrained: Pretrained) -> None:
         raise WeightsError(
             f"{len(pretrained.class_names)} class names do not fit {network.num_classes} classes"
         )
+    leaves = flatten(pretrained.variables).items()
+    tensors = {name: np.ascontiguousarray(x, np.float32) for name, x in leaves}
+    shape = _fitting_shape(pretrained, tensors)
     fields = [field.name for field in dataclasses.fields(network) if field.name not in HOW]
     values = {name: getattr(network, name) for name in fields}
     options = {name: x for name, x in values.items() if x != getattr(default, name)}
@@ -208,6 +214,7 @@ def save(path: str | os.PathLike, pretrained: Pretrained) -> None:
         "model": pretrained.name,
         "num_classes": network.num_classes,
         "options": options,
+        "image_shape": shape,
         "preprocessing": pretrained.preprocessing.to_dict(),
         "class_names": pretrained.class_names,
         "origin": pretrained.origin,
@@ -217,14 +224,38 @@ def save(path: str | os.PathLike, pretrained: Pretrained) -> None:
     except TypeError as error:
         message = f"an option of {pretrained.name} cannot be written: {options}"
         raise WeightsError(message) from error
-    leaves = flatten(pretrained.variables).items()
-    tensors = {name: np.ascontiguousarray(x, np.float32) for name, x in leaves}
-    size = get_spec(pretrained.name).input_size
-    assemble(network, size, tensors, f"these variables do not fit {pretrained.name}")
     partial = path.with_name(path.name + ".partial")
-    # A single key, because the order of several is not fixed.
-    save_file(tensors, partial, {"cnnjax": text})
-    os.replace(partial, path)
+    partial.unlink(missing_ok=True)
+    try:
+        partial.touch()
+        mode = partial.stat().st_mode  # by the umask; safetensors makes files for their owner only
+        # A single key, because the order of several is not fixed.
+        save_file(tensors, partial, {"cnnjax": text})
+        partial.chmod(mode)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _fitting_shape(pretrained: Pretrained, tensors: dict[str, np.ndarray]) -> tuple[int, int, int]:
+    """(H, W, C) of images for which the network has exactly these variables.
+
+    It is `image_shape` if that is given; otherwise that of the preprocessing or of the registry.
+
+    Raises:
+        WeightsError: the variables do not fit.
+    """
+    preprocessing, name = pretrained.preprocessing, pretrained.name
+    channels = 1 if preprocessing.channels == "L" else 3
+    known = (preprocessing.size, preprocessing.size, channels), get_spec(name).input_size
+    errors = []
+    for shape in (pretrained.image_shape,) if pretrained.image_shape else dict.fromkeys(known):
+        try:
+            assemble(pretrained.model, shape, tensors, f"these variables do not fit {name}")
+            return shape
+        except ValueError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _load_ours(
@@ -255,12 +286,15 @@ def _load_ours(
     classes = num_classes or content["num_classes"]
     network = create_model(name, num_classes=classes, **stored | options)
     other = classes != content["num_classes"]
-    variables, fresh = assemble(
-        network, get_spec(name).input_size, tensors, f"{path} does not fit {name}", new_heads=other
-    )
+    # Files of older versions have no shape.
+    shape = tuple(content["image_shape"]) if "image_shape" in content else None
+    size = shape or get_spec(name).input_size
+    what = f"{path} does not fit {name}"
+    variables, fresh = assemble(network, size, tensors, what, new_heads=other)
     names = tuple(content["class_names"]) if content["class_names"] and not other else None
     preprocessing = Preprocessing.from_dict(content["preprocessing"])
-    return Pretrained(network, variables, preprocessing, names, name, content["origin"], fresh)
+    origin = content["origin"]
+    return Pretrained(network, variables, preprocessing, names, name, origin, fresh, shape)
 
 
 def _models(source: str) -> list[str]:

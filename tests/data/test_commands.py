@@ -117,7 +117,7 @@ def test_check_lists_broken_files_and_ends_with_a_code(tmp_path):
     assert done.returncode == 3
     assert f"{broken}: " in done.stderr and "Traceback" not in done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    assert result == {"images": 8, "bad": 1, "files": [str(broken)]}
+    assert result == {"images": 8, "bad": 1, "files": [str(broken)], "left_out": 0}
     with pytest.raises(DataError, match="no does not exist"):
         main(["check", str(tmp_path / "no")])
 

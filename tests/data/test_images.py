@@ -149,7 +149,12 @@ def test_a_broken_image_is_an_error_that_names_the_file(tmp_path, kind):
     assert f"{path} cannot be read: " in str(caught.value) and re.search(why, str(caught.value))
     with pytest.raises(DataError, match=f"{path} cannot be read: .*{why}"):
         list(data.eval_batches(split, config))
-    assert look.check(str(tmp_path)) == {"images": 12, "bad": 1, "files": [str(path)]}
+    assert look.check(str(tmp_path)) == {
+        "images": 12,
+        "bad": 1,
+        "files": [str(path)],
+        "left_out": 0,
+    }
 
 
 def test_skipping_is_counted_reported_and_independent_of_the_order(tmp_path, capsys):

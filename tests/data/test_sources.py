@@ -83,7 +83,7 @@ def test_a_folder_without_splits_keeps_its_split_when_images_are_added(tmp_path)
             "val has the class 'catt', which train does not have; did you mean cat",
         ),
         (("train/cat/a.jpg", "train/dog/a.txt"), "train", "train/dog has no images (.jpg, "),
-        (("cat/a.jpg",), "train", "has too few images to hold out a fifth"),
+        (("cat/a.jpg",), "test", "has too few images to hold out a fifth for the split 'test'"),
     ],
 )
 def test_unusable_folders(tmp_path, files, split, sentence):

@@ -41,7 +41,8 @@ def make(root, size=32, seed=0, style="torchvision", batch=8, classes=CLASSES):
         transform=Transform(style),
     )
     preprocess = partial(step.normalize, mean=(0.5,), std=(0.25,))
-    return Classifier("tiny", f"seed{seed}", model, variables, preprocess, config, classes)
+    label, shape = f"seed{seed}", (size, size, 3)
+    return Classifier("tiny", label, model, variables, preprocess, config, shape, classes)
 
 
 def random_variables(model, image_shape, seed=0):

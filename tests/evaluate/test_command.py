@@ -133,8 +133,9 @@ def test_published_weights_bring_their_own_transform(folder, tmp_path):
     line = evaluate(
         [f"--weights={path}", f"--data=folder:{folder}", "--split=val", f"--out={tmp_path}/out"]
     )
-    data, classes = from_weights(path, None, "cnnjax")[-2:]
-    assert (data.size, data.transform.resize, classes) == (32, 36, CLASSES)
+    classifier = from_weights(path, None, "cnnjax")
+    transform, shape = classifier.data.transform, classifier.image_shape
+    assert (transform.resize, shape, classifier.classes) == (36, (32, 32, 1), CLASSES)
     assert (
         json.loads((tmp_path / "out/center-lenet.safetensors.json").read_text())["top1"]
         == line["top1"]

@@ -235,7 +235,7 @@ def test_dense_vgg_is_its_classifier_slid_over_the_map():
         shapes,
     )
     image = rng.normal(size=(1, 256, 320, 3)).astype(np.float32)
-    classifier = Classifier("vgg11", "", model, variables, lambda x: x, Data(), None)
+    classifier = Classifier("vgg11", "", model, variables, lambda x: x, Data(), (224, 224, 3), None)
     options = dict(average="logits", batch=1, devices=1)
     network = Network(evaluation.sliding(classifier), **options)
     dense = np.asarray(network(image))[0]

@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from train import cli, errors
+from train.data.tf import keep_off_accelerators
 from train.errors import UserError
 
 
@@ -37,7 +38,10 @@ def make_parser() -> argparse.ArgumentParser:
     folder.add_argument("dir", help="the folder, as folder:DIR reads it")
     folder.add_argument("out", help="where to")
     folder.add_argument(
-        "--short-side", type=int, default=0, help="scale larger images down to this; 0: leave them"
+        "--short-side",
+        type=int,
+        default=0,
+        help="scale larger images down to this, turned by EXIF; 0: leave them",
     )
     folder.add_argument(
         "--quality", type=int, default=95, help="of the JPEG files of scaled images"
@@ -66,6 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Runs one command and returns its result."""
     args, overrides = make_parser().parse_known_args(argv)
+    keep_off_accelerators()
     if overrides and args.command not in ("show", "stats"):
         raise UserError(
             f"unknown argument {overrides[0]!r}; "

@@ -139,7 +139,7 @@ def make_load(config: Data, channels: int, crop: Crop, *, encoded: bool) -> Call
             window = by_pillow(source, parameters)
         else:
             window = tf.cond(
-                tf.io.is_jpeg(source),
+                is_plain_jpeg(source),
                 lambda: from_jpeg(source, parameters),
                 lambda: by_pillow(source, parameters),
             )
@@ -155,11 +155,7 @@ def make_load(config: Data, channels: int, crop: Crop, *, encoded: bool) -> Call
         return pixels[top : top + height, left : left + width]
 
     def by_pillow(source, parameters):
-        def decoded(data):
-            return decode(data, channels, exif=config.exif, max_pixels=config.max_pixels)
-
-        pixels = tf.numpy_function(decoded, [source], tf.uint8)
-        return cut(tf.ensure_shape(pixels, [None, None, channels]), parameters)
+        return cut(decode_with_pillow(source, config, channels), parameters)
 
     def from_jpeg(source, parameters):
         height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(source))
@@ -179,6 +175,25 @@ def make_load(config: Data, channels: int, crop: Crop, *, encoded: bool) -> Call
         )
 
     return load
+
+
+def is_plain_jpeg(source):
+    """Whether a file is a grey or RGB JPEG, in tf.data; Pillow reads CMYK, as in evaluation."""
+    return tf.cond(
+        tf.io.is_jpeg(source),
+        lambda: tf.image.extract_jpeg_shape(source)[2] < 4,
+        lambda: tf.constant(False),
+    )
+
+
+def decode_with_pillow(source, config: Data, channels: int):
+    """The pixels of a file, uint8 (H, W, channels), in tf.data."""
+
+    def decoded(data):
+        return decode(data, channels, exif=config.exif, max_pixels=config.max_pixels)
+
+    pixels = tf.numpy_function(decoded, [source], tf.uint8)
+    return tf.ensure_shape(pixels, [None, None, channels])
 
 
 def resize(image, size: int, method: str):

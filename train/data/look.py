@@ -1,6 +1,7 @@
 """Looking at data: broken files, training examples, statistics."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -25,14 +26,18 @@ def check(path: str, config: Data | None = None) -> dict[str, Any]:
     """Decodes every image below a folder, as training and as evaluation do.
 
     Returns:
-        {"images": their number, "bad": how many cannot be read, "files": their sorted names}.
+        {"images": their number, "bad": how many cannot be read, "files": their sorted names,
+        "left_out": how many files do not have the suffix of an image}.
 
     Raises:
         DataError: the folder is missing or has no images.
     """
-    folder.check_folder(path)
+    path = folder.check_folder(path)
     config = config or Data()
-    names = [name.removeprefix("./") for name in sorted(folder.walk(path, "."))]
+    left_out: Counter[str] = Counter()
+    found = folder.walk(path, ".", left_out)
+    names = sorted(name.removeprefix("./") for name, _ in found)
+    folder.report_left_out(path, left_out)
     if not names:
         raise DataError(f"{path} has no images ({', '.join(folder.SUFFIXES)})")
     split = folder.Files(path, names, np.zeros(len(names), np.int32), ("",))
@@ -60,7 +65,12 @@ def check(path: str, config: Data | None = None) -> dict[str, Any]:
                 broken.append(split.name(index))
                 bar.write(f"{split.name(index)}: {why}", file=sys.stderr)
             bar.update()
-    return {"images": len(split), "bad": len(broken), "files": sorted(broken)}
+    return {
+        "images": len(split),
+        "bad": len(broken),
+        "files": sorted(broken),
+        "left_out": left_out.total(),
+    }
 
 
 class Repeated(Plan):
@@ -165,7 +175,7 @@ def stats(config: Config, split_name: str = "", limit: int = 10_000) -> dict[str
     if not measured:
         raise DataError(f"none of the images of {config.data.source} can be read")
     mean = sums / pixels
-    std = np.sqrt(squares / pixels - mean**2)
+    std = np.sqrt(np.maximum(squares / pixels - mean**2, 0))  # rounding may leave -1e-17
     return {
         "split": name,
         "examples": len(split),

@@ -19,6 +19,7 @@ from PIL import Image
 
 from train.data import decode
 from train.data.sources import folder, tfds
+from train.data.sources.arrays import split_kind
 from train.data.split import Split
 from train.data.threads import ahead
 from train.errors import DataError, UserError
@@ -88,7 +89,8 @@ def pack_folder(source: str, out: str, short_side: int = 0, quality: int = 95) -
     Args:
         source: the folder, as folder:DIR reads it.
         out: where to.
-        short_side: larger images are scaled down to this; 0: files are packed unchanged.
+        short_side: larger images are scaled down to this, and turned as their EXIF tag says;
+            0: files are packed unchanged.
         quality: of the JPEG files of scaled images, 1 to 100.
 
     Returns:
@@ -98,20 +100,18 @@ def pack_folder(source: str, out: str, short_side: int = 0, quality: int = 95) -
         DataError: the folder or an image cannot be read, or the result already exists.
         UserError: a number is out of range.
     """
-    if not epath.Path(source).is_dir():
-        raise DataError(f"{source} is not a folder")
+    root = folder.check_folder(source)
     if short_side < 0 or not 1 <= quality <= 100:
         raise UserError(
             f"--short-side={short_side} and --quality={quality} must be positive, "
             "and quality at most 100"
         )
-    present = folder.subfolders(source)
-    if "train" in present:
-        names = [name for name in folder.SPLITS if name in present]
-    else:
-        names = ["train", "test"]
-    splits = {name: folder.folder(source, name) for name in names}
-    name = _identifier(epath.Path(source).resolve().name)
+    names = folder.splits_of(root, source) or ["train", "test"]
+    splits = {
+        "train" if split_kind(name) == "train" else name.lower(): folder.folder(source, name)
+        for name in names
+    }
+    name = _identifier(epath.Path(root).resolve().name)
     builder = make_builder(name, splits, epath.Path(out).expanduser(), short_side, quality)
     if builder.data_path.exists():
         raise DataError(f"{builder.data_path} exists already; remove it to pack {source} again")
@@ -192,10 +192,12 @@ def packed(split: Split, short_side: int, quality: int) -> Iterator[tuple[bytes,
 def shrink(data: bytes, short_side: int, quality: int) -> bytes:
     """The file itself, or, if its short side is longer than `short_side`, a JPEG scaled down to it.
 
+    The JPEG has no EXIF tag: its pixels are turned as the file's tag says.
+
     Raises:
         BadImage: the file cannot be read.
     """
-    image = decode.open_image(data, 3, exif=False, max_pixels=2**31)
+    image = decode.open_image(data, 3, exif=True, max_pixels=2**31)
     if not short_side or min(image.size) <= short_side:
         return data
     scale = short_side / min(image.size)

@@ -27,6 +27,12 @@ def image_shape(split: Split, config: Data) -> tuple[int, int, int]:
         raise UserError(
             f"data.channels={config.channels}, but the images of {config.source} have {channels}"
         )
+    scaled = config.size and not split.encoded and (height, width) != (config.size, config.size)
+    if scaled and channels > 4:
+        raise UserError(
+            f"images of {channels} channels cannot be scaled to data.size={config.size}: those of "
+            f"{config.source} are {height}x{width}x{channels}"
+        )
     if config.size:
         return config.size, config.size, config.channels or channels
     if height is None or width is None:

@@ -18,6 +18,7 @@ class Split:
         accepted: for each example, all of its right labels in evaluation; an example without any
             does not count. None: the label.
         bad: the examples that turned out to be unreadable, and why.
+        unreadable: the examples that must not be opened, and why: those that are no files.
     """
 
     class_names: tuple[str, ...]
@@ -29,6 +30,7 @@ class Split:
 
     def __init__(self) -> None:
         self.bad: dict[int | str, str] = {}
+        self.unreadable: dict[int, str] = {}
 
     def __len__(self) -> int:
         raise NotImplementedError

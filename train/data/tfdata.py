@@ -3,7 +3,7 @@
 Importing this module loads TensorFlow.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from train.config import Data
 from train.data import bad
 from train.data.augment import Change, apply_all
-from train.data.crop import NO_CROP, make_crop, make_load
+from train.data.crop import NO_CROP, decode_with_pillow, is_plain_jpeg, make_crop, make_load
 from train.data.plan import Plan, uniform
 from train.data.shape import is_whole
 from train.data.split import Split, Stream
@@ -43,6 +43,8 @@ def augmented(
         DataError: an image cannot be read, and `data.on_bad_image` is "error".
     """
     bad.check_policy(config)
+    for index, why in split.unreadable.items():  # tf.data would open them
+        bad.report(split, index, why, skip=config.on_bad_image == "skip")
     reader = Reader(split, plan, config, shape, changes, rows)
     step, window = steps.start, 1
     while step < steps.stop:
@@ -78,7 +80,8 @@ class Reader:
             self._load = make_load(config, shape[2], crop, encoded=split.encoded)
         else:
             crop = NO_CROP
-            self._load = load_whole(shape, encoded=split.encoded)
+            same_channels = shape[2] == split.image_shape[2]
+            self._load = load_whole(config, shape, split.encoded, same_channels)
         self._change = apply_all(changes)
         self._drawn = [
             ("interpolation", 1, lambda numbers: numbers),
@@ -169,12 +172,30 @@ class Reader:
         return self._change(self._load(source, window, chooser[0]), rest), label
 
 
-def load_whole(shape: tuple[int, int, int], *, encoded: bool):
-    """Reads images of one size without a crop; as `crop.make_load`."""
+def load_whole(
+    config: Data, shape: tuple[int, int, int], encoded: bool, same_channels: bool
+) -> Callable:
+    """Reads images of one size without a crop; as `crop.make_load`.
+
+    TensorFlow reads PNG only without a change of channels: its grey is not Pillow's.
+    """
 
     def load(source, window, chooser):
         if encoded:
-            source = tf.io.decode_image(source, channels=shape[2], expand_animations=False)
+            source = pixels(source)
         return tf.ensure_shape(source, shape)
+
+    def pixels(source):
+        def by_pillow():
+            return decode_with_pillow(source, config, shape[2])
+
+        if config.exif:
+            return by_pillow()
+        png = tf.strings.substr(source, 0, 4) == b"\x89PNG"
+        return tf.cond(
+            is_plain_jpeg(source) | (png & same_channels),
+            lambda: tf.io.decode_image(source, shape[2], expand_animations=False),
+            by_pillow,
+        )
 
     return load

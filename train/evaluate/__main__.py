@@ -16,7 +16,7 @@ from typing import Any
 from etils import epath
 
 from train import cli, data, errors
-from train.classifier import add_weights, one_of, published
+from train.classifier import add_weights, check_options, one_of, published
 from train.config import Data
 from train.errors import UserError
 from train.evaluate.evaluation import evaluate_all, from_runs, short, watch
@@ -27,24 +27,22 @@ from train.start import start
 
 def numbers(text: str) -> tuple[int, ...]:
     """The values of --scales."""
-    try:
-        return tuple(int(part) for part in text.split(",") if part)
-    except ValueError:
-        raise UserError(f"--scales are numbers with commas between them, got {text!r}") from None
+    return tuple(map(cli.whole("--scales", 1, cli.PIXELS), filter(None, text.split(","))))
 
 
 def make_parser() -> cli.Parser:
     parser = cli.Parser("python -m train.evaluate", __doc__)
-    add_weights(parser)
+    add_weights(parser, several=True)
     add = parser.add_argument
     add("--data", default="", help="data.source of a config; by default that of the run")
     add("--split", default="", help="a split of the data; by default the evaluation split")
     add("--protocol", default="center", help=f"which crops: {', '.join(PROTOCOLS)}")
-    add("--scales", default="", help="short sides for several crops, as 256,384,512")
+    add("--scales", type=numbers, default=(), help="short sides for several crops, as 256,384,512")
     add("--average", default="probabilities", help="over crops: of probabilities or logits")
     add("--subset", action="store_true", help="allow data with only some of the classes")
-    add("--batch-size", type=int, default=0, help="crops at once")
-    add("--devices", type=int, default=0, help="how many of the local devices; 0: all")
+    batch, devices = cli.whole("--batch-size", 1, cli.BATCH), cli.whole("--devices", 0)
+    add("--batch-size", type=batch, default=0, help="crops at once")
+    add("--devices", type=devices, default=0, help="how many of the local devices; 0: all")
     add("--watch", action="store_true", help="each new checkpoint of a running job, until it ends")
     add("--predictions", default="", help="csv or parquet: also write each image's answer")
     add("--out", default="", help="folder for the results; by default eval in the run folder")
@@ -61,12 +59,13 @@ def make_parser() -> cli.Parser:
 def main(argv: list[str] | None = None) -> dict:
     args = make_parser().parse_args(argv)
     one_of(args, "workdir", "weights", "compare")
+    check_options(args)
     if args.compare:
         return compare(*args.compare)
     start()
     options: dict[str, Any] = dict(
         protocol=args.protocol,
-        scales=numbers(args.scales),
+        scales=args.scales,
         average=args.average,
         subset=args.subset,
         batch=args.batch_size,

@@ -289,6 +289,9 @@ def as_counted(answers: Answers, split: data.Split) -> Answers:
     Only the classes that count (`split.counted`) remain. Where several labels are accepted
     (`split.accepted`), the label becomes the most probable of them, so that top-k asks whether one
     of them is among the first k (Beyer et al. 2020); images without an accepted label are left out.
+
+    Raises:
+        DataError: no image has an accepted label.
     """
     if split.counted is not None:
         places = np.asarray(split.counted)
@@ -298,6 +301,8 @@ def as_counted(answers: Answers, split: data.Split) -> Answers:
     if split.accepted is not None:
         accepted = [split.accepted[example] for example in answers.examples]
         rows = np.flatnonzero([len(labels) > 0 for labels in accepted])
+        if not len(rows):
+            raise DataError(f"none of the {len(accepted)} images has an accepted label")
         logs = answers.log_probabilities[rows]
         best = [accepted[row][logs[i, accepted[row]].argmax()] for i, row in enumerate(rows)]
         answers = answers._replace(

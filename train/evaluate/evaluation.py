@@ -1,13 +1,16 @@
 """One evaluation: the answers of networks to a split, every number of them, and the files."""
 
+import dataclasses
 import json
 import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 
 from cnnjax.spelling import choice
@@ -42,13 +45,18 @@ def answer(
     chosen, answers = protocols.find(protocol), []
     for classifier in classifiers:
         columns = match_classes(split.class_names, classifier, subset=subset)
-        height, width, _ = data.image_shape(split, classifier.data)
+        height, width, _ = classifier.image_shape
+        # This raises unless the channels fit.
+        data.image_shape(split, dataclasses.replace(classifier.data, size=height))
         if height != width and chosen.crop:
             raise UserError(
                 f"--protocol={protocol} cuts squares, but {classifier.label} reads images of "
                 f"{height}x{width}"
             )
-        crop = protocols.bind(chosen, height, scales, classifier.data.transform)
+        transform = classifier.data.transform
+        crop = protocols.bind(chosen, height, scales, transform)
+        if height != width and split.image_shape[:2] != (height, width):
+            crop = partial(_one_crop, protocols.squeeze(height, width, transform))
         member = ask(
             sliding(classifier) if protocol == "dense" else classifier,
             split,
@@ -61,6 +69,10 @@ def answer(
         )
         answers.append(select_classes(member, columns, len(split.class_names)))
     return as_counted(combine(answers, average), split)
+
+
+def _one_crop(scale: Callable, image: np.ndarray) -> list[np.ndarray]:
+    return [scale(image)[None]]
 
 
 def sliding(classifier: Classifier) -> Classifier:

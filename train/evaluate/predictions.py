@@ -6,19 +6,23 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from train import data
+from train import cli, data
 from train.errors import DataError, UserError
 from train.evaluate import statistics
 from train.evaluate.answers import Answers
 
 
 def table(answers: Answers, split: data.Split, k: int = 5) -> list[dict[str, Any]]:
-    """A row for each image: file, label, and the k most probable classes with probabilities."""
-    names, k = answers.classes, min(k, len(answers.classes))
+    """A row for each image: file, label, and the k most probable classes with probabilities.
+
+    Bytes of names that are not UTF-8 are written as escapes.
+    """
+    names, k = [cli.printable(name) for name in answers.classes], min(k, len(answers.classes))
     best = np.argsort(-answers.log_probabilities, axis=-1, kind="stable")[:, :k]
     rows = []
     for row, (example, label, places) in enumerate(zip(answers.examples, answers.labels, best)):
-        values: dict[str, Any] = {"file": split.name(int(example)), "label": names[label]}
+        values: dict[str, Any] = {"file": cli.printable(split.name(int(example)))}
+        values["label"] = names[label]
         for rank, place in enumerate(places, 1):
             values[f"class{rank}"] = names[place]
             values[f"probability{rank}"] = float(np.exp(answers.log_probabilities[row, place]))

@@ -165,6 +165,14 @@ def bind(
     return partial(protocol.crop, size=size, scales=scales, resize=resizer(transform))
 
 
+def squeeze(height: int, width: int, transform: Transform) -> Callable[[np.ndarray], np.ndarray]:
+    """Scales whole images to one size, whatever their aspect ratio."""
+    resize = resizer(transform)
+    return lambda image: (
+        image if image.shape[:2] == (height, width) else resize(image, height, width)
+    )
+
+
 def resizer(transform: Transform) -> Resize:
     """The resizing kernel of an evaluation transform, for whole images."""
     style = STYLES[transform.style]

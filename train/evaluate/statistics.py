@@ -10,6 +10,7 @@ import numpy as np
 
 from train.metrics import correct
 
+MOST_IN_MATRIX = 200  # classes of a confusion matrix; with more, the frequent mistakes are listed
 Z95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution, for intervals of 95 %
 
 
@@ -183,17 +184,24 @@ def summarize(
         {"name": name, "examples": int(n), "right": int(r), "top1": float(r / n) if n else None}
         for name, n, r in zip(names, totals, right)
     ]
-    matrix = confusion_matrix(labels, scores.argmax(-1), classes)
-    if classes <= 200:
-        result["confusion"] = matrix.tolist()
+    predicted = scores.argmax(-1)
+    if classes <= MOST_IN_MATRIX:
+        result["confusion"] = confusion_matrix(labels, predicted, classes).tolist()
     else:
-        result["mistakes"] = frequent_mistakes(matrix, names)
+        result["mistakes"] = frequent_mistakes(labels, predicted, names)
     return result
 
 
-def frequent_mistakes(matrix: np.ndarray, names: Sequence[str], most: int = 100) -> list[list]:
-    """[true class, predicted class, count] of the largest counts off a matrix's diagonal."""
-    mistakes = matrix * ~np.eye(len(matrix), dtype=bool)
-    order = np.argsort(-mistakes, axis=None, kind="stable")[:most]
-    pairs = (divmod(int(place), len(matrix)) for place in order)
-    return [[names[t], names[p], int(mistakes[t, p])] for t, p in pairs if mistakes[t, p]]
+def frequent_mistakes(
+    labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], most: int = 100
+) -> list[list]:
+    """[true class, predicted class, count] of the most frequent mistakes.
+
+    Only pairs that occur are counted: a matrix of all classes could be larger than the memory.
+    """
+    wrong = np.flatnonzero(labels != predicted)
+    codes = labels[wrong].astype(np.int64) * len(names) + predicted[wrong]
+    pairs, counts = np.unique(codes, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:most]
+    places = (divmod(int(pairs[i]), len(names)) for i in order)
+    return [[names[t], names[p], int(counts[i])] for i, (t, p) in zip(order, places)]

@@ -61,8 +61,7 @@ def _answer(
 
 def random_images(classifier: Classifier, preprocessing: bool, count: int = 3) -> np.ndarray:
     """Images (count, H, W, C) as the program reads them."""
-    config = classifier.data
-    shape = count, config.size, config.size, config.channels
+    shape = count, *classifier.image_shape
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     return images if preprocessing else np.asarray(classifier.preprocess(images))
 
@@ -235,6 +234,7 @@ def write_safetensors(path: str, classifier: Classifier) -> dict[str, Any]:
         _preprocessing(classifier),
         classifier.classes,
         classifier.name,
+        image_shape=classifier.image_shape,
     )
     part = Path(path + PARTIAL)
     try:
@@ -262,7 +262,7 @@ def _preprocessing(classifier: Classifier) -> weights.Preprocessing:
 
     if isinstance(classifier.preprocess, weights.Preprocessing):
         return classifier.preprocess
-    transform, size = classifier.data.transform, classifier.data.size
+    transform, size = classifier.data.transform, classifier.image_shape[0]
     style = STYLES.get(transform.style)
     values: dict[str, Any] = getattr(classifier.preprocess, "keywords", {})
     if style is None or "mean" not in values:

@@ -20,7 +20,8 @@ def main(argv: list[str] | None = None) -> dict:
     add("--workdir", default="", help="a run folder")
     add("--compare", nargs="+", default=[], metavar="RUN", help="several run folders, on one page")
     add("--out", default="compare.html", help="the page of --compare")
-    add("--images", type=int, default=500, help="examples to look into the network with; 0: none")
+    examples, images = "examples to look into the network with; 0: none", cli.whole("--images", 0)
+    add("--images", type=images, default=500, help=examples)
     add("--step", default="latest", help="latest, best or a number")
     args = parser.parse_args(argv)
     if bool(args.workdir) == bool(args.compare):

@@ -9,6 +9,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from train import cli
+
 PAGE = string.Template((Path(__file__).parent / "report.html").read_text())
 
 
@@ -45,9 +47,10 @@ def page(title: str, subtitle: str, headline: dict[str, str], sections: list[str
         f"<div><b>{html.escape(value)}</b><span>{html.escape(name)}</span></div>"
         for name, value in headline.items()
     )
-    return PAGE.substitute(
+    text = PAGE.substitute(
         title=html.escape(title),
         subtitle=html.escape(subtitle),
         numbers=numbers,
         sections="".join(sections),
     )
+    return cli.printable(text)

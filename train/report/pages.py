@@ -128,9 +128,15 @@ def training(evaluation: Evaluation) -> str:
 
 
 def confusion(evaluation: Evaluation) -> str:
-    answers = evaluation.answers
-    predicted = evaluation.probabilities.argmax(-1)
-    matrix = statistics.confusion_matrix(answers.labels, predicted, len(answers.classes))
+    answers, numbers = evaluation.answers, evaluation.numbers
+    if "confusion" not in numbers:
+        return tabular(
+            "Confusions",
+            "The most frequent mistakes on the evaluation split.",
+            ["true", "predicted", "examples"],
+            numbers["mistakes"],
+        )
+    matrix = np.array(numbers["confusion"])
     return section(
         "Confusion matrix",
         "Counts on the evaluation split; the colour shows mistakes only.",

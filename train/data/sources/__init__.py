@@ -12,11 +12,11 @@ def load(source: str, split: str) -> Split:
 
     Args:
         source: mnist5k, npz:FILE, folder:DIR, tfds:NAME or synthetic:HxWxC/K.
-        split: name of the split. One of val, validation and test stands for another if it is the
-            only one of them that the source has.
+        split: name of the split, in any case; `arrays.SPLITS` lists synonyms. Validation stands for
+            test, or test for validation, if the source has one of them only.
 
     Raises:
-        DataError: the source or the split is missing, unreadable or inconsistent.
+        DataError: the source or the split is missing, empty, unreadable or inconsistent.
 
     >>> split = load("synthetic:28x28x1/10", "train")
     >>> len(split), split.image_shape, split.class_names[:2]
@@ -32,4 +32,7 @@ def load(source: str, split: str) -> Split:
         "synthetic": arrays.synthetic,
     }
     kind, _, argument = source.partition(":")
-    return readers[choice("data.source", kind, readers, DataError)](argument, split)
+    result = readers[choice("data.source", kind, readers, DataError)](argument, split)
+    if not len(result):
+        raise DataError(f"the split {split!r} of {source} has no examples")
+    return result

@@ -4,6 +4,8 @@ import functools
 import math
 import re
 import zipfile
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -12,30 +14,52 @@ from cnnjax.spelling import nearest
 from train.data.split import Arrays, Split
 from train.errors import DataError
 
-HELD_OUT = ("val", "validation", "test")
+# Names of splits in lower case, and what they are for.
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+LARGEST_ARRAY = 2**36  # bytes
+MOST_CLASSES = 2**20
 
 
-def synonym(split: str, known, source: str) -> str:
-    """The split's name; one of `HELD_OUT` stands for another if it is the only one of them known.
+def split_kind(name: str) -> str:
+    """What a split is for: train, val or test; empty where its name does not say."""
+    return SPLITS.get(name.lower(), "")
+
+
+def synonym(split: str, known: Iterable[str], source: str) -> str:
+    """The split's name in a source; `sources.load` documents which name stands for another.
 
     Raises:
-        DataError: the source has no such split.
+        DataError: the source has no such split, or several that fit.
     """
+    known = list(known)
     if split in known:
         return split
-    held_out = [name for name in HELD_OUT if name in known]
-    if split in HELD_OUT and len(held_out) == 1:
-        return held_out[0]
+    kind = split_kind(split)
+    same = [name for name in known if kind and split_kind(name) == kind]
+    if not same and kind in ("val", "test"):
+        same = [name for name in known if split_kind(name) in ("val", "test")]
+    if len(same) == 1:
+        return same[0]
+    if same:
+        raise DataError(f"{source} has {' and '.join(same)}: which of them is {split!r}?")
     raise DataError(f"{source} has no split {split!r}; {nearest(split, known)}")
 
 
 def hold_out(labels: np.ndarray, share: float) -> np.ndarray:
-    """(N,) bool: a fixed pseudo-random share of the examples of every class."""
+    """(N,) bool: a fixed pseudo-random share of the examples of every class.
+
+    Of a class with two or more examples at least one is held out, and never all.
+    """
     held = np.zeros(len(labels), bool)
     random = np.random.RandomState(0)
     for label in np.unique(labels):
         of_class = random.permutation(np.flatnonzero(labels == label))
-        held[of_class[: round(share * len(of_class))]] = True
+        count = min(max(1, round(share * len(of_class))), len(of_class) - 1)
+        held[of_class[:count]] = True
     return held
 
 
@@ -77,82 +101,162 @@ def npz(path: str, split: str) -> Split:
 
     Images are uint8 (N, H, W, C), or (N, H, W) for grey ones; labels are integers from 0, (N,). The
     array `class_names` is optional. Of images and labels, a fixed fifth of each class is the split
-    "test".
+    "test". Other arrays of the file, and the images of other splits, are not read.
 
     Raises:
         DataError: the file is missing, unreadable or inconsistent, or has no such split.
     """
     if not path:
         raise DataError("npz: needs a file, as in npz:digits.npz")
-    arrays = _read_npz(path)
+    try:
+        with (
+            epath.Path(path).expanduser().open("rb") as file,
+            zipfile.ZipFile(file) as archive,
+        ):
+            return _split_of(archive, path, split)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except DataError:
+        raise
+    except Exception as error:  # damaged files raise OSError, BadZipFile, zlib.error, …
+        reason = str(error) or type(error).__name__
+        raise DataError(f"{path} cannot be read as npz: {reason}") from None
+
+
+def _split_of(archive: zipfile.ZipFile, path: str, split: str) -> Arrays:
+    present = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
     names_of = {s: (f"x_{s}", f"y_{s}") for s in ("train", "test", "val")}
-    pairs = {s: pair for s, pair in names_of.items() if set(pair) <= set(arrays)}
-    whole = {"images", "labels"} <= set(arrays)
+    pairs = {s: pair for s, pair in names_of.items() if set(pair) <= set(present)}
+    whole = {"images", "labels"} <= set(present)
     if whole:
         pairs = {"": ("images", "labels")}
     if not pairs:
-        keys = ", ".join(sorted(arrays)) or "nothing"
+        keys = ", ".join(sorted(present)) or "nothing"
         raise DataError(
             f"{path} needs arrays x_train, y_train, x_test, y_test or images, labels; "
             f"it holds {keys}"
         )
-    for images, labels in pairs.values():
-        _check_arrays(path, images, arrays[images], labels, arrays[labels])
+    chosen = synonym(split, ("train", "test") if whole else pairs, path)
 
-    if "class_names" in arrays:
-        names = tuple(map(str, arrays["class_names"].ravel()))
-    else:
-        largest = max(int(arrays[labels].max()) for _, labels in pairs.values())
-        names = tuple(map(str, range(1 + largest)))
-    splits: dict[str, Arrays] = {}
-    for part, (images, labels) in pairs.items():
-        x, y = arrays[images], arrays[labels].reshape(-1).astype(np.int32)
-        if y.max() >= len(names):
-            raise DataError(
-                f"{path}: {labels} has the label {y.max()}, but there are {len(names)} class names"
-            )
-        splits[part] = Arrays(x if x.ndim == 4 else x[..., None], y, names)
-    if whole:
-        splits = _split_off(splits[""].images, splits[""].labels, names)
-    return splits[synonym(split, splits, path)]
+    names = None
+    if "class_names" in present:
+        names = tuple(map(_as_text, _read_array(archive, "class_names", path).ravel()))
+    labels = {}
+    for part, pair in pairs.items():
+        _check_arrays(path, *pair, _header(archive, pair[0], path), _header(archive, pair[1], path))
+        labels[part] = _read_array(archive, pair[1], path).reshape(-1)
+        _check_labels(path, pair[1], labels[part], names)
+    if names is None:
+        names = _numbers(path, labels.values())
+    part = "" if whole else chosen
+    images = _read_array(archive, pairs[part][0], path)
+    images = images if images.ndim == 4 else images[..., None]
+    result = Arrays(images, labels[part].astype(np.int32), names)
+    return _split_off(result.images, result.labels, names)[chosen] if whole else result
 
 
-def _read_npz(path: str) -> dict[str, np.ndarray]:
-    try:
-        with epath.Path(path).open("rb") as file:
-            return dict(np.load(file, allow_pickle=False))
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, TypeError) as error:
-        reason = str(error)
-        if isinstance(error, ValueError) and "pickle" in reason:
-            reason = "it holds pickled Python objects, which are never loaded"
-        raise DataError(f"{path} cannot be read as npz: {reason}") from None
+def _as_text(name: Any) -> str:
+    return name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name)
+
+
+def _header(archive: zipfile.ZipFile, name: str, path: str) -> tuple[tuple[int, ...], np.dtype]:
+    """(shape, type) of an array, from its header.
+
+    Raises:
+        DataError: the array holds pickled objects, or is larger than `LARGEST_ARRAY`.
+    """
+    with archive.open(f"{name}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        else:
+            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+    if dtype.hasobject:
+        raise DataError(
+            f"{path} cannot be read as npz: it holds pickled Python objects, which are never "
+            f"loaded: {name}"
+        )
+    if math.prod(shape) * dtype.itemsize > LARGEST_ARRAY:
+        raise DataError(
+            f"{path}: {name} is {dtype} of shape {shape}, more than {LARGEST_ARRAY // 2**30} GiB"
+        )
+    return shape, dtype
+
+
+def _read_array(archive: zipfile.ZipFile, name: str, path: str) -> np.ndarray:
+    _header(archive, name, path)
+    with archive.open(f"{name}.npy") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _check_arrays(
-    path: str, images_name: str, images: np.ndarray, labels_name: str, labels: np.ndarray
+    path: str,
+    images_name: str,
+    labels_name: str,
+    images: tuple[tuple[int, ...], np.dtype],
+    labels: tuple[tuple[int, ...], np.dtype],
 ) -> None:
-    """DataError unless images and labels have the shapes and types that `npz` documents."""
-    if images.ndim not in (3, 4):
+    """DataError unless images and labels have the shapes and types that `npz` documents.
+
+    Args:
+        path: of the file.
+        images_name, labels_name: of the arrays.
+        images, labels: (shape, type) of the arrays.
+    """
+    shape, dtype = images
+    if len(shape) not in (3, 4):
         raise DataError(
-            f"{path}: {images_name} must be (N, H, W, C) or (N, H, W), got shape {images.shape}"
+            f"{path}: {images_name} must be (N, H, W, C) or (N, H, W), got shape {shape}"
         )
-    if images.dtype != np.uint8:
-        raise DataError(f"{path}: {images_name} must be uint8 in 0..255, got {images.dtype}")
-    if labels.size != len(labels) or not np.issubdtype(labels.dtype, np.integer):
+    if len(shape) == 4 and shape[1] <= 4 < shape[3]:
         raise DataError(
-            f"{path}: {labels_name} must be integers of shape (N,), "
-            f"got {labels.dtype} {labels.shape}"
+            f"{path}: {images_name} of shape {shape} looks like (N, C, H, W), channels first; "
+            f"it must be (N, H, W, C): {images_name}.transpose(0, 2, 3, 1)"
         )
-    if len(images) != len(labels):
+    if dtype != np.uint8:
+        raise DataError(f"{path}: {images_name} must be uint8 in 0..255, got {dtype}")
+    lengths, kind = labels
+    is_column = bool(lengths) and math.prod(lengths) == lengths[0]
+    if not is_column or not np.issubdtype(kind, np.integer):
         raise DataError(
-            f"{path}: {images_name} has {len(images)} examples, {labels_name} has {len(labels)}"
+            f"{path}: {labels_name} must be integers of shape (N,), got {kind} {lengths}"
         )
-    if images.size == 0:
+    if shape[0] != lengths[0]:
+        raise DataError(
+            f"{path}: {images_name} has {shape[0]} examples, {labels_name} has {lengths[0]}"
+        )
+    if not math.prod(shape):
         raise DataError(f"{path}: {images_name} is empty")
+
+
+def _check_labels(
+    path: str, name: str, labels: np.ndarray, class_names: tuple[str, ...] | None
+) -> None:
+    """DataError unless labels, of any integer type, count from 0 and have class names."""
     if labels.min() < 0:
-        raise DataError(f"{path}: {labels_name} has the label {labels.min()}; labels count from 0")
+        raise DataError(f"{path}: {name} has the label {labels.min()}; labels count from 0")
+    if class_names is not None and labels.max() >= len(class_names):
+        raise DataError(
+            f"{path}: {name} has the label {labels.max()}, but there are {len(class_names)} "
+            "class names"
+        )
+
+
+def _numbers(path: str, labels: Iterable[np.ndarray]) -> tuple[str, ...]:
+    """The class names of labels without names: 0, 1, …
+
+    Raises:
+        DataError: the labels leave out so many numbers that they must be something else.
+    """
+    distinct = set().union(*(np.unique(part).tolist() for part in labels))
+    classes = 1 + max(distinct)
+    if classes > MOST_CLASSES or classes > max(16, 4 * len(distinct)):
+        hint = f"; for {classes} classes, add the array class_names"
+        raise DataError(
+            f"{path} has {len(distinct)} different labels, the largest of which is {classes - 1}; "
+            f"labels count from 0{hint if classes <= MOST_CLASSES else ''}"
+        )
+    return tuple(map(str, range(classes)))
 
 
 class Gratings(Arrays):
