@@ -20,7 +20,7 @@ def assert_trees_close(actual, expected, atol=0.0, rtol=0.0):
         np.testing.assert_allclose(a, b, atol=atol, rtol=rtol, err_msg=jax.tree_util.keystr(path))
 
 
-def command(*arguments, timeout=240, env=None, cwd=ROOT):
+def command(*arguments, timeout=900, env=None, cwd=ROOT):
     """Runs `python -m …` as a user does, on one device; returns the finished process with text
     output.
     """

@@ -69,7 +69,7 @@ def away(wheel, folder, *arguments):
         [sys.executable, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
         env=environment,
         cwd=folder,
     )

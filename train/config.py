@@ -16,18 +16,13 @@ class Model:
     num_classes: int = 0  # 0: as many as the data has
     dtype: str = "float32"  # compute type: float32 or bfloat16; parameters and logits stay float32
     keep: str = "auto"  # for the gradient: all | products (of convolutions, dense) | auto
-    options: dict[str, Any] = field(
-        default_factory=dict
-    )  # fields of the model's class, for example dropout
+    options: dict[str, Any] = field(default_factory=dict)  # fields of the model's class: dropout …
 
 
 @dataclass
 class Augment:
     crop: str = "center"  # center | scale (AlexNet, VGG) | area (Inception: any area and aspect)
-    short_side: tuple[int, ...] = (
-        256,
-        256,
-    )  # scale: range of the short side
+    short_side: tuple[int, ...] = (256, 256)  # scale: range of the short side
     area: tuple[float, ...] = (0.08, 1.0)  # area: range of the share of the image
     aspect: tuple[float, ...] = (0.75, 1.3333333)  # area: range of width over height
     interpolation: str = "bilinear"  # of the crop: bilinear | bicubic | area | nearest | random
@@ -88,16 +83,12 @@ class Optim:
     decay: float = 0.9  # rmsprop: decay of the mean square
     beta2: float = 0.999  # adamw, lamb: decay of the mean square
     epsilon: float = 1e-8  # rmsprop: added inside the root; adamw, lamb: outside
-    weight_decay: float = (
-        0.0  # sgd, rmsprop, lars: L2, added to the gradient; adamw, lamb: decoupled
-    )
+    weight_decay: float = 0.0  # sgd, rmsprop, lars: L2 in the gradient; adamw, lamb: decoupled
     decayed: str = "kernels"  # kernels | biases (and kernels) | all (and BatchNorm)
     clip: float = 0.0  # largest global norm of the gradient; 0: any
     lr_scale: tuple[str, ...] = ()  # ('bias$=2', '^conv1/=0'): factors of the rate; 0 freezes
     freeze_batchnorm: bool = False  # BatchNorm as in evaluation
-    schedule: str = (
-        "cosine"  # cosine | step | exponential | polynomial | piecewise | plateau | constant
-    )
+    schedule: str = "cosine"  # or step, exponential, polynomial, piecewise, plateau, constant
     warmup: float = 0.0  # epochs of linear warm-up from zero
     decay_every: float = 30.0  # step, exponential: epochs between decays
     decay_rate: float = 0.1  # step, exponential, plateau: the factor of a decay

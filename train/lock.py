@@ -37,7 +37,7 @@ class Lock:
         if fcntl is None or "://" in path:
             return
         try:
-            file = open(os.path.join(path, NAME), "a+", encoding="utf-8")  # noqa: SIM115
+            file = open(os.path.join(path, NAME), "a+b", buffering=0)  # noqa: SIM115
         except OSError:  # a folder that cannot be written: saving says so
             return
         try:
@@ -48,10 +48,10 @@ class Lock:
         except OSError:  # a file system without locks
             file.close()
             return
-        file.truncate(0)
         about = {"host": socket.gethostname(), "process": os.getpid(), "since": time.time()}
-        file.write(json.dumps(about))
-        file.flush()
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without a name in it
+            file.truncate(0)
+            file.write(json.dumps(about).encode())
         self._file = file
 
     def __enter__(self) -> "Lock":
@@ -65,7 +65,7 @@ class Lock:
             self._file = None
 
 
-def holder(text: str) -> str:
+def holder(text: bytes) -> str:
     """'by process 12 on host since 2026-01-31 09:30:00', from what is in the file."""
     try:
         about = json.loads(text)

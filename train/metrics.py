@@ -29,7 +29,7 @@ def correct(scores: Array, labels: Array, k: int = 1) -> Array:
     """
     xp: Any = scores.__array_namespace__()  # numpy or jax.numpy
     own = xp.take_along_axis(scores, labels[:, None], axis=-1)
-    earlier = np.arange(scores.shape[-1]) < labels[:, None]
+    earlier = xp.arange(scores.shape[-1]) < labels[:, None]
     ahead = xp.sum((scores > own) | ((scores == own) & earlier), axis=-1)
     return (ahead < k) & ~xp.any(xp.isnan(scores), axis=-1)
 

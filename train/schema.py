@@ -99,7 +99,7 @@ BOUNDS: dict[str, Bounds] = {
     "data.augment.noise": Bounds(0, 10),
     "data.augment.mixup": Bounds(0, 1e3),
     "data.augment.cutmix": Bounds(0, 1e3),
-    "optim.lr": Bounds(0, 1e6),
+    "optim.lr": Bounds(0, 1e30),  # a float32
     "optim.lr_per": POSITIVE,
     "optim.momentum": DECAY,
     "optim.decay": DECAY,

@@ -42,7 +42,7 @@ def test_two_processes_answer_as_one(tmp_path):
         for i in range(2)
     ]
     printed = [
-        json.loads(process.communicate(timeout=200)[0].splitlines()[-1]) for process in running
+        json.loads(process.communicate(timeout=600)[0].splitlines()[-1]) for process in running
     ]
     for i, name in enumerate(("center", "ten_crop", "dense")):
         expected = evaluation.answer([make(tmp_path / "set")], split, name)

@@ -58,7 +58,7 @@ def test_a_program_starts_again_with_large_pages_where_they_are_offered(
     environment = probe(offer, GLIBC_TUNABLES=before, FORGETFUL=forgetful)
     command = [sys.executable, "-X", "dev", "-W", "ignore", "-m", "probe", "a b", "-m"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as program:
-        output, _ = program.communicate(timeout=60)
+        output, _ = program.communicate(timeout=300)
     expected = f"{program.pid} a b -m True ['default', 'ignore'] {after}"
     assert output.rstrip() == expected.rstrip()
 
@@ -66,7 +66,7 @@ def test_a_program_starts_again_with_large_pages_where_they_are_offered(
 def test_a_program_that_runs_a_command_inside_of_it_is_not_started_again(probe):
     code = "import runpy; print('once'); runpy.run_module('probe', run_name='__main__')"
     command, environment = [sys.executable, "-c", code], probe("[madvise]")
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("once") and done.stdout.count("once") == 1
     assert "hugetlb" not in done.stdout

@@ -46,7 +46,7 @@ def start(workdir: Path, processes: int, limit: int = 0) -> list[subprocess.Pope
 
 
 def end(processes: list[subprocess.Popen]) -> tuple[list[int], str]:
-    outputs = [process.communicate(timeout=180) for process in processes]
+    outputs = [process.communicate(timeout=600) for process in processes]
     return [process.returncode for process in processes], "\n".join(errors for _, errors in outputs)
 
 

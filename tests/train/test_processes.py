@@ -59,7 +59,7 @@ def start_two(*arguments, own=((), ())):
     ]
 
 
-def finish(processes, timeout=120):
+def finish(processes, timeout=600):
     outputs = [process.communicate(timeout=timeout) for process in processes]
     return [process.returncode for process in processes], [errors for _, errors in outputs]
 
@@ -123,7 +123,7 @@ def test_two_processes_of_different_configs_do_not_train(tmp_path):
     """
     rates = (("--config.optim.lr=0.1",), ("--config.optim.lr=0.2",))
     processes = start_two("-m", "train", *OPTIONS, f"--workdir={tmp_path / 'run'}", own=rates)
-    codes, errors = finish(processes, timeout=60)
+    codes, errors = finish(processes, timeout=300)
     assert codes == [6, 2] and "optim.lr: 0.1 -> 0.2" in errors[1], errors
 
 
@@ -146,7 +146,7 @@ def test_when_one_dies_the_other_ends_with_a_sentence(tmp_path, victim):
     wait_for_row(processes, workdir, 10)
     processes[victim].kill()
     died = time.monotonic()
-    codes, errors = finish(processes, timeout=60)
+    codes, errors = finish(processes, timeout=300)
     assert codes[victim] == -signal.SIGKILL and codes[1 - victim] == 6, errors
     assert "another process of this run died" in errors[1 - victim]
     assert time.monotonic() - died < 60

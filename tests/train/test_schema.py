@@ -63,7 +63,7 @@ def test_an_unknown_choice_is_answered_with_the_known_ones(name):
         ("optim.lr_scale=1", "optim.lr_scale takes rules such as 'bias$=2', got '1'"),
         ("optim.lr_scale=('=-1',)", "a factor must be at least 0"),
         ("log.profile=(1.5, 2)", "--config.log.profile takes a tuple of whole numbers"),
-        ("optim.lr=1e999", "optim.lr=inf must be at most 1e+06, and finite"),
+        ("optim.lr=1e999", "optim.lr=inf must be at most 1e+30, and finite"),
         ("lr=0.1", "the config has no key 'lr'; did you mean optim.lr?"),
         ("keep=2", "did you mean model.keep or checkpoint.keep?"),
     ],

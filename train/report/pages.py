@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from train import data, files, logs
+from train import cli, data, files, logs
 from train.classifier import Classifier, from_run
 from train.config import flatten, to_dict
 from train.evaluate import statistics
@@ -63,6 +63,7 @@ def write_report(workdir: str, step: str = "latest", images: int = 500) -> dict[
     run = Run(workdir)
     split, classifier = run.load_split(), from_run(run, step)
     answers = answer([classifier], split)
+    answers = answers._replace(classes=tuple(map(cli.printable, answers.classes)))
     numbers = statistics.summarize(answers.log_probabilities, answers.labels, answers.classes)
     evaluation = Evaluation(run, split, classifier, answers, numbers)
     sections = [
