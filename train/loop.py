@@ -82,45 +82,50 @@ class Training:
         self.config, self.workdir = task.config, workdir
         self.evaluator = Evaluator(task.spread, task.model, task.preprocess, self.config.data)
         self.first_process = jax.process_index() == 0
-        about = task.about()
-        agree(self.config, about)
+        self.about = task.about()
+        agree(self.config, self.about)
         # Weights are read before the folder is made: a run that is refused leaves nothing.
         self.given: dict[str, Any] | None = None
         if self.config.init.weights and not checkpoint.exists(workdir):
             self.given = pretrained.read(task)
-        if not self.first_process:
-            cluster.first_process_says()  # that config.json is there, to compare with
-        self.folder = make_folder(workdir)
-        self.lock = Lock(self.folder) if self.first_process else contextlib.nullcontext()
-        claim(self.folder, self.config, about)
-        if self.first_process:
-            cluster.first_process_says()
         self.warned_of_waiting = False
 
     def run(self) -> dict[str, Any]:
+        """Holds the run folder, and trains in it."""
+        if not self.first_process:
+            cluster.first_process_says()  # that config.json is there, to compare with
+        self.folder = make_folder(self.workdir)
+        with contextlib.ExitStack() as held:
+            if self.first_process:
+                held.enter_context(Lock(self.folder))
+            claim(self.folder, self.config, self.about)
+            if self.first_process:
+                cluster.first_process_says()
+            folder, keep = self.folder / "checkpoints", self.config.checkpoint.keep
+            self.checkpoints = held.enter_context(checkpoint.Checkpoints(folder, keep))
+            return self.attempts()
+
+    def attempts(self) -> dict[str, Any]:
+        """Trains; after a divergence, again from the last checkpoint, if the config says so."""
         attempt = 0
-        folder, keep = self.folder / "checkpoints", self.config.checkpoint.keep
-        with self.lock, checkpoint.Checkpoints(folder, keep) as self.checkpoints:
-            while True:
-                attempt = self.restore(attempt)
-                try:
-                    return self.train(attempt)
-                except DivergedError as error:
-                    if self.config.on_nan != "rollback":
-                        raise
-                    if attempt >= self.config.rollbacks:
-                        raise DivergedError(
-                            f"{error}; {attempt} rollback(s) did not help"
-                        ) from None
-                    attempt += 1
-                    self.checkpoints.wait()
-                    self.progress.say(
-                        f"warning: {error}; back to the last checkpoint, with the data reshuffled"
-                    )
-                finally:
-                    self.trace.close(0)
-                    self.progress.close()
-                    self.rows.close()
+        while True:
+            attempt = self.restore(attempt)
+            try:
+                return self.train(attempt)
+            except DivergedError as error:
+                if self.config.on_nan != "rollback":
+                    raise
+                if attempt >= self.config.rollbacks:
+                    raise DivergedError(f"{error}; {attempt} rollback(s) did not help") from None
+                attempt += 1
+                self.checkpoints.wait()
+                self.progress.say(
+                    f"warning: {error}; back to the last checkpoint, with the data reshuffled"
+                )
+            finally:
+                self.trace.close(0)
+                self.progress.close()
+                self.rows.close()
 
     def restore(self, attempt: int) -> int:
         """The newest checkpoint, or a fresh state; returns which attempt this is."""

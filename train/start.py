@@ -5,12 +5,15 @@ import jax
 from cnnjax import get_spec
 from train.build import build_model, keeps_products
 from train.config import Config
+from train.data.tf import keep_off_accelerators
 from train.runtime import malloc, programs, xla
 from train.schema import check
 
 
 def start(config: Config | None = None, recipe: str = "") -> programs.Cache | None:
     """XLA's flags, memory and the program cache, as they are best for a config.
+
+    It also keeps TensorFlow off GPUs and TPUs.
 
     Args:
         config: of the training run; None for a process that only infers.
@@ -24,6 +27,7 @@ def start(config: Config | None = None, recipe: str = "") -> programs.Cache | No
     Raises:
         UserError: an option of the config has a value that it cannot have.
     """
+    keep_off_accelerators()
     if config:
         check(config)
     folder = programs.cache_folder(config.parallel.compile_cache) if config else ""
