@@ -13,6 +13,7 @@ from train.build import Task
 from train.config import Config
 from train.errors import (
     CheckpointError,
+    DataError,
     DivergedError,
     LostError,
     OutOfMemoryError,
@@ -195,7 +196,7 @@ class Training:
                 self.progress.say(self.trace.close(number))
             if due(every.every):
                 self.log(number)
-            evaluated = self.evaluate(number) if due(every.eval_every) else None
+            evaluated = self.evaluate(number, attempt) if due(every.eval_every) else None
             best, stop = self.is_best(evaluated), self.interrupt.requested(number)
             if due(self.config.checkpoint.every) or best or stop:
                 self.save(number, evaluated, attempt)
@@ -273,11 +274,15 @@ class Training:
             return {}
         return {"bad_images": len(self.task.train_split.bad)}
 
-    def evaluate(self, number: int) -> dict[str, float]:
+    def evaluate(self, number: int, attempt: int) -> dict[str, float]:
         split = self.config.data.eval_split
         with self.meters.paused():
             try:
                 self.result = self.evaluator(self.state.variables, self.task.eval_split)
+            except DataError:  # of the evaluation's images: the training so far is kept
+                self.save(number, None, attempt)
+                self.checkpoints.wait()
+                raise
             except Exception as error:
                 if memory_is_out(error):
                     size = self.config.data.eval_batch_size

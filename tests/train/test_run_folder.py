@@ -63,9 +63,11 @@ def test_a_lock_ends_with_its_process(tmp_path):
         pass
 
 
-def flip(path, place):
+def flip(path):
+    """Bits a twentieth of the file apart: the large arrays fill more of it than that."""
     content = bytearray(path.read_bytes())
-    content[int(place * len(content))] ^= 0x40
+    for part in range(1, 20):
+        content[part * len(content) // 20] ^= 0x40
     path.write_bytes(content)
 
 
@@ -73,13 +75,14 @@ def largest(folder):
     return max(folder.rglob("d/*"), key=lambda path: path.stat().st_size)
 
 
-def test_a_flipped_bit_is_found(run, capfd):
-    flip(largest(run / "checkpoints/8"), 0.7)
-    with pytest.raises(CheckpointError, match=r"the values of .* are not those that were saved"):
+def test_flipped_bits_are_found(run, capfd):
+    flip(largest(run / "checkpoints/8"))
+    with pytest.raises(CheckpointError, match=r"checkpoints/8 cannot be restored"):
         evaluate([f"--workdir={run}"])
     main([*SHORT, f"--workdir={run}"])
     said = capfd.readouterr().err
-    assert "are not those that were saved; going back" in said and "resuming at step 4 of 8" in said
+    assert "cannot be restored" in said and "going back" in said
+    assert "resuming at step 4 of 8" in said
     assert (run / "damaged/8").is_dir() and Run(str(run)).steps() == [4, 8]
     evaluate([f"--workdir={run}"])
 
