@@ -12,7 +12,7 @@ INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -q -c .ci/constr
 SET_UP := pyproject.toml .ci/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check parity slow chaos lineage clean
+.PHONY: help demo test check parity slow chaos fuzz lineage clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile | expand -t 16
@@ -39,6 +39,9 @@ slow: $(VENV)/.ready ## run the tests that take minutes: five seeds of the demo,
 
 chaos: $(VENV)/.ready ## disturb 20 runs, compare each with an undisturbed one (7 minutes)
 	$(PY) -m tests.train.chaos --runs=20
+
+fuzz: $(VENV)/.ready ## try 1,000 wrong inputs, each of which has to end in a sentence
+	$(PY) -m tests.fuzz --inputs=1000
 
 lineage: $(VENV)/.ready ## train 15 networks on small digits, write .readme/lineage.md (an hour; SEEDS=3)
 	$(PY) -m train.lineage --config=configs/lineage_mnist5k.py --workdir=runs/lineage --out=.readme/lineage.md --seeds=$(or $(SEEDS),1)
