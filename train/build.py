@@ -92,7 +92,7 @@ def count_steps(config: Config, examples: int) -> int:
     if steps < 1:
         raise UserError(
             f"epochs={config.epochs} of {examples} examples make no batch of "
-            f"{config.data.batch_size}"
+            f"{config.data.batch_size}; lower data.batch_size"
         )
     return steps
 

@@ -155,7 +155,8 @@ class Training:
             self.start, task.steps, config_.data.batch_size, quiet=not first
         )
         if restored:
-            self.progress.say(f"{self.workdir}: resuming at step {self.start} of {task.steps}")
+            done = "nothing is left to train" if self.start >= task.steps else "resuming"
+            self.progress.say(f"{self.workdir}: {done} at step {self.start} of {task.steps}")
             lost = -(-self.start // config_.log.every) - self.rows.train_rows
             if self.start < task.steps:
                 lost = self.start // config_.log.every - self.rows.train_rows
@@ -225,7 +226,8 @@ class Training:
             )
         if optim.warmup >= self.config.epochs:
             self.progress.say(
-                f"warning: the warm-up of {optim.warmup:g} epochs is as long as the run"
+                f"warning: the warm-up of {optim.warmup:g} epochs is as long as the run; "
+                "lower optim.warmup"
             )
         self.progress.say(
             f"compiling {self.config.model.name} for {len(spread.devices)} device(s) "

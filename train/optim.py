@@ -141,10 +141,10 @@ def rate_factors(params: Any, rules: Iterable[str]) -> Any:
     factors = jax.tree.map_with_path(factor_of, params)
     if len(used) < len(table):
         pattern = table[min(set(range(len(table))) - used)][0].pattern
-        names = [trees.name(path) for path, _ in jax.tree.leaves_with_path(params)]
+        names = sorted({trees.name(path[:1]) for path, _ in jax.tree.leaves_with_path(params)})
         raise UserError(
             f"no parameter is left for optim.lr_scale={pattern!r}; "
-            f"there are {', '.join(names[:4])}, …"
+            f"the layers are {', '.join(names)}"
         )
     return factors
 

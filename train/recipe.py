@@ -54,7 +54,8 @@ def override(config: Config, arguments: list[str]) -> Config:
     """A new config with flags `--config.<path>=<value>` applied; errors as in `load`."""
     config = copy.deepcopy(config)
     # An option of a model is looked for in the model that is named, wherever its name stands.
-    for argument in sorted(arguments, key=lambda text: not text.startswith(f"{PREFIX}model.name=")):
+    first = (f"{PREFIX}model.name=", f"{PREFIX}model.options=")
+    for argument in sorted(arguments, key=lambda text: not text.startswith(first)):
         name, equals, value = argument.partition("=")
         if not name.startswith(PREFIX):
             flags = [f"{PREFIX}{key}" for key in similar(name.lstrip("-"))]
@@ -78,6 +79,8 @@ def no_key(key: str) -> UserError:
     options = [flag.removeprefix(PREFIX) for flag, _, _ in describe()]
     same = similar(key)
     hint = f"did you mean {' or '.join(same)}?" if same else nearest(key, options)
+    if hint.startswith("known are"):  # a hundred of them
+        hint = "python -m train --help lists the keys"
     return UserError(f"the config has no key {key!r}; {hint}")
 
 
@@ -92,6 +95,9 @@ def assign(config: Config, key: str, text: str) -> None:
                 raise UserError(f"the config has no key {key!r}: {before} is a value")
             raise no_key(key)
         holder = getattr(holder, group)
+    if key == "model.options" and text == "{}":  # another network without the recipe's options
+        config.model.options.clear()
+        return
     if isinstance(holder, dict):  # model.options
         holder[last] = parse(of_model(config, last), text, f"{PREFIX}{key}")
         return

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from cnnjax.spelling import choice
+from cnnjax.weights import SOURCES
 from train.config import Config
 from train.errors import UserError
 
@@ -18,7 +19,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "on_nan": ("stop", "skip", "rollback"),
     "model.dtype": ("float32", "bfloat16"),
     "model.keep": ("auto", "all", "products"),
-    "init.source": ("cnnjax", "keras", "torchvision", "timm", "slim", "facenet"),
+    "init.source": ("cnnjax", *SOURCES),
     "data.on_bad_image": ("error", "skip"),
     "data.transform.style": ("torchvision", "timm", "slim", "slim_vgg", "keras"),
     "data.transform.interpolation": ("", "bilinear", "bicubic"),

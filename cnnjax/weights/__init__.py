@@ -158,7 +158,10 @@ def load(
         new_heads=num_classes not in (None, fitting),
     )
     record, note = find(path, source, model, tag)
-    initialised = f"{path} has no values for {', '.join(fresh)}: initialised at random"
+    initialised = (
+        f"{path} has no values of {network.num_classes} classes for {', '.join(fresh)}: "
+        "initialised at random"
+    )
     for text in filter(None, (initialised if fresh else "", note)):
         warnings.warn(text, WeightsWarning, stacklevel=2)
     preprocessing = (record or records_of(source, model)[0]).preprocessing

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from cnnjax.analysis import abstract_variables
+from cnnjax.stages import CLASSIFIERS
 from cnnjax.trees import flatten, nest
 from cnnjax.weights.layout import Map, Source, Tensors, fill, from_tensorflow, rename
 
@@ -56,7 +57,7 @@ def assemble(
     if source is OURS or any(name[path] in tensors for path in fresh):
         fresh = set()
     if new_heads:
-        heads = {path for path in shapes if module[path].split("/")[-1] == "head"}
+        heads = {path for path in shapes if module[path].split("/")[-1] in CLASSIFIERS}
         replaced = {name[path] for path in heads}
         tensors = {name: x for name, x in tensors.items() if name not in replaced}
         fresh |= heads

@@ -296,9 +296,11 @@ def find(path: Path, source: str, model: str, tag: str = "") -> tuple[Record | N
         The record, or None, and what to tell the user about the match, or "".
 
     Raises:
-        ValueError: there is no such tag.
+        ValueError: there is no such tag, or no record at all.
     """
     rows = records_of(source, model)
+    if not rows:
+        raise ValueError(f"no record of {source}'s {model}: RECORDS needs one")
     tags = list(dict.fromkeys(row.tag for row in rows if row.tag))
     if tag:
         choice("model", f"{model}.{tag}", [f"{model}.{name}" for name in tags] or [model])

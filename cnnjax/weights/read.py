@@ -42,6 +42,11 @@ def sniff(path: Path) -> str:
     if path.is_dir():
         if (path / "checkpoint").is_file():
             return "tensorflow"
+        if (path / "checkpoints").is_dir():
+            raise WeightsError(
+                f"{path} is a run folder: write its weights to a file first, with "
+                f"python -m train.export --workdir={path} --format=safetensors --out=FILE"
+            )
         raise WeightsError(f"{path} is a folder: name the file of weights in it")
     size = path.stat().st_size
     with open(path, "rb") as file:
@@ -66,8 +71,8 @@ def sniff(path: Path) -> str:
         if any(member.endswith("data.pkl") for member in members):
             return "torch"
         raise WeightsError(
-            f"{path} is a zip archive, but neither torch nor Keras wrote it: "
-            "unpack it and name the file in it"
+            f"{path} is a zip archive that neither torch nor Keras wrote (as .npz files are); "
+            f"formats are {', '.join(READERS)}"
         )
     # The length of a JSON object. 0x280 would look like a pickle, so this test comes first.
     length = int.from_bytes(head[:8], "little")

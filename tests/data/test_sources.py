@@ -83,6 +83,11 @@ def test_a_folder_without_splits_keeps_its_split_when_images_are_added(tmp_path)
             "val has the class 'catt', which train does not have; did you mean cat",
         ),
         (("train/cat/a.jpg", "train/dog/a.txt"), "train", "train/dog has no images (.jpg, "),
+        (
+            ("cat/train/a.jpg", "cat/val/a.jpg", "dog/train/a.jpg"),
+            "train",
+            "has the splits (train, val) inside of the classes",
+        ),
         (("cat/a.jpg",), "test", "has too few images to hold out a fifth for the split 'test'"),
     ],
 )
@@ -92,6 +97,8 @@ def test_unusable_folders(tmp_path, files, split, sentence):
     assert sentence in str(caught.value)
     with pytest.raises(DataError, match="does not exist"):
         data.load(f"folder:{tmp_path}/no", split)
+    with pytest.raises(DataError, match=f"did you mean folder:{tmp_path}"):
+        data.load(str(tmp_path), split)
 
 
 def test_images_of_any_size_need_a_size(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 
 from train import optim
 from train.errors import UserError
+from train.schema import CHOICES
 
 STEPS = 50
 RANDOM = np.random.RandomState(0)
@@ -191,7 +192,7 @@ def test_rates_by_parameter_and_frozen_ones():
         (("(=1",), "takes rules such as"),
         (
             ("bias$=2", "fc9=1"),
-            "no parameter is left for optim.lr_scale='fc9'; there are bn/bias, conv1/bias",
+            "no parameter is left for optim.lr_scale='fc9'; the layers are bn, conv1",
         ),
     ],
 )
@@ -202,7 +203,7 @@ def test_rules_that_fit_nothing(rules, sentence):
 
 
 def test_what_decays():
-    masks = {what: optim.decayed(PARAMS, what) for what in optim.DECAYED}
+    masks = {what: optim.decayed(PARAMS, what) for what in CHOICES["optim.decayed"]}
     assert masks["kernels"] == {"conv1": {"kernel": True, "bias": False}, "bn": {"bias": False}}
     assert masks["biases"] == {"conv1": {"kernel": True, "bias": True}, "bn": {"bias": False}}
     assert all(jax.tree.leaves(masks["all"]))

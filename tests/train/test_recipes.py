@@ -66,7 +66,7 @@ def load(name, variant=""):
 
 def on_synthetic(config: Config, **data) -> Task:
     """The task of a config with synthetic images of ten classes, resized to the recipe's size."""
-    channels = config.data.channels or (1 if config.model.name.startswith("lenet") else 3)
+    channels = config.data.channels or get_spec(config.model.name).input_size[2]
     config = dataclasses.replace(
         config,
         epochs=1,
@@ -84,7 +84,7 @@ def on_synthetic(config: Config, **data) -> Task:
 
 
 def abstract_batch(task, size):
-    channels = 1 if task.config.model.name.startswith("lenet") else 3
+    channels = task.image_shape[2]
     n = task.config.data.batch_size
     shapes = {
         "image": ((n, size, size, channels), np.uint8),

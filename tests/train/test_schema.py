@@ -65,6 +65,7 @@ def test_an_unknown_choice_is_answered_with_the_known_ones(name):
         ("log.profile=(1.5, 2)", "--config.log.profile takes a tuple of whole numbers"),
         ("optim.lr=1e999", "optim.lr=inf must be at most 1e+30, and finite"),
         ("lr=0.1", "the config has no key 'lr'; did you mean optim.lr?"),
+        ("learning_rate=1", "no key 'learning_rate'; python -m train --help lists the keys"),
         ("keep=2", "did you mean model.keep or checkpoint.keep?"),
     ],
 )
@@ -108,3 +109,13 @@ def test_the_config_of_a_run_is_a_recipe(tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(configs.to_dict(written) | {"class_names": ["a"]}))
     assert recipe.load(str(path)) == written
+
+
+def test_another_network_without_the_recipes_options():
+    folder = str(ROOT / "configs/folder.py") + ":photos"
+    name = "--config.model.name=lenet5"
+    config = recipe.load(folder, [name, "--config.model.options={}"])
+    assert (config.model.name, config.model.options) == ("lenet5", {})
+    vgg = ["--config.model.name=vgg11", "--config.model.options={}"]
+    config = recipe.load(folder, [*vgg, "--config.model.options.dropout=0.1"])
+    assert config.model.options == {"dropout": 0.1}

@@ -121,6 +121,8 @@ def test_files_that_are_something_else(tensors, tmp_path):
 
     assert sentence(tmp_path / "none.pth") == f"there is no file {tmp_path}/none.pth"
     assert sentence(tmp_path) == f"{tmp_path} is a folder: name the file of weights in it"
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    assert "is a run folder: write its weights to a file first" in sentence(tmp_path / "run")
     assert sentence(file("empty.pth", b"")).endswith("empty.pth is empty")
     page = b"\n<!DOCTYPE html><html><body>Quota exceeded</body></html>"
     for name in ("page.pth", "page.h5", "page.safetensors"):
@@ -138,9 +140,7 @@ def test_files_that_are_something_else(tensors, tmp_path):
     )
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("readme.txt", "hello")
-    assert "is a zip archive, but neither torch nor Keras wrote it" in sentence(
-        tmp_path / "other.zip"
-    )
+    assert "is a zip archive that neither torch nor Keras wrote" in sentence(tmp_path / "other.zip")
 
 
 def test_truncated_files(tensors, tmp_path):

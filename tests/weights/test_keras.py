@@ -308,7 +308,7 @@ def test_without_a_classifier(keras, name, tmp_path):
     network = randomise(build(weights=None, include_top=False, input_shape=(64, 64, 3)))
     path = write_keras_2(network, tmp_path / "model.h5", keras_1_name)
     with pytest.warns(
-        weights.WeightsWarning, match="has no values for fc6, fc7, head: initialised at random"
+        weights.WeightsWarning, match="has no values of 7 classes for fc6, fc7, head: initialised"
     ):
         pretrained = weights.load(path, name, "keras", num_classes=7)
     assert pretrained.fresh == ("fc6", "fc7", "head")

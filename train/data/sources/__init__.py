@@ -1,5 +1,6 @@
 """Data sources by name. Nothing is downloaded."""
 
+import os
 from collections.abc import Callable
 
 from cnnjax.spelling import choice
@@ -32,6 +33,8 @@ def load(source: str, split: str) -> Split:
         "synthetic": arrays.synthetic,
     }
     kind, _, argument = source.partition(":")
+    if kind not in readers and not argument and os.path.isdir(source):
+        raise DataError(f"data.source={source!r} is a folder: did you mean folder:{source}?")
     result = readers[choice("data.source", kind, readers, DataError)](argument, split)
     if not len(result):
         raise DataError(f"the split {split!r} of {source} has no examples")

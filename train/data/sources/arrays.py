@@ -46,7 +46,10 @@ def synonym(split: str, known: Iterable[str], source: str) -> str:
         return same[0]
     if same:
         raise DataError(f"{source} has {' and '.join(same)}: which of them is {split!r}?")
-    raise DataError(f"{source} has no split {split!r}; {nearest(split, known)}")
+    raise DataError(
+        f"{source} has no split {split!r}; {nearest(split, known)} "
+        "(an option names the split: data.eval_split, or --split)"
+    )
 
 
 def hold_out(labels: np.ndarray, share: float) -> np.ndarray:

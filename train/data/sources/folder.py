@@ -145,7 +145,13 @@ def splits_of(root: str, path: str) -> list[str]:
 
 
 def _check_level(root: str, classes: list[str], shown: str) -> None:
-    """DataError if the only class holds folders with images, and no images itself."""
+    """DataError if the folders below the classes are splits, or the classes themselves."""
+    inside = [subfolders(f"{root}/{name}") for name in classes]
+    if inside and all(names and all(map(split_kind, names)) for names in inside):
+        raise DataError(
+            f"{shown} has the splits ({', '.join(inside[0])}) inside of the classes: "
+            f"the splits are the upper folders, as in {shown}/{inside[0][0]}/{classes[0]}"
+        )
     if len(classes) != 1:
         return
     place = f"{root}/{classes[0]}"
