@@ -108,17 +108,19 @@ class Training:
 
     def attempts(self) -> dict[str, Any]:
         """Trains; after a divergence, again from the last checkpoint, if the config says so."""
-        attempt = 0
+        self.attempt = 0
         while True:
-            attempt = self.restore(attempt)
+            self.restore()
             try:
-                return self.train(attempt)
+                return self.train()
             except DivergedError as error:
                 if self.config.on_nan != "rollback":
                     raise
-                if attempt >= self.config.rollbacks:
-                    raise DivergedError(f"{error}; {attempt} rollback(s) did not help") from None
-                attempt += 1
+                if self.attempt >= self.config.rollbacks:
+                    raise DivergedError(
+                        f"{error}; {self.attempt} rollback(s) did not help"
+                    ) from None
+                self.attempt += 1
                 self.checkpoints.wait()
                 self.progress.say(
                     f"warning: {error}; back to the last checkpoint, with the data reshuffled"
@@ -128,8 +130,8 @@ class Training:
                 self.progress.close()
                 self.rows.close()
 
-    def restore(self, attempt: int) -> int:
-        """The newest checkpoint, or a fresh state; returns which attempt this is."""
+    def restore(self) -> None:
+        """The newest checkpoint, or a fresh state; and which attempt this is."""
         task, config_, first = self.task, self.config, self.first_process
         restored = self.checkpoints.restore_latest(task.abstract_state)
         meta: dict[str, Any] = restored[1] if restored else {}
@@ -167,13 +169,13 @@ class Training:
                 )
         elif self.given is not None:
             self.state = pretrained.start_from(task, self.state, self.given, self.progress.say)
-        return max(attempt, meta.get("attempt", 0))
+        self.attempt = max(self.attempt, meta.get("attempt", 0))
 
-    def train(self, attempt: int) -> dict[str, Any]:
+    def train(self) -> dict[str, Any]:
         """The loop: from the state's step to the last one."""
         task, meters, steps, every = self.task, self.meters, self.task.steps, self.config.log
         self.announce()
-        batches = task.batches(self.start, attempt)
+        batches = task.batches(self.start, self.attempt)
         step: Callable | None = None
         for number in range(self.start + 1, steps + 1):
             self.trace.before(number)
@@ -197,10 +199,10 @@ class Training:
                 self.progress.say(self.trace.close(number))
             if due(every.every):
                 self.log(number)
-            evaluated = self.evaluate(number, attempt) if due(every.eval_every) else None
+            evaluated = self.evaluate(number) if due(every.eval_every) else None
             best, stop = self.is_best(evaluated), self.interrupt.requested(number)
             if due(self.config.checkpoint.every) or best or stop:
-                self.save(number, evaluated, attempt)
+                self.save(number, evaluated)
             if stop and not last:
                 self.require_checkpoint(number)
                 raise Preempted(
@@ -276,13 +278,13 @@ class Training:
             return {}
         return {"bad_images": len(self.task.train_split.bad)}
 
-    def evaluate(self, number: int, attempt: int) -> dict[str, float]:
+    def evaluate(self, number: int) -> dict[str, float]:
         split = self.config.data.eval_split
         with self.meters.paused():
             try:
                 self.result = self.evaluator(self.state.variables, self.task.eval_split)
             except DataError:  # of the evaluation's images: the training so far is kept
-                self.save(number, None, attempt)
+                self.save(number, None)
                 self.checkpoints.wait()
                 raise
             except Exception as error:
@@ -304,7 +306,7 @@ class Training:
         self.best = evaluated["top1"]
         return True
 
-    def save(self, number: int, evaluated: dict | None, attempt: int) -> None:
+    def save(self, number: int, evaluated: dict | None) -> None:
         self.meters.window.fetch()  # a state that diverged is never saved
         # Nor is one whose rows are not on disk: they could not be written again.
         if cluster.first_process_says(self.rows.flush()):
@@ -312,7 +314,7 @@ class Training:
                 "window": self.meters.window.sums,
                 "result": self.result,
                 "best": self.best,
-                "attempt": attempt,
+                "attempt": self.attempt,
             }
             self.checkpoints.save(number, self.state, meta, evaluated)
 

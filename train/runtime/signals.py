@@ -22,6 +22,7 @@ class Interrupt:
 
     def __init__(self, *, own_process: bool = False):
         self._own_process, self._holds, self._count = own_process, False, 0
+        self._noticed = False  # by the main thread, which may be sooner than by ours
         self._signals = (*SIGNALS, signal.SIGINT) if own_process else SIGNALS
 
     def __enter__(self) -> "Interrupt":
@@ -29,7 +30,7 @@ class Interrupt:
         # minutes. It writes to a file descriptor at once, and a thread of ours reads that.
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
-        self._before = {number: signal.signal(number, _ignore) for number in self._signals}
+        self._before = {number: signal.signal(number, self._notice) for number in self._signals}
         self._old_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
         return self
@@ -44,6 +45,9 @@ class Interrupt:
     def hold(self) -> None:
         """From now on there is something to save."""
         self._holds = True
+
+    def _notice(self, *_: Any) -> None:
+        self._noticed = True
 
     def _watch(self) -> None:
         while received := self._reader.recv(1):
@@ -81,11 +85,7 @@ class Interrupt:
             from jax.experimental import multihost_utils
 
             return multihost_utils.reached_preemption_sync_point(step)
-        return self._count > 0
-
-
-def _ignore(*_: Any) -> None:
-    pass
+        return self._noticed or self._count > 0
 
 
 def _leave(sentence: str, code: int) -> None:
