@@ -71,12 +71,10 @@ def flip(path):
     path.write_bytes(content)
 
 
-def largest(folder):
-    return max(folder.rglob("d/*"), key=lambda path: path.stat().st_size)
-
-
 def test_flipped_bits_are_found(run, capfd):
-    flip(largest(run / "checkpoints/8"))
+    for path in (run / "checkpoints/8").rglob("d/*"):
+        if path.stat().st_size > 30_000:  # arrays, in no fixed order
+            flip(path)
     with pytest.raises(CheckpointError, match=r"checkpoints/8 cannot be restored"):
         evaluate([f"--workdir={run}"])
     main([*SHORT, f"--workdir={run}"])
