@@ -27,7 +27,7 @@ RUNS_ONCE = {"xla_backend_optimization_level": 1}
 
 
 def build_model(config: Config, classes: int) -> nn.Module:
-    """The model that a config names, for data of so many classes.
+    """The model that a config names, for data with this number of classes.
 
     Raises:
         UserError: an unknown name, option or type, or fewer classes than the data has.

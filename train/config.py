@@ -76,7 +76,7 @@ class Data:
 class Optim:
     name: str = "sgd"  # sgd | rmsprop (TensorFlow's) | adamw | lars | lamb
     lr: float = 0.1  # the peak learning rate
-    lr_per: int = 0  # lr is for so many images, and grows with the batch; 0: it does not
+    lr_per: int = 0  # lr is for a batch of this size, and grows with the batch; 0: it does not
     momentum: float = 0.9  # decay of the velocity; adamw, lamb: of the mean gradient
     nesterov: bool = False  # Nesterov's momentum
     lr_inside: bool = False  # sgd: the rate goes into the velocity, as in Caffe
@@ -94,7 +94,7 @@ class Optim:
     decay_rate: float = 0.1  # step, exponential, plateau: the factor of a decay
     power: float = 1.0  # polynomial: the exponent
     boundaries: tuple[float, ...] = ()  # piecewise: epochs from which…
-    factors: tuple[float, ...] = ()  # …the rate is so many times lr
+    factors: tuple[float, ...] = ()  # …the rate is lr times these
     patience: int = 5  # plateau: evaluations without a better top-1
     floor: float = 0.0  # share of lr that no schedule goes below
     ema: float = 0.0  # decay of the moving averages that are evaluated; 0: none
@@ -120,7 +120,7 @@ class Parallel:
 @dataclass
 class Checkpoint:
     every: int = 1000  # steps between checkpoints; the last step has one
-    keep: int = 2  # the latest so many stay, and the best
+    keep: int = 2  # how many of the latest stay; the best does too
 
 
 @dataclass

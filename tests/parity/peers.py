@@ -23,7 +23,7 @@ def randomise(network, seed=0):
     """Random values for every parameter and statistic, such that maps neither explode nor vanish
     over 50 layers.
 
-    He-scaled kernels keep the variance behind a ReLU; scales and variances of BatchNorm vary around
+    He-scaled kernels keep the variance after a ReLU; scales and variances of BatchNorm vary around
     1 by a quarter, and means and shifts are large enough for an exchanged or a forgotten one to
     show.
     """
@@ -57,7 +57,7 @@ def images(size, batch=2, seed=0):
 
 
 def theirs(network, x, stages):
-    """Logits of a torch network, and the maps behind the modules that `stages` names, in our order
+    """Logits of a torch network, and the maps after the modules that `stages` names, in our order
     of axes.
     """
     import torch

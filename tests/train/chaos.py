@@ -62,7 +62,7 @@ def wait(processes: list[subprocess.Popen], ready) -> bool:
 def disturb(
     event: str, workdir: Path, processes: list[subprocess.Popen], chance: random.Random
 ) -> None:
-    """Strikes at a random step behind the rows that stand."""
+    """Strikes at a random step after the rows that stand."""
     step = last_row(workdir) + chance.randrange(5, 60)
     if not wait(processes, lambda: last_row(workdir) >= step):
         return
@@ -107,7 +107,7 @@ class Disk:
 
 
 def full_disk(disk: Disk, workdir: Path, chance: random.Random) -> tuple[list[int], str]:
-    """The disk fills up behind a random step, and the run is killed some time later; it must not
+    """The disk fills up after a random step, and the run is killed some time later; it must not
     have ended before.
     """
     processes = start(workdir, 1, limit=0 if disk.real else 20_000)

@@ -245,7 +245,7 @@ def test_a_folder_older_than_an_option_is_resumed_with_its_default_alone(finishe
 
 
 def test_other_data_is_refused_with_the_difference(finished, tmp_path):
-    """The same words, but more examples or other classes behind them: the batches would be others,
+    """The same words, but more examples or other classes: the batches would be others,
     silently.
     """
     folder = tmp_path / "run"

@@ -269,7 +269,7 @@ def test_a_plateau_reduces_the_rate_of_what_comes_next():
         0.6,
         0.6,
         0.6,
-    ):  # reduced behind the 4th, the 7th and never below 0.01
+    ):  # reduced after the 4th, the 7th and never below 0.01
         state = plateau.observe(state, top1)
         updates, state = tx.update(params, state, params)
         rates.append(-float(updates["kernel"][0, 0]))

@@ -36,7 +36,7 @@ def whole(tmp_path_factory):
 
 
 def at_step(monkeypatch, number, action):
-    """Does something once, right before the training loop looks for signals behind a step."""
+    """Does something once, right before the training loop looks for signals after a step."""
     from train.runtime.signals import Interrupt
 
     requested, done = Interrupt.requested, []
@@ -222,7 +222,7 @@ def test_rollback_goes_back_and_on_in_another_order(tmp_path, monkeypatch, whole
     assert [row["step"] for row in rows] == [row["step"] for row in undisturbed]
     assert (
         rows[0] == undisturbed[0] and rows[1] != undisturbed[1]
-    )  # step 5, and step 10 behind checkpoint 7
+    )  # step 5, and step 10 after checkpoint 7
 
     # What comes later remembers the order.
     at_step(monkeypatch, 20, lambda: os.kill(os.getpid(), signal.SIGTERM))

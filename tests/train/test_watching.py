@@ -161,7 +161,7 @@ def test_rows_that_are_no_rows(tmp_path):
 
 
 def test_one_compilation_a_run(tmp_path):
-    """Behind the first step nothing large is compiled but the evaluation: the step's inputs never
+    """After the first step nothing large is compiled but the evaluation: the step's inputs never
     change their kind.
     """
     compiled = []

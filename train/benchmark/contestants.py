@@ -112,7 +112,7 @@ class Contestant:
         other.close()
 
     def run(self, steps: int) -> float:
-        """Seconds for so many steps."""
+        """Seconds for this many steps."""
         self._pipe.send(steps)
         return self._answer()
 

@@ -58,7 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--limit",
         type=int,
         default=10_000,
-        help="mean and deviation are those of at most so many images",
+        help="measure mean and deviation on at most this many images",
     )
     for subparser in (show, stats):
         subparser.add_argument(

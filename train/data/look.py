@@ -155,7 +155,7 @@ def stats(config: Config, split_name: str = "", limit: int = 10_000) -> dict[str
     Args:
         config: whose `data` counts.
         split_name: the training split by default.
-        limit: mean and deviation are those of at most so many images.
+        limit: the most images to measure mean and deviation on.
 
     Raises:
         DataError: the data or an image cannot be read.

@@ -117,7 +117,7 @@ def eval_batches(
         config: how to read it.
         process, processes: this process and their number, which divides the batch size. Every
             process gets as many batches.
-        limit: reads only so many examples.
+        limit: the most examples to read.
 
     Returns:
         Batches {"image": uint8 (n, H, W, C), "label": int32 (n,), "mask": bool (n,)}.

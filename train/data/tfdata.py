@@ -18,7 +18,7 @@ from train.data.split import Split, Stream
 from train.data.tf import tf
 from train.data.threads import threads
 
-LOOK_AHEAD = 4096  # at most so many images are searched at once for unreadable ones
+LOOK_AHEAD = 4096  # the most images that are searched at once for unreadable ones
 FAILURES = (tf.errors.InvalidArgumentError, tf.errors.UnknownError, tf.errors.NotFoundError)
 
 Rows = tuple[np.ndarray, np.ndarray]  # images, labels

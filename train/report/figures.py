@@ -136,7 +136,7 @@ def plot_mistakes(
         labels: (N,)
         names: of the K classes.
         read: the images (M, H, W, C) of M of the N examples.
-        count: at most so many images.
+        count: the most images to show.
     """
     predicted = probabilities.argmax(-1)
     wrong = np.flatnonzero(predicted != labels)

@@ -209,7 +209,7 @@ def first_layer(classifier: Classifier) -> str:
 
 
 def draw(evaluation: Evaluation, count: int) -> Sample:
-    """A sample of so many examples, in batches of 100."""
+    """A sample of examples, in batches of 100."""
     classifier, answers = evaluation.classifier, evaluation.answers
     rows = np.random.RandomState(0).permutation(len(answers.examples))[:count]
     images = evaluation.read(rows)

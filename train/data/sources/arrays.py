@@ -249,7 +249,7 @@ def _numbers(path: str, labels: Iterable[np.ndarray]) -> tuple[str, ...]:
     """The class names of labels without names: 0, 1, …
 
     Raises:
-        DataError: the labels leave out so many numbers that they must be something else.
+        DataError: the labels skip most numbers, so they must be ids.
     """
     distinct = set().union(*(np.unique(part).tolist() for part in labels))
     classes = 1 + max(distinct)
