@@ -284,8 +284,9 @@ class Training:
             try:
                 self.result = self.evaluator(self.state.variables, self.task.eval_split)
             except DataError:  # of the evaluation's images: the training so far is kept
-                self.save(number, None)
-                self.checkpoints.wait()
+                if jax.process_count() == 1:  # saving needs all processes, and this may be one's
+                    self.save(number, None)
+                    self.checkpoints.wait()
                 raise
             except Exception as error:
                 if memory_is_out(error):

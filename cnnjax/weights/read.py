@@ -62,6 +62,7 @@ def sniff(path: Path) -> str:
     if head.startswith(b"PK\x03\x04"):
         try:
             members = zipfile.ZipFile(path).namelist()
+        # zipfile raises NotImplementedError for a version or a compression that it does not know.
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
             raise WeightsError(
                 f"{path} is truncated or damaged: its table of contents cannot be read"

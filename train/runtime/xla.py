@@ -18,8 +18,8 @@ def tune(*, recomputes: bool = False, small: bool = False) -> str:
     Args:
         recomputes: the step computes parts of its forward pass again for its gradient. Ordering
             operations for little memory would do that too early.
-        small: the step works in less than 64 MiB. It stays with XLA's own threads, which the host's
-            work hides behind; larger workspaces stay at hand only on the thread that calls.
+        small: the step works in less than 64 MiB. It runs on XLA's own threads, and the host works
+            meanwhile. A larger step runs on the calling thread, which keeps its workspace.
 
     Returns:
         The flags that XLA was started with; "" where somebody else has started it.
