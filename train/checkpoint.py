@@ -289,8 +289,9 @@ def checksums(state: Any) -> dict[str, int]:
 
 
 def checksum(leaf: Any) -> int:
-    local = leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf
-    return zlib.crc32(np.ascontiguousarray(local).tobytes())
+    local = np.asarray(leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf)
+    # NumPy's float64 comes back as the float32 that jax makes of it.
+    return zlib.crc32(local.astype(jax.dtypes.canonicalize_dtype(local.dtype)).tobytes())
 
 
 def check(tree: Any, saved: dict[str, int]) -> None:

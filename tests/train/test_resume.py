@@ -185,13 +185,7 @@ def test_what_is_saved_is_what_stood_there_when_it_was_asked_for(tmp_path):
         assert [
             checkpoints.restore(step, on_one_device(state))[1]["window"]["steps"]
             for step in range(1, 6)
-        ] == [
-            1,
-            2,
-            3,
-            4,
-            5,
-        ]
+        ] == [1, 2, 3, 4, 5]
 
 
 def test_restores_on_another_number_of_devices(finished):
