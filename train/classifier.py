@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import numpy as np
 from etils import epath
 
@@ -15,7 +16,7 @@ from cnnjax.spelling import choice
 from train import cli
 from train.build import DTYPES, build_preprocess
 from train.config import Data, Transform
-from train.data.transforms import from_preprocessing
+from train.data.transforms import STYLES, from_preprocessing
 from train.errors import CheckpointError, DataError, UserError
 from train.run import Run
 
@@ -135,6 +136,50 @@ def from_weights(
         data=dataclasses.replace(images, size=size, transform=transform or own, channels=channels),
         image_shape=(height, width, channels),
         classes=loaded.class_names,
+    )
+
+
+def to_pretrained(classifier: Classifier) -> Any:
+    """The network as `cnnjax.pretrained` returns one. UserError: see `describe`."""
+    from cnnjax import weights
+
+    variables = jax.device_get(classifier.variables)
+    return weights.Pretrained(
+        classifier.model,
+        {name: values for name, values in variables.items() if values},
+        describe(classifier),
+        classifier.classes,
+        classifier.name,
+        image_shape=classifier.image_shape,
+    )
+
+
+def describe(classifier: Classifier) -> Any:
+    """A classifier's preprocessing as a `cnnjax.weights.Preprocessing`.
+
+    Raises:
+        UserError: it cannot be described as one.
+    """
+    from cnnjax import weights
+
+    if isinstance(classifier.preprocess, weights.Preprocessing):
+        return classifier.preprocess
+    transform, size = classifier.data.transform, classifier.image_shape[0]
+    style = STYLES.get(transform.style)
+    values: dict[str, Any] = getattr(classifier.preprocess, "keywords", {})
+    if style is None or "mean" not in values:
+        raise UserError("the file format has no place for this preprocessing")
+    fraction = transform.fraction or (0.0 if transform.resize else style.fraction)
+    short_side = transform.resize or style.round_short_side(size / 0.875)
+    return weights.Preprocessing(
+        size,
+        mean=tuple(255 * value for value in values["mean"]),
+        std=tuple(255 * value for value in values["std"]),
+        resize=None if fraction else short_side,
+        fraction=fraction or 1.0,
+        interpolation=transform.interpolation or style.interpolation,
+        antialias=style.half_pixels is None,
+        channels="L" if classifier.data.channels == 1 else "RGB",
     )
 
 

@@ -25,9 +25,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from cnnjax.images import BadImage
 from train import cli, errors
 from train.classifier import Classifier, add_weights, one_classifier
-from train.data.decode import BadImage
 from train.data.sources.folder import is_image
 from train.data.threads import ahead, threads
 from train.data.transforms import make_transform

@@ -97,10 +97,7 @@ def from_run(folder: str) -> dict[str, Any]:
     from train.run import Run
 
     run = Run(folder)
-    try:
-        return run.restore("best")[1]
-    except CheckpointError:
-        return run.restore("latest")[1]
+    return run.restore(run.best_or_latest())[1]
 
 
 def from_file(task: Any) -> dict[str, Any]:

@@ -150,6 +150,11 @@ class Run:
         with checkpoint.Checkpoints(self.folder / "checkpoints", read_only=True) as checkpoints:
             return checkpoints.steps()
 
+    def best_or_latest(self) -> str:
+        """ "best", or "latest" where no checkpoint has been evaluated."""
+        with checkpoint.Checkpoints(self.folder / "checkpoints", read_only=True) as checkpoints:
+            return "latest" if not checkpoints.steps() or checkpoints.best() is None else "best"
+
     def restore(self, step: str = "latest", *, raw: bool = False) -> tuple[int, Any]:
         """(step, variables) of a checkpoint.
 

@@ -21,6 +21,7 @@ TORCH: tuple[Rule, ...] = (
     ("/(mean|var)$", r"/running_\1"),
     ("/", "."),
 )
+BOOKKEEPING = r"num_batches_tracked$|^n_averaged$"  # of BatchNorm, and of averaged models
 KERAS: tuple[Rule, ...] = (
     ("bn/scale$", "bn/gamma"),
     ("bn/bias$", "bn/beta"),
@@ -70,6 +71,12 @@ class Map(NamedTuple):
     flattened: dict[str, tuple[int, int, int]] = {}
     background: bool = False
     ignored: str = "$^"
+
+    def options_of(self, tensors: Tensors) -> dict[str, Any]:
+        """The fields of our model that the weights of a file need."""
+        if self.aux is None:
+            return dict(self.options)
+        return self.options | {"aux": any(name.startswith(self.aux) for name in tensors)}
 
 
 class Source(NamedTuple):

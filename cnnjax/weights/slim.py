@@ -149,8 +149,8 @@ def scope(name: str) -> Rule:
 INCEPTION: dict[str, Any] = dict(options={"bn_scale": False}, background=True)
 # What training adds to a checkpoint: the step, moving averages, the optimiser's state.
 TRAINING = (
-    r"(^|/)global_step$|^beta[12]_power$"
-    r"|/(ExponentialMovingAverage|RMSProp(_1)?|Momentum|Adam(_1)?|Adagrad)$"
+    r"(^|/)global_step$|^beta[12]_power(_\d+)?$"
+    r"|/(ExponentialMovingAverage|Momentum|(RMSProp|Ada(m|grad|delta)|Ftrl)(_\d+)?)$"
 )
 
 SOURCE = Source(

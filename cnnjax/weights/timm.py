@@ -3,7 +3,7 @@
 Ports from TF-slim that are older than the hub still have 1001 classes.
 """
 
-from cnnjax.weights.layout import TORCH, Map, Rule, Source, chain, from_torch
+from cnnjax.weights.layout import BOOKKEEPING, TORCH, Map, Rule, Source, chain, from_torch
 from cnnjax.weights.torchvision import INCEPTION_V3, VGG_COLUMNS, vgg_features
 
 VGG_TOP: tuple[Rule, ...] = (
@@ -93,5 +93,5 @@ SOURCE = Source(
         ),
     },
     axes=from_torch,
-    ignored="num_batches_tracked$",
+    ignored=BOOKKEEPING,
 )

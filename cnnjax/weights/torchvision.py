@@ -1,7 +1,7 @@
 """torchvision's `.pth`: a `state_dict`, named by the attributes of its modules."""
 
 from cnnjax.models import vgg
-from cnnjax.weights.layout import TORCH, Map, Rule, Source, from_torch
+from cnnjax.weights.layout import BOOKKEEPING, TORCH, Map, Rule, Source, from_torch
 
 
 def vgg_features(column: vgg.Column, batch_norm: bool) -> tuple[Rule, ...]:
@@ -86,5 +86,5 @@ SOURCE = Source(
         ),
     },
     axes=from_torch,
-    ignored="num_batches_tracked$",
+    ignored=BOOKKEEPING,
 )

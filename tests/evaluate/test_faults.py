@@ -18,11 +18,11 @@ from PIL import Image
 import cnnjax
 from cnnjax import weights
 from cnnjax.analysis import abstract_variables
+from cnnjax.images import decode
 from tests.helpers import ROOT, assert_trees_close
 from train import cli, errors, metrics, predict
 from train.__main__ import main as train
 from train.classifier import from_weights
-from train.data.decode import decode
 from train.errors import DataError, UserError
 from train.evaluate import statistics
 from train.evaluate.__main__ import main as evaluate

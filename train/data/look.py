@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
+from cnnjax.images import BadImage, decode
 from train.config import Config, Data
-from train.data import bad, decode
+from train.data import bad
 from train.data.pipeline import Batch, read, train_batches
 from train.data.plan import Plan
 from train.data.sources import folder, load
@@ -48,8 +49,8 @@ def check(path: str, config: Data | None = None) -> dict[str, Any]:
             return why
         try:
             payload = split.fetch(np.array([index]))[0][0]
-            decode.decode(split.load(payload), 3, max_pixels=config.max_pixels)
-        except (decode.BadImage, OSError) as error:
+            decode(split.load(payload), 3, max_pixels=config.max_pixels)
+        except (BadImage, OSError) as error:
             return str(error)
         return None
 
@@ -201,8 +202,8 @@ def sample(split: Split, config: Data, limit: int) -> Iterator[np.ndarray]:
     def pixels(index: int, payload: Any) -> np.ndarray | None:
         try:
             data = split.load(payload)
-            return decode.decode(data, channels, exif=config.exif, max_pixels=config.max_pixels)
-        except (decode.BadImage, OSError) as error:
+            return decode(data, channels, exif=config.exif, max_pixels=config.max_pixels)
+        except (BadImage, OSError) as error:
             bad.report(split, index, str(error), skip=config.on_bad_image == "skip")
             return None
 

@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnnjax.images import BadImage, decode
 from cnnjax.spelling import choice
 from train import data
 from train.classifier import Classifier
 from train.config import Data
 from train.data import bad
-from train.data.decode import BadImage, decode
 from train.data.threads import ahead, threads
 from train.errors import DataError, UserError
 from train.evaluate.protocols import Crop

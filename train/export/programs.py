@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax import ops, weights
-from train.classifier import Classifier
+from train.classifier import Classifier, to_pretrained
 from train.errors import CheckpointError, UserError
 from train.report.explain import exact
 
@@ -227,15 +227,7 @@ def write_safetensors(path: str, classifier: Classifier) -> dict[str, Any]:
         CheckpointError: the file cannot be written, or differs from the network.
         UserError: the format has no place for the preprocessing.
     """
-    variables = jax.device_get(classifier.variables)
-    pretrained = weights.Pretrained(
-        classifier.model,
-        {name: values for name, values in variables.items() if values},
-        _preprocessing(classifier),
-        classifier.classes,
-        classifier.name,
-        image_shape=classifier.image_shape,
-    )
+    pretrained = to_pretrained(classifier)
     part = Path(path + PARTIAL)
     try:
         weights.save(part, pretrained)
@@ -254,28 +246,3 @@ def write_safetensors(path: str, classifier: Classifier) -> dict[str, Any]:
     finally:
         part.unlink(missing_ok=True)
     return {"file": path, "format": "safetensors", "bytes": size, "difference": difference}
-
-
-def _preprocessing(classifier: Classifier) -> weights.Preprocessing:
-    """A classifier's preprocessing as the file format describes it."""
-    from train.data.transforms import STYLES
-
-    if isinstance(classifier.preprocess, weights.Preprocessing):
-        return classifier.preprocess
-    transform, size = classifier.data.transform, classifier.image_shape[0]
-    style = STYLES.get(transform.style)
-    values: dict[str, Any] = getattr(classifier.preprocess, "keywords", {})
-    if style is None or "mean" not in values:
-        raise UserError("the file format has no place for this preprocessing")
-    fraction = transform.fraction or (0.0 if transform.resize else style.fraction)
-    short_side = transform.resize or style.round_short_side(size / 0.875)
-    return weights.Preprocessing(
-        size,
-        mean=tuple(255 * value for value in values["mean"]),
-        std=tuple(255 * value for value in values["std"]),
-        resize=None if fraction else short_side,
-        fraction=fraction or 1.0,
-        interpolation=transform.interpolation or style.interpolation,
-        antialias=style.half_pixels is None,
-        channels="L" if classifier.data.channels == 1 else "RGB",
-    )
