@@ -9,11 +9,12 @@ import jax
 import numpy as np
 
 from cnnjax.trees import flatten, name
+from cnnjax.weights.assemble import TRAINING
 from train.errors import CheckpointError, UserError
 from train.state import TrainState
 
 # Fields of a model that may differ from those that its weights were trained with.
-FREE = ("dropout", "aux_dropout", "aux", "bn_momentum")
+FREE = (*TRAINING, "aux")
 
 
 def read(task: Any) -> dict[str, Any]:

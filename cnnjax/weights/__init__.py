@@ -17,7 +17,8 @@ from cnnjax.registry import create_model, get_spec
 from cnnjax.spelling import choice
 from cnnjax.trees import flatten
 from cnnjax.weights import imagenet
-from cnnjax.weights.assemble import assemble
+from cnnjax.weights.assemble import HOW, assemble
+from cnnjax.weights.export import export
 from cnnjax.weights.layout import Source, Tensors, WeightsError, WeightsWarning
 from cnnjax.weights.metadata import RECORDS, Preprocessing, Record, find, records_of
 from cnnjax.weights.network import Prediction, Pretrained
@@ -34,14 +35,12 @@ __all__ = [
     "Record",
     "WeightsError",
     "WeightsWarning",
+    "export",
     "load",
     "save",
 ]
 
 VERSION = 1
-
-# Fields of a model that say how it runs, not which network it is: they are not stored.
-HOW = ("parent", "name", "num_classes", "dtype", "bn_axis", "bn_frozen", "remat")
 
 
 def load(

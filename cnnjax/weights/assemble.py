@@ -16,6 +16,11 @@ from cnnjax.weights.layout import Map, Source, Tensors, fill, from_tensorflow, r
 OURS = Source(formats=("safetensors",), maps={}, axes=from_tensorflow)
 BY_PATH = Map(rules=(), classifier="")
 
+# Fields of a model that say how it runs, not which network it is: they are not stored.
+HOW = ("parent", "name", "num_classes", "dtype", "bn_axis", "bn_frozen", "remat")
+# Fields that matter in training only.
+TRAINING = ("dropout", "aux_dropout", "bn_momentum")
+
 
 class Assembled(NamedTuple):
     """A network's variables, and what does not come from the file or stays in it.

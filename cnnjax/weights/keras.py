@@ -108,7 +108,12 @@ SOURCE = Source(
     formats=("hdf5",),
     maps={
         **{
-            name: Map(rules=(*VGG, HEAD), classifier="predictions/bias", top=("fc6", "fc7", "head"))
+            name: Map(
+                rules=(*VGG, HEAD),
+                classifier="predictions/bias",
+                top=("fc6", "fc7", "head"),
+                kinds={"fc6": "dense"},
+            )
             for name in ("vgg16", "vgg19")
         },
         "inception_v3": Map(

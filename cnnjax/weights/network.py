@@ -144,12 +144,13 @@ class Pretrained:
         return jax.jit(apply)
 
     @property
-    def _shape(self) -> tuple[int, int, int]:
+    def input_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the images that the network reads."""
         side, channels = self.preprocessing.size, 1 if self.preprocessing.channels == "L" else 3
         return self.image_shape or (side, side, channels)
 
     def _zeros(self) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((1, *self._shape), np.uint8)
+        return jax.ShapeDtypeStruct((1, *self.input_shape), np.uint8)
 
     def _batches(self, images: Any) -> Iterator[np.ndarray]:
         """Batches of uint8 (n, H, W, C) as the network reads them, decoded one at a time."""
@@ -162,7 +163,7 @@ class Pretrained:
     def _fit(self, source: Any) -> np.ndarray:
         from cnnjax.images import fit, pixels, scale
 
-        height, width, channels = self._shape
+        height, width, channels = self.input_shape
         image = pixels(source, channels)
         if height != width:
             return scale(image, height, width, self.preprocessing)

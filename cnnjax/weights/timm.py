@@ -74,6 +74,7 @@ SOURCE = Source(
                 rules=(*vgg_features(column, bool(suffix)), *VGG_TOP, *TORCH),
                 classifier="head.fc.bias",
                 top=("fc6", "fc7", "head"),
+                kinds={"fc7": "1x1"},
             )
             for name, column in VGG_COLUMNS.items()
             for suffix in ("", "_bn")

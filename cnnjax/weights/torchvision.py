@@ -73,11 +73,17 @@ SOURCE = Source(
                 rules=(*vgg_features(column, bool(suffix)), *VGG_TOP, *TORCH),
                 classifier="classifier.6.bias",
                 top=("fc6", "fc7", "head"),
+                kinds={"fc6": "dense"},
             )
             for name, column in VGG_COLUMNS.items()
             for suffix in ("", "_bn")
         },
-        "inception_v1_bn": Map(rules=(*GOOGLENET, *TORCH), classifier="fc.bias", aux="aux"),
+        "inception_v1_bn": Map(
+            rules=(*GOOGLENET, *TORCH),
+            classifier="fc.bias",
+            aux="aux",
+            kinds={"aux1/fc/conv": "dense", "aux2/fc/conv": "dense"},
+        ),
         "inception_v3": Map(
             rules=(*INCEPTION_V3, *TORCH),
             classifier="fc.bias",
