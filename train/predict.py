@@ -215,6 +215,7 @@ def main(argv: list[str] | None = None) -> dict:
     add("--list", action="store_true", help="read the names of images from standard input")
     add("--features", default="", help="write features to this .npz or .parquet file instead")
     add("--batch-size", type=batch, default=BATCH, help="images at once")
+    parser.no_effect("with --features", lambda args: args.features, "--top", "--json")
     args = parser.parse_intermixed_args(argv)
     names = args.images + (listed_names() if args.list else [])
     if not names:
