@@ -5,6 +5,7 @@ downloaded. README.md explains the sources and the commands.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import warnings
@@ -42,7 +43,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
     "slim": (slim.SOURCE,),
     "facenet": (facenet.SOURCE_CHECKPOINT, facenet.SOURCE_PORT),
 }
-VERSION = 1
+VERSION = 2  # from 2 on with a digest
 
 # Fields of a model that say how it runs, not which network it is: they are not stored.
 HOW = ("parent", "name", "num_classes", "dtype", "bn_axis", "bn_frozen", "remat")
@@ -223,6 +224,7 @@ def save(path: str | os.PathLike, pretrained: Pretrained) -> None:
         "origin": pretrained.origin,
     }
     try:
+        content["digest"] = _digest(content, tensors)
         text = json.dumps(content)
     except TypeError as error:
         message = f"an option of {pretrained.name} cannot be written: {options}"
@@ -273,31 +275,46 @@ def _load_ours(
         )
     try:
         content = json.loads(text)
-    except ValueError as error:
+        version, digest = content["version"], content.pop("digest", None)
+        if version > VERSION:
+            raise WeightsError(
+                f"{path} was written by a newer cnnjax (format {version}, this one reads {VERSION})"
+            )
+        if digest != _digest(content, tensors) and (digest is not None or version >= 2):
+            raise WeightsError(f"{path} is damaged: its content is not what was saved")
+        name, origin = content["model"], content["origin"]
+        stored = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in content["options"].items()
+        }
+        # Files of older versions have no shape.
+        shape = tuple(content["image_shape"]) if "image_shape" in content else None
+        names = tuple(content["class_names"]) if content["class_names"] else None
+        preprocessing = Preprocessing.from_dict(content["preprocessing"])
+        known_classes = content["num_classes"]
+    except WeightsError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise WeightsError(f"{path} is damaged: its metadata cannot be read") from error
-    if (version := content["version"]) > VERSION:
-        raise WeightsError(
-            f"{path} was written by a newer cnnjax (format {version}, this one reads {VERSION})"
-        )
-    name = content["model"]
     if model not in (None, name):
         raise WeightsError(f"{path} holds {name}, not {model}")
-    stored = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in content["options"].items()
-    }
-    classes = num_classes or content["num_classes"]
+    classes = num_classes or known_classes
     network = create_model(name, num_classes=classes, **stored | options)
-    other = classes != content["num_classes"]
-    # Files of older versions have no shape.
-    shape = tuple(content["image_shape"]) if "image_shape" in content else None
+    other = classes != known_classes
     size = shape or get_spec(name).input_size
     what = f"{path} does not fit {name}"
     variables, fresh = assemble(network, size, tensors, what, new_heads=other)
-    names = tuple(content["class_names"]) if content["class_names"] and not other else None
-    preprocessing = Preprocessing.from_dict(content["preprocessing"])
-    origin = content["origin"]
+    names = None if other else names
     return Pretrained(network, variables, preprocessing, names, name, origin, fresh, shape)
+
+
+def _digest(content: dict[str, Any], tensors: dict[str, np.ndarray]) -> str:
+    """The SHA-256 of a file's metadata and values, as `save` writes them."""
+    digest = hashlib.sha256(json.dumps(content).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(np.ravel(tensors[name]))
+    return digest.hexdigest()
 
 
 def _models(source: str) -> list[str]:
