@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from cnnjax.spelling import choice
-from train import cli
+from train import cli, files
 from train.build import DTYPES, build_preprocess
 from train.config import Data, Transform
 from train.data.transforms import from_preprocessing
@@ -272,7 +272,7 @@ def one_classifier(args: argparse.Namespace) -> Classifier:
 def read_names(path: str) -> tuple[str, ...]:
     """The lines of a file, without empty ones."""
     try:
-        lines = epath.Path(path).read_text().splitlines()
+        lines = files.read(epath.Path(path).expanduser()).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--class-names={path} cannot be read: {error}") from None
     return tuple(line.strip() for line in lines if line.strip())

@@ -25,7 +25,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from train import cli, errors
+from train import cli, errors, files
 from train.classifier import Classifier, add_weights, one_classifier
 from train.data.decode import BadImage
 from train.data.sources.folder import is_image
@@ -94,7 +94,7 @@ def read(names: Sequence[str], classifier: Classifier) -> Iterator[tuple[str, np
 
     def read_one(name: str) -> np.ndarray | str:
         try:
-            return transform(sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes())
+            return transform(sys.stdin.buffer.read() if name == "-" else files.read(name))
         except OSError as error:
             return error.strerror or str(error)
         except BadImage as error:

@@ -313,7 +313,7 @@ def _digest(content: dict[str, Any], tensors: dict[str, np.ndarray]) -> str:
     digest = hashlib.sha256(json.dumps(content).encode())
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(np.ravel(tensors[name]))
+        digest.update(np.ravel(tensors[name]).data)
     return digest.hexdigest()
 
 

@@ -21,7 +21,7 @@ from cnnjax.analysis import abstract_variables
 from tests.helpers import ROOT, assert_trees_close
 from train import cli, errors, metrics, predict
 from train.__main__ import main as train
-from train.classifier import from_weights
+from train.classifier import from_weights, read_names
 from train.data.decode import decode
 from train.errors import DataError, UserError
 from train.evaluate import statistics
@@ -243,6 +243,25 @@ def test_no_image_that_can_be_read(run, photo, tmp_path, capsys):
     assert errors.run(lambda: predict.main([f"--workdir={run}", missing])) == 3
     assert "error: none of the images can be read" in capsys.readouterr().err
     assert errors.run(lambda: predict.main([f"--workdir={run}", missing, photo])) == 0
+
+
+def test_files_that_would_never_end(run, tmp_path, capsys):
+    """A FIFO without a writer, and a device: named at once, wherever a file is read by its name."""
+    fifo, device = str(tmp_path / "fifo.png"), str(tmp_path / "device.png")
+    os.mkfifo(fifo)
+    os.symlink("/dev/zero", device)
+    for name in (fifo, device):
+        assert errors.run(lambda name=name: predict.main([f"--workdir={run}", name])) == 3
+        said = f"{name} cannot be read: it is not a regular file"
+        assert said in capsys.readouterr().err
+        with pytest.raises(DataError, match="not a regular file"):
+            evaluate(["--compare", name, name])
+        with pytest.raises(DataError, match="not a regular file"):
+            evaluate([f"--workdir={run}", f"--data=npz:{name}"])
+        with pytest.raises(weights.WeightsError, match="not a regular file"):
+            weights.load(name)
+        with pytest.raises(UserError, match="not a regular file"):
+            read_names(name)
 
 
 # Names and streams
