@@ -16,6 +16,8 @@ from train import cli, errors
 from train.runtime import malloc
 from train.runtime.signals import Interrupt
 
+DAY = 24 * 60 * 60
+
 
 class Parser(cli.Parser):
     """Its help lists the recipe's options, read off the source only then."""
@@ -50,14 +52,16 @@ def parse(argv: list[str] | None) -> tuple:
         "several processes (SLURM, Open MPI and TPU pods are recognised)"
     )
     cluster.add_argument("--coordinator", default="", help="HOST:PORT of process 0")
-    cluster.add_argument("--num-processes", type=int, default=0, help="how many there are")
-    cluster.add_argument("--process-id", type=int, default=-1, help="which this is, from 0")
+    size, rank = cli.whole("--num-processes", 0, 2**20), cli.whole("--process-id", -1, 2**20)
+    cluster.add_argument("--num-processes", type=size, default=0, help="how many there are")
+    cluster.add_argument("--process-id", type=rank, default=-1, help="which this is, from 0")
+    meet, dead = (cli.whole(name, 1, DAY) for name in ("--meet-within", "--dead-after"))
     cluster.add_argument(
-        "--meet-within", type=int, default=300, help="seconds to wait for the others at the start"
+        "--meet-within", type=meet, default=300, help="seconds to wait for the others at the start"
     )
     cluster.add_argument(
         "--dead-after",
-        type=int,
+        type=dead,
         default=20,
         help="seconds without a sign of life after which a process counts as dead",
     )
@@ -76,8 +80,6 @@ def main(argv: list[str] | None = None, *, interrupt: Interrupt | None = None) -
     from train import loop
     from train.runtime import cluster
 
-    if min(args.meet_within, args.dead_after) < 1:
-        raise errors.UserError("--meet-within and --dead-after are at least 1 second")
     connection = cluster.connect(
         args.coordinator,
         args.num_processes,

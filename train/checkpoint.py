@@ -20,6 +20,7 @@ import numpy as np
 from etils import epath
 
 from cnnjax.trees import flatten
+from train import files
 from train.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class Checkpoints:
             return
         for path in self.folder.glob("*/metrics/metrics"):
             try:
-                json.loads(path.read_text())
+                json.loads(files.read(path))
             except (OSError, ValueError):
                 place = path.parent.parent
                 if self._read_only:

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from cnnjax.spelling import choice
-from train import cli
+from train import cli, files
 from train.build import DTYPES, build_preprocess
 from train.config import Data, Transform
 from train.data.transforms import STYLES, from_preprocessing
@@ -243,13 +243,11 @@ def _first(names: Sequence[str]) -> str:
 # The command line
 
 OF_RUNS = ("--step", "--raw")
-OF_WEIGHTS = (
-    *("--model", "--source", "--class-names"),
-    *("--size", "--style", "--resize", "--fraction", "--interpolation"),
-)
+TRANSFORM = ("--style", "--resize", "--fraction", "--interpolation")
+OF_WEIGHTS = ("--model", "--source", "--class-names", "--size", *TRANSFORM)
 
 
-def add_weights(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+def add_weights(parser: cli.Parser, *, several: bool = False) -> None:
     """Adds the options that name a network, or `several`: run folders, or published weights."""
     listed: dict[str, Any] = dict(nargs="+" if several else 1, default=[])
     or_several = ", or several" if several else ""
@@ -270,15 +268,8 @@ def add_weights(parser: argparse.ArgumentParser, *, several: bool = False) -> No
     add("--fraction", type=fraction, default=0.0, help="central part of both sides; 1: all of it")
     add("--interpolation", default="", help="bilinear or bicubic")
     add("--dtype", default="", help="compute type: float32 or bfloat16")
-
-
-def check_options(args: argparse.Namespace) -> None:
-    """Raises UserError for options of run folders without one, and for those of weights."""
-    for names, owner in ((OF_RUNS, "workdir"), (OF_WEIGHTS, "weights")):
-        values = {name: getattr(args, name[2:].replace("-", "_")) for name in names}
-        given = [name for name, value in values.items() if value and value != "latest"]
-        if given and not getattr(args, owner):
-            raise UserError(f"{', '.join(given)} can only be given with --{owner}")
+    parser.no_effect("without --workdir", lambda args: not args.workdir, *OF_RUNS)
+    parser.no_effect("without --weights", lambda args: not args.weights, *OF_WEIGHTS)
 
 
 def published(args: argparse.Namespace, source: str = "") -> list[Classifier]:
@@ -318,7 +309,6 @@ def one_classifier(args: argparse.Namespace) -> Classifier:
         UserError: they name none, or a run folder and a file.
     """
     one_of(args, "workdir", "weights")
-    check_options(args)
     if args.weights:
         return published(args)[0]
     return from_run(Run(args.workdir[0]), args.step, raw=args.raw, dtype=args.dtype, source="-")
@@ -327,7 +317,7 @@ def one_classifier(args: argparse.Namespace) -> Classifier:
 def read_names(path: str) -> tuple[str, ...]:
     """The lines of a file, without empty ones."""
     try:
-        lines = epath.Path(path).read_text().splitlines()
+        lines = files.read(epath.Path(path).expanduser()).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--class-names={path} cannot be read: {error}") from None
     return tuple(line.strip() for line in lines if line.strip())

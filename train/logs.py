@@ -130,7 +130,7 @@ def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        lines = path.read_bytes().splitlines(keepends=True)
+        lines = files.read(path).splitlines(keepends=True)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     rows = []

@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 from cnnjax.images import BadImage
-from train import cli, errors
+from train import cli, errors, files
 from train.classifier import Classifier, add_weights, one_classifier
 from train.data.sources.folder import is_image
 from train.data.threads import ahead, threads
@@ -94,7 +94,7 @@ def read(names: Sequence[str], classifier: Classifier) -> Iterator[tuple[str, np
 
     def read_one(name: str) -> np.ndarray | str:
         try:
-            return transform(sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes())
+            return transform(sys.stdin.buffer.read() if name == "-" else files.read(name))
         except OSError as error:
             return error.strerror or str(error)
         except BadImage as error:
@@ -215,6 +215,7 @@ def main(argv: list[str] | None = None) -> dict:
     add("--list", action="store_true", help="read the names of images from standard input")
     add("--features", default="", help="write features to this .npz or .parquet file instead")
     add("--batch-size", type=batch, default=BATCH, help="images at once")
+    parser.no_effect("with --features", lambda args: args.features, "--top", "--json")
     args = parser.parse_intermixed_args(argv)
     names = args.images + (listed_names() if args.list else [])
     if not names:

@@ -80,7 +80,7 @@ def read_config(path: epath.Path) -> dict[str, Any]:
         UserError: it is not the config of a run.
     """
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(files.read(path))
         check(configs.from_dict(values))
         if not isinstance(values["class_names"], list):
             raise TypeError("class_names is no list")

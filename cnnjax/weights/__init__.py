@@ -5,6 +5,7 @@ downloaded. README.md explains the sources and the commands.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import warnings
@@ -40,7 +41,7 @@ __all__ = [
     "save",
 ]
 
-VERSION = 1
+VERSION = 2  # from 2 on with a digest
 
 
 def load(
@@ -263,6 +264,7 @@ def save(path: str | os.PathLike, pretrained: Pretrained) -> None:
         "origin": pretrained.origin,
     }
     try:
+        content["digest"] = _digest(content, tensors)
         text = json.dumps(content)
     except TypeError as error:
         message = f"an option of {pretrained.name} cannot be written: {options}"
@@ -313,38 +315,48 @@ def _load_ours(
     """A file that `save` wrote, as `load` returns it."""
     try:
         content = json.loads(text)
-    except ValueError as error:
+        version, digest = content["version"], content.pop("digest", None)
+        if version > VERSION:
+            raise WeightsError(
+                f"{path} was written by a newer cnnjax (format {version}, this one reads {VERSION})"
+            )
+        if digest != _digest(content, tensors) and (digest is not None or version >= 2):
+            raise WeightsError(f"{path} is damaged: its content is not what was saved")
+        name, origin = content["model"], content["origin"]
+        stored = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in content["options"].items()
+        }
+        # Files of older versions have no shape.
+        shape = tuple(content["image_shape"]) if "image_shape" in content else None
+        names = tuple(content["class_names"]) if content["class_names"] else None
+        preprocessing = Preprocessing.from_dict(content["preprocessing"])
+        known_classes = content["num_classes"]
+    except WeightsError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise WeightsError(f"{path} is damaged: its metadata cannot be read") from error
-    if (version := content["version"]) > VERSION:
-        raise WeightsError(
-            f"{path} was written by a newer cnnjax (format {version}, this one reads {VERSION})"
-        )
-    name = content["model"]
     if model not in (None, name):
         raise WeightsError(f"{path} holds {name}, not {model}")
-    stored = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in content["options"].items()
-    }
-    classes = num_classes or content["num_classes"]
+    classes = num_classes or known_classes
     network = create_model(name, num_classes=classes, **stored | options)
-    other = trunk or classes != content["num_classes"]
-    # Files of older versions have no shape.
-    shape = tuple(content["image_shape"]) if "image_shape" in content else None
+    other = trunk or classes != known_classes
     size = shape or get_spec(name).input_size
-    assembled = assemble(network, size, tensors, f"{path} does not fit {name}", new_heads=other)
-    names = tuple(content["class_names"]) if content["class_names"] and not other else None
-    preprocessing = Preprocessing.from_dict(content["preprocessing"])
+    what = f"{path} does not fit {name}"
+    assembled = assemble(network, size, tensors, what, new_heads=other)
+    names, fresh = None if other else names, assembled.fresh
     return Pretrained(
-        network,
-        assembled.variables,
-        preprocessing,
-        names,
-        name,
-        content["origin"],
-        assembled.fresh,
-        shape,
+        network, assembled.variables, preprocessing, names, name, origin, fresh, shape
     )
+
+
+def _digest(content: dict[str, Any], tensors: dict[str, np.ndarray]) -> str:
+    """The SHA-256 of a file's metadata and values, as `save` writes them."""
+    digest = hashlib.sha256(json.dumps(content).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(np.ravel(tensors[name]).data)
+    return digest.hexdigest()
 
 
 def _models(source: str) -> list[str]:

@@ -57,6 +57,8 @@ def sniff(path: Path) -> str:
                 f"python -m train.export --workdir={path} --format=safetensors --out=FILE"
             )
         raise WeightsError(f"{path} is a folder: name the file of weights in it")
+    if not path.is_file():  # opening a FIFO would wait for its writer
+        raise WeightsError(f"{path} is not a regular file")
     size = path.stat().st_size
     with open(path, "rb") as file:
         head = file.read(512)

@@ -169,8 +169,10 @@ def test_mistakes_on_the_command_line(tmp_path):
         done = command("train.data", *arguments)
         assert done.returncode == code and sentence in done.stderr
         assert "Traceback" not in done.stderr
-    with pytest.raises(UserError, match="--limit=0 must be positive"):
+    with pytest.raises(UserError, match="--limit=0 must be a whole number of at least 1"):
         main(["stats", "--limit=0"])
+    with pytest.raises(UserError, match="--quality has no effect without --short-side"):
+        main(["prepare", "folder", "photos", "packed", "--quality=50"])
     with pytest.raises(UserError, match=r"has no key .data\.sorce"):
         main(["stats", "--config.data.sorce=x"])
     with pytest.raises(DataError, match="cannot be written"):

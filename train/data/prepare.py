@@ -208,7 +208,8 @@ def shrink(data: bytes, short_side: int, quality: int) -> bytes:
 
 
 def described(builder: Any, source: str) -> dict[str, Any]:
-    """The result of a command that prepared a data set."""
+    """The result of a command that prepared a data set, which is sealed."""
+    tfds.seal(epath.Path(builder.data_path))
     counts = {name: split.num_examples for name, split in builder.info.splits.items()}
     return {"source": source, "path": str(builder.data_path), "splits": counts}
 

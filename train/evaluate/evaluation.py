@@ -130,9 +130,13 @@ def from_runs(
         for run in runs
         for step in steps.split(",")
     ]
-    # Each source has a folder of its own for its results.
-    folder = runs[0].folder / "eval" / re.sub(r"[^\w.-]+", "_", source)
-    return classifiers, split, split_name or runs[0].config.data.eval_split, folder
+    split_name = split_name or runs[0].config.data.eval_split
+    return classifiers, split, split_name, results_folder(runs[0], source)
+
+
+def results_folder(run: Run, source: str = "") -> epath.Path:
+    """Where the results of a run are written: each source other than its own has a folder."""
+    return run.folder / "eval" / re.sub(r"[^\w.-]+", "_", source)
 
 
 def evaluate_all(
@@ -221,19 +225,23 @@ def watch(
     split_name: str = "",
     *,
     every: float = 20.0,
+    source: str = "",
+    folder: epath.Path | None = None,
     raw: bool = False,
     dtype: str = "",
     **options: Any,
 ) -> dict:
     """Evaluates each checkpoint of a running job as it comes, until the run's last step.
 
-    Only `eval/` of the run folder is written. Each result but the last is printed as a line of
+    Of the run folder only `eval/` is written. Each result but the last is printed as a line of
     JSON.
 
     Args:
         workdir: the run folder.
         split_name: the split; by default the evaluation split of the run.
         every: seconds between two looks at the folder.
+        source: the data; by default that of the run.
+        folder: for the results; by default `eval/` of the run folder.
         raw, dtype: as `from_run` takes them.
         **options: those of `evaluate_all`.
 
@@ -244,13 +252,15 @@ def watch(
         CheckpointError: no checkpoint could be read.
     """
     run, done, last = Run(workdir), set(), None
-    split, split_name = run.load_split(split_name), split_name or run.config.data.eval_split
+    split = run.load_split(split_name, source)
+    split_name = split_name or run.config.data.eval_split
+    folder = folder or results_folder(run, source)
     while run.last_step not in done:
         fresh = [step for step in run.steps() if step not in done]
         for step in fresh:
             done.add(step)
             try:
-                classifier = from_run(run, str(step), raw=raw, dtype=dtype)
+                classifier = from_run(run, str(step), raw=raw, dtype=dtype, source=source)
             except CheckpointError as error:
                 if step in run.steps():
                     raise
@@ -258,7 +268,7 @@ def watch(
                 continue
             if last is not None:
                 print(json.dumps(short(last)), flush=True)
-            last = evaluate_all([classifier], split, split_name, run.folder / "eval", **options)
+            last = evaluate_all([classifier], split, split_name, folder, **options)
         if not fresh:
             time.sleep(every)
     if last is None:

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from train import cli, errors
-from train.classifier import add_weights, one_classifier
+from train.classifier import TRANSFORM, add_weights, one_classifier
 from train.errors import UserError
 from train.export.programs import PROGRAMS, write_program, write_safetensors
 
@@ -32,6 +32,21 @@ def main(argv: list[str] | None = None) -> dict:
         "--without-preprocessing",
         action="store_true",
         help="a program of what the network reads, instead of uint8 images",
+    )
+    parser.no_effect(
+        "with --format=safetensors: the file holds the values, not a program",
+        lambda args: args.format == "safetensors",
+        *("--without-preprocessing", "--dtype"),
+    )
+    parser.no_effect(
+        "with --format=onnx, which computes in float32",
+        lambda args: args.format == "onnx",
+        "--dtype",
+    )
+    parser.no_effect(
+        "on a program, which reads images of its size and has no names",
+        lambda args: args.format in PROGRAMS,
+        *("--class-names", *TRANSFORM),
     )
     args = parser.parse_args(argv)
     classifier = one_classifier(args)

@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from cnnjax.spelling import nearest
+from train import files
 from train.data.split import Arrays, Split
 from train.errors import DataError
 
@@ -112,6 +113,7 @@ def npz(path: str, split: str) -> Split:
     if not path:
         raise DataError("npz: needs a file, as in npz:digits.npz")
     try:
+        files.check_regular(epath.Path(path).expanduser())
         with (
             epath.Path(path).expanduser().open("rb") as file,
             zipfile.ZipFile(file) as archive,
