@@ -4,17 +4,13 @@ import textwrap
 from typing import Any
 
 import jax
-import numpy as np
 
 from cnnjax.trees import flatten
 from train.build import Task
 from train.config import Config
-from train.data.sources.folder import Files
-from train.data.split import Arrays, Split
+from train.data.counts import describe, majority
 from train.optim import rate_factors
 from train.progress import columns
-
-MOST_NAMED = 10  # classes that are listed with their counts
 
 
 def first_lines(task: Task, workdir: str) -> str:
@@ -43,31 +39,6 @@ def first_lines(task: Task, workdir: str) -> str:
     return "\n".join(
         textwrap.fill(f"{head:<9}{text}", wide, subsequent_indent=" " * 11) for head, text in lines
     )
-
-
-def describe(split: Split) -> str:
-    """'120 images: cat 20, dog 100', as far as the labels are at hand."""
-    images = f"{len(split):,} images"
-    if not isinstance(split, Arrays | Files):
-        return images
-    counts = np.bincount(split.labels, minlength=len(split.class_names))
-    if len(counts) > MOST_NAMED:
-        return f"{images}, {counts.min():,} to {counts.max():,} of each class"
-    if counts.min() == counts.max():
-        return f"{images}, {counts[0]:,} of each class"
-    named = (f"{name} {count:,}" for name, count in zip(split.class_names, counts))
-    return f"{images}: {', '.join(named)}"
-
-
-def majority(split: Split) -> tuple[str, float] | None:
-    """The most frequent class and its share, where it is more than an even share by half."""
-    if not isinstance(split, Arrays | Files):
-        return None
-    counts = np.bincount(split.labels, minlength=len(split.class_names))
-    share = counts.max() / len(split)
-    if share * len(counts) < 1.2 or len(counts) < 2:
-        return None
-    return split.class_names[counts.argmax()], share
 
 
 def network(task: Task) -> str:
