@@ -1,6 +1,7 @@
 """What the commands have in common."""
 
 import argparse
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -62,6 +63,12 @@ class Parser(argparse.ArgumentParser):
 def printable(text: str) -> str:
     """Text that UTF-8 can encode: with escapes for the bytes of a file's name that is not UTF-8."""
     return text.encode(errors="backslashreplace").decode()
+
+
+def bar(share: float, room: int) -> str:
+    """A bar of blocks, in eighths of one; a share of 1 fills the room."""
+    eighths = round(share * room * 8) if math.isfinite(share) else 0
+    return "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8]
 
 
 # Types of arguments. The option's name is for the sentence of a UserError.

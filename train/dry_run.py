@@ -16,6 +16,7 @@ from train.build import Task
 from train.config import Config
 from train.data import affine
 from train.errors import DataError
+from train.progress import waiting
 from train.start import start
 
 BARS = " ▁▂▃▄▅▆▇█"
@@ -71,7 +72,9 @@ def dry_run(config: Config) -> dict[str, Any]:
     }
     if affine.wanted(config.data.augment):
         batch["affine"] = np.zeros((share, 6), np.float32)
-    compiled = task.step.lower(task.abstract_state, task.spread.shard(batch), task.key).compile()
+    arguments = task.abstract_state, task.spread.shard(batch), task.key
+    with waiting(f"compiling {config.model.name}", quiet=jax.process_index() > 0):
+        compiled = task.step.lower(*arguments).compile()
     memory = compiled.memory_analysis()
     summary = analysis.summarize(task.model, (height, width, channels))
     result = {

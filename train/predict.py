@@ -28,6 +28,7 @@ import numpy as np
 from cnnjax.images import BadImage
 from train import cli, errors, files
 from train.classifier import Classifier, add_weights, one_classifier
+from train.cli import bar
 from train.data.sources.folder import is_image
 from train.data.threads import ahead, threads
 from train.data.transforms import make_transform
@@ -150,12 +151,6 @@ def bars(rows: Sequence[tuple[str, float]], width: int = 80) -> str:
         name = name if len(name) <= longest else name[: longest - 1] + "…"
         lines.append(f"  {name:<{longest}} {probability:7.2%}  {bar(probability, room)}".rstrip())
     return "\n".join(lines)
-
-
-def bar(probability: float, room: int) -> str:
-    """A bar of blocks, in eighths of one; probability 1 fills the room."""
-    eighths = round(probability * room * 8) if np.isfinite(probability) else 0
-    return "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8]
 
 
 def write_features(

@@ -54,8 +54,13 @@ def make_parser() -> argparse.ArgumentParser:
     check = command(commands, "check", "list the images that cannot be read")
     check.add_argument("dir", help="any folder; all images below it are checked")
 
-    show = command(commands, "show", "a picture of 4 x 8 training examples")
+    show = command(commands, "show", "a picture of examples as the network reads them")
     show.add_argument("--out", default="augmented.png", help="the picture")
+    show.add_argument(
+        "--split", default="", help="the training split by default; val: as evaluation reads it"
+    )
+    images = cli.whole("--images", 1, 1000)
+    show.add_argument("--images", type=images, default=0, help="how many; 4, or 32 of evaluation")
     stats = command(commands, "stats", "classes, mean, standard deviation")
     stats.add_argument("--split", default="", help="the training split by default")
     stats.add_argument(
@@ -100,7 +105,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     else:
         config = recipe.override(Config(), overrides)
     if args.command == "show":
-        return look.show(config, args.out)
+        return look.show(config, args.out, args.split, args.images)
     return look.stats(config, args.split, args.limit)
 
 

@@ -14,12 +14,13 @@ import numpy as np
 from etils import epath
 
 from cnnjax.spelling import choice
-from train import data, files
+from train import cli, data, files
 from train.classifier import Classifier, from_run, match_classes
-from train.errors import CheckpointError, UserError
+from train.errors import CheckpointError, UserError, json_line
 from train.evaluate import protocols, statistics
 from train.evaluate.answers import Answers, as_counted, ask, combine, select_classes
 from train.evaluate.predictions import write_predictions
+from train.progress import accuracy, waiting
 from train.run import Run
 
 LONG = ("reliability", "classes", "confusion", "mistakes")  # in the file, not in the JSON line
@@ -179,18 +180,20 @@ def evaluate_all(
     """
     if predictions:
         choice("--predictions", predictions, ("csv", "parquet"), UserError)
-    began = time.perf_counter()
-    answers = answer(
-        classifiers,
-        split,
-        protocol,
-        scales=scales,
-        average=average,
-        subset=subset,
-        batch=batch,
-        devices=devices,
-        progress=_progress(len(split), protocol),
-    )
+    began, first = time.perf_counter(), jax.process_index() == 0
+    told = f"evaluating {len(split):,} {split_name} images, {protocol}"
+    with waiting(told, quiet=not first) as progress:
+        answers = answer(
+            classifiers,
+            split,
+            protocol,
+            scales=scales,
+            average=average,
+            subset=subset,
+            batch=batch,
+            devices=devices,
+            progress=progress,
+        )
     seconds = time.perf_counter() - began
     label = "+".join(dict.fromkeys(classifier.label for classifier in classifiers))
     result: dict[str, Any] = {
@@ -208,7 +211,7 @@ def evaluate_all(
     unreadable = len(split) - len(answers.examples) - unlabelled
     counts = {"unlabelled": unlabelled, "unreadable": unreadable}
     result |= {name: count for name, count in counts.items() if count}
-    if folder is not None and jax.process_index() == 0:
+    if folder is not None and first:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{protocol}-{label}.json"
         files.write(path, json.dumps(result, indent=1))
@@ -217,7 +220,23 @@ def evaluate_all(
             path = folder / f"{protocol}-{label}.{predictions}"
             write_predictions(path, answers, split)
             result["predictions"] = str(path)
+    if first:
+        print(sentence(result, folder), file=sys.stderr, flush=True)
     return result
+
+
+def sentence(result: dict[str, Any], folder: epath.Path | None) -> str:
+    """What a result says to people: accuracy, the weakest class, the report if there is one."""
+    told = accuracy(result, result["split"])
+    classes = [row for row in result["classes"] if row["examples"]]
+    weakest = min(classes, key=lambda row: row["top1"])
+    if len(classes) > 1 and weakest["top1"] < result["top1"]:
+        told += (
+            f"\nweakest class: {cli.printable(weakest['name'])}, {weakest['right']:,} of "
+            f"{weakest['examples']:,} right ({weakest['top1']:.0%})"
+        )
+    report = folder and folder.parent / "report.html"
+    return f"{told}\nopen {report}" if report and report.exists() else told
 
 
 def watch(
@@ -267,7 +286,7 @@ def watch(
                 print(f"{error}; the run has deleted it meanwhile", file=sys.stderr, flush=True)
                 continue
             if last is not None:
-                print(json.dumps(short(last)), flush=True)
+                print(json_line(short(last)), flush=True)
             last = evaluate_all([classifier], split, split_name, folder, **options)
         if not fresh:
             time.sleep(every)
@@ -279,21 +298,3 @@ def watch(
 def short(result: dict[str, Any]) -> dict[str, Any]:
     """The numbers of a result that fit into one line."""
     return {key: value for key, value in result.items() if key not in LONG}
-
-
-def _progress(count: int, protocol: str) -> Callable[[int], None]:
-    """Shows on a terminal how far it is; elsewhere nothing."""
-    if not sys.stderr.isatty() or jax.process_index():
-        return lambda done: None
-    last = [0.0]
-
-    def show(done: int) -> None:
-        if time.monotonic() - last[0] > 0.5 or done >= count:
-            last[0] = time.monotonic()
-            print(
-                f"\r{protocol}: {min(done, count):,} of {count:,}",
-                end="\n" if done >= count else "",
-                file=sys.stderr,
-            )
-
-    return show

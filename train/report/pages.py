@@ -1,5 +1,7 @@
 """The report of a run: its sections in the order of the page, and what they are made of."""
 
+import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +12,7 @@ from train.config import flatten, to_dict
 from train.evaluate import statistics
 from train.evaluate.answers import Answers
 from train.evaluate.evaluation import answer
+from train.progress import accuracy, waiting
 from train.report import explain, figures
 from train.report.branches import contributions
 from train.report.markup import page, section, tabular
@@ -62,29 +65,36 @@ def write_report(workdir: str, step: str = "latest", images: int = 500) -> dict[
     """
     run = Run(workdir)
     split, classifier = run.load_split(), from_run(run, step)
-    answers = answer([classifier], split)
+    on_terminal = sys.stderr.isatty()
+    with waiting(f"evaluating {len(split):,} {run.config.data.eval_split} images") as progress:
+        answers = answer([classifier], split, progress=progress)
     answers = answers._replace(classes=tuple(map(cli.printable, answers.classes)))
     numbers = statistics.summarize(answers.log_probabilities, answers.labels, answers.classes)
     evaluation = Evaluation(run, split, classifier, answers, numbers)
-    sections = [
-        training(evaluation),
-        confusion(evaluation),
-        weakest_classes(evaluation),
-        calibration(evaluation),
-        mistakes(evaluation),
-        first_layer(classifier),
-    ]
+    wanted: dict[str, Callable[[], str | list[str]]] = {
+        "curves": lambda: training(evaluation),
+        "confusions": lambda: confusion(evaluation),
+        "classes": lambda: weakest_classes(evaluation),
+        "calibration": lambda: calibration(evaluation),
+        "mistakes": lambda: mistakes(evaluation),
+        "filters": lambda: first_layer(classifier),
+    }
     if images:
         sample = draw(evaluation, images)
-        sections += [
-            attention(classifier, sample, answers.classes),
-            *feature_maps(classifier, sample),
-            neighbours(classifier, sample),
-            units(classifier, sample),
-            branches(classifier, sample),
-            receptive_fields(classifier, sample),
-        ]
-    sections.append(options(run))
+        wanted |= {
+            "where it looks": lambda: attention(classifier, sample, answers.classes),
+            "feature maps": lambda: feature_maps(classifier, sample),
+            "neighbours": lambda: neighbours(classifier, sample),
+            "units": lambda: units(classifier, sample),
+            "branches": lambda: branches(classifier, sample),
+            "receptive fields": lambda: receptive_fields(classifier, sample),
+        }
+    wanted["options"] = lambda: options(run)
+    sections: list[str] = []
+    for number, (name, make) in enumerate(wanted.items(), start=1):
+        with waiting(f"report, part {number} of {len(wanted)}: {name}", quiet=not on_terminal):
+            made = make()
+        sections += made if isinstance(made, list) else [made]
 
     path, config = run.folder / "report.html", run.config
     title = f"{config.model.name} on {config.data.source}"
@@ -92,6 +102,7 @@ def write_report(workdir: str, step: str = "latest", images: int = 500) -> dict[
         f"Checkpoint of step {classifier.label}, evaluated on the {config.data.eval_split} split."
     )
     files.write(path, page(title, subtitle, headline(evaluation), sections))
+    print(f"{accuracy(numbers, config.data.eval_split)}\nopen {path}", file=sys.stderr, flush=True)
     return {
         "report": str(path),
         "step": int(classifier.label),
