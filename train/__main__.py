@@ -54,7 +54,11 @@ def parse(argv: list[str] | None) -> tuple:
     cluster = parser.add_argument_group(
         "several processes (SLURM, Open MPI and TPU pods are recognised)"
     )
-    cluster.add_argument("--coordinator", default="", help="HOST:PORT of process 0")
+    cluster.add_argument(
+        "--coordinator",
+        default="",
+        help="HOST:PORT of process 0; auto: jax finds the others itself, as on TPU VMs",
+    )
     cluster.add_argument("--num-processes", type=int, default=0, help="how many there are")
     cluster.add_argument("--process-id", type=int, default=-1, help="which this is, from 0")
     cluster.add_argument(
