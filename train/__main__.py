@@ -48,10 +48,19 @@ def parse(argv: list[str] | None) -> tuple:
         action="store_true",
         help="compile one step and tell what it takes, without reading images or writing",
     )
+    add(
+        "--topology",
+        default="",
+        help="with --dry_run: TPUs that are not here, as in v5e:8x8; several: v5e:4x4,v5e:8x8",
+    )
     cluster = parser.add_argument_group(
         "several processes (SLURM, Open MPI and TPU pods are recognised)"
     )
-    cluster.add_argument("--coordinator", default="", help="HOST:PORT of process 0")
+    cluster.add_argument(
+        "--coordinator",
+        default="",
+        help="HOST:PORT of process 0; auto: jax finds the others itself, as on TPU VMs",
+    )
     size, rank = cli.whole("--num-processes", 0, 2**20), cli.whole("--process-id", -1, 2**20)
     cluster.add_argument("--num-processes", type=size, default=0, help="how many there are")
     cluster.add_argument("--process-id", type=rank, default=-1, help="which this is, from 0")
@@ -75,6 +84,12 @@ def main(argv: list[str] | None = None, *, interrupt: Interrupt | None = None) -
     from train import recipe
 
     config = recipe.load(args.config, overrides)
+    if args.topology:
+        if not args.dry_run:
+            raise errors.UserError("--topology is for --dry_run: training runs on what is here")
+        from train.forecast import forecast
+
+        return forecast(config, args.topology.split(","))
 
     # jax takes half a second, which --help and a mistyped flag need not wait for.
     from train import loop

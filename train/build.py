@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -157,11 +157,17 @@ class Task:
         abstract_state: shapes of the state.
     """
 
-    def __init__(self, config: Config, split: data.Split | None = None):
-        """`split` stands in for the data that the config names."""
+    def __init__(
+        self,
+        config: Config,
+        split: data.Split | None = None,
+        *,
+        among: Sequence[jax.Device] | None = None,
+    ):
+        """`split` stands in for the data that the config names, `among` for the devices."""
         check(config)
         self.config = config
-        self.spread = Parallel(config.parallel.mapping, config.parallel.devices)
+        self.spread = Parallel(config.parallel.mapping, config.parallel.devices, among=among)
         self.spread.check("data.batch_size", config.data.batch_size)
         share = config.data.batch_size // len(self.spread.devices)
         parts = config.parallel.accumulate

@@ -4,6 +4,7 @@ Known data sets need not be there: their numbers stand in.
 """
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -42,10 +43,13 @@ KNOWN = {
 }
 
 
-def build(config: Config) -> Task:
-    """The task of a config, on its data or on the numbers of a known data set."""
+def build(config: Config, among: Sequence[jax.Device] | None = None) -> Task:
+    """The task of a config, on its data or on the numbers of a known data set.
+
+    `among` are devices to compile for.
+    """
     try:
-        return Task(config)
+        return Task(config, among=among)
     except DataError as error:
         known = KNOWN.get(config.data.source)
         if not known:
@@ -56,27 +60,31 @@ def build(config: Config) -> Task:
                 file=sys.stderr,
                 flush=True,
             )
-        return Task(config, known)
+        return Task(config, known, among=among)
+
+
+def arguments(task: Task) -> tuple[Any, Any, Any]:
+    """The shapes that the task's step takes: state, global batch, key."""
+    count = task.config.data.batch_size
+    batch = {
+        "image": jax.ShapeDtypeStruct((count, *task.image_shape), np.uint8),
+        "label": jax.ShapeDtypeStruct((count,), np.int32),
+        "mask": jax.ShapeDtypeStruct((count,), bool),
+    }
+    if affine.wanted(task.config.data.augment):
+        batch["affine"] = jax.ShapeDtypeStruct((count, 6), np.float32)
+    spread = task.spread
+    return task.abstract_state, spread.abstract_batch(batch), spread.abstract(task.key)
 
 
 def dry_run(config: Config) -> dict[str, Any]:
     """Compiles the step; returns parameters, multiply-adds, memory, devices, steps."""
     start(config)
     task = build(config)
-    height, width, channels = data.image_shape(task.train_split, config.data)
-    share = config.data.batch_size // jax.process_count()
-    batch = {
-        "image": np.zeros((share, height, width, channels), np.uint8),
-        "label": np.zeros(share, np.int32),
-        "mask": np.ones(share, bool),
-    }
-    if affine.wanted(config.data.augment):
-        batch["affine"] = np.zeros((share, 6), np.float32)
-    arguments = task.abstract_state, task.spread.shard(batch), task.key
     with waiting(f"compiling {config.model.name}", quiet=jax.process_index() > 0):
-        compiled = task.step.lower(*arguments).compile()
+        compiled = task.step.lower(*arguments(task)).compile()
     memory = compiled.memory_analysis()
-    summary = analysis.summarize(task.model, (height, width, channels))
+    summary = analysis.summarize(task.model, task.image_shape)
     result = {
         "model": config.model.name,
         "parameters": summary.parameters,

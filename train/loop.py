@@ -57,6 +57,7 @@ def train(
     0.99
     """
     cache = start(config, recipe)
+    cluster.check_devices()
     with contextlib.nullcontext(interrupt) if interrupt else Interrupt() as interrupt:
         task = Task(config)
         try:

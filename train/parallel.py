@@ -67,9 +67,20 @@ class Parallel:
     axis.
     """
 
-    def __init__(self, mapping: str = "auto", devices: int = 0):
-        """`devices`: how many of this process's devices; 0: all."""
-        local, several = jax.local_device_count(), jax.process_count() > 1
+    def __init__(
+        self,
+        mapping: str = "auto",
+        devices: int = 0,
+        *,
+        among: Sequence[jax.Device] | None = None,
+    ):
+        """`devices`: how many of this process's devices; 0: all.
+
+        `among` are devices to compile for, instead of this process's; no array can be put on them.
+        """
+        several = among is None and jax.process_count() > 1
+        known = jax.devices() if among is None else list(among)
+        local = jax.local_device_count() if among is None else len(known)
         if not 0 <= devices <= local:
             raise UserError(f"parallel.devices={devices}, but this process has {local} device(s)")
         if several and devices:
@@ -83,7 +94,7 @@ class Parallel:
         self.mapping = mapping
         if mapping == "auto":
             self.mapping = "shard_map" if several else "pmap"
-        self.devices = jax.devices()[:devices] if devices else jax.devices()
+        self.devices = known[:devices] if devices else known
         self.mesh = data_mesh(self.devices)
         self._divided = NamedSharding(self.mesh, P(AXIS))
 
@@ -144,6 +155,19 @@ class Parallel:
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes
         )
+
+    def abstract_batch(self, shapes: dict[str, Any]) -> dict[str, Any]:
+        """Shapes of a global batch, as the step takes it: `shard` makes the arrays for them."""
+        if self.mapping == "pmap":
+            count = len(self.devices)
+            return {
+                name: jax.ShapeDtypeStruct((count, x.shape[0] // count, *x.shape[1:]), x.dtype)
+                for name, x in shapes.items()
+            }
+        return {
+            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._divided)
+            for name, x in shapes.items()
+        }
 
     def shard(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         """Puts this process's share of a host batch (N / processes, …) on its devices.

@@ -8,10 +8,12 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import numpy as np
 import pytest
+from jax._src import distributed as jax_distributed
 
 from tests.helpers import ROOT, assert_trees_close, command
 from tests.train.test_resume import OPTIONS, final_state, last_row, numbers
@@ -178,6 +180,123 @@ def test_launchers(monkeypatch, environment, expected):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert cluster.launcher() == expected
+
+
+NODE = {  # what SLURM sets for a task of a step on two nodes of eight GPUs
+    "SLURM_JOB_ID": "77",
+    "SLURM_STEP_NODELIST": "node[07-08]",
+    "SLURM_GPUS_ON_NODE": "8",
+    "CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7",
+}
+
+
+def slurm(tasks, rank):
+    place = {
+        "SLURM_NTASKS": 2 * tasks,
+        "SLURM_STEP_NUM_TASKS": 2 * tasks,
+        "SLURM_STEP_TASKS_PER_NODE": f"{tasks}(x2)",
+        "SLURM_PROCID": rank,
+        "SLURM_NODEID": rank // tasks,
+        "SLURM_LOCALID": rank % tasks,
+    }
+    return NODE | {name: str(value) for name, value in place.items()}
+
+
+OPEN_MPI = {
+    "OMPI_MCA_orte_hnp_uri": "4096.0;tcp://10.0.0.7:34911",
+    "OMPI_COMM_WORLD_SIZE": "2",
+    "OMPI_COMM_WORLD_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "1",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+    "CUDA_VISIBLE_DEVICES": "0,1,2,3",
+}
+NOBODY = {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1", "CUDA_VISIBLE_DEVICES": "0,1"}
+
+
+@pytest.mark.parametrize("coordinator", ["", "node07:1234"])
+@pytest.mark.parametrize(
+    ("environment", "place", "gpus"),
+    [
+        (slurm(tasks=1, rank=1), (2, 1), "all"),  # a process a node
+        (slurm(tasks=8, rank=11), (16, 11), "3"),  # a process a GPU, all visible
+        (slurm(tasks=2, rank=3), (4, 3), "4,5,6,7"),
+        (slurm(tasks=8, rank=11) | {"CUDA_VISIBLE_DEVICES": "0"}, (16, 11), "all"),  # its own
+        (slurm(tasks=2, rank=3) | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, (4, 3), "all"),
+        (OPEN_MPI, (2, 1), "all"),
+        (OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, (2, 1), "0,1"),
+        (NOBODY, (2, 1), "all"),
+    ],
+)
+def test_gpus_that_jax_uses(monkeypatch, environment, place, gpus, coordinator):
+    """jax's own code decides, up to the connection itself."""
+    for name in {*LAUNCHER_VARIABLES, *NODE, *OPEN_MPI}:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    connected = []
+    fake = types.SimpleNamespace(connect=lambda: None)
+    names = types.SimpleNamespace(
+        get_distributed_runtime_client=lambda *args, **_: connected.append(args) or fake
+    )
+    state = jax_distributed.State()
+    monkeypatch.setattr(jax_distributed, "_jax", names)
+    monkeypatch.setattr(state, "initialize_preemption_sync_manager", lambda: None)
+    monkeypatch.setattr(jax.distributed, "initialize", state.initialize)
+    monkeypatch.setattr(cluster, "Connection", lambda: None)
+    jax.config.update("jax_cuda_visible_devices", "all")
+    if not coordinator and environment is NOBODY:
+        coordinator = "localhost:1"
+    try:
+        cluster.connect(coordinator)
+        assert jax.config.values["jax_cuda_visible_devices"] == gpus
+    finally:
+        jax.config.update("jax_cuda_visible_devices", "all")
+    assert (state.num_processes, state.process_id) == place
+    address, rank = connected[0]
+    assert rank == place[1] and address.rpartition(":")[0] in ("node07", "10.0.0.7", "localhost")
+
+
+def test_gpus_that_do_not_divide(monkeypatch):
+    for name, value in slurm(tasks=3, rank=0).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="3 processes on this node cannot divide its 8 GPUs"):
+        cluster.gpus_of_process()
+
+
+def test_fewer_devices_than_the_launcher_granted_are_a_mistake(monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    for name, value in slurm(tasks=1, rank=0).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="grants 8 GPUs of this node, but 1 process"):
+        cluster.check_devices()
+
+
+def test_the_first_line_says_which_devices_are_used(monkeypatch, capsys):
+    for name, value in (slurm(tasks=2, rank=0) | {"SLURM_GPUS_ON_NODE": "8"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    cluster.check_devices()
+    own = jax.local_device_count()
+    line = f"4 processes, 2 on this node: {2 * own} cpu device(s) of it, {own} in all\n"
+    assert capsys.readouterr().err == line
+
+
+def test_processes_that_do_not_know_each_other_are_a_mistake(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    with pytest.raises(UserError, match="one of 4 processes, and nothing says how they find each"):
+        cluster.check_devices()
+
+
+def test_auto_leaves_everything_to_jax(monkeypatch):
+    for name in LAUNCHER_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    given = {}
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **options: given.update(options))
+    monkeypatch.setattr(cluster, "Connection", lambda: "connected")
+    assert cluster.connect("auto") == "connected"
+    assert {"coordinator_address", "num_processes", "process_id"}.isdisjoint(given)
+    assert "cluster_detection_method" not in given
 
 
 def test_pmap_is_for_one_process(monkeypatch):

@@ -229,7 +229,7 @@ def stats(config: Config, split_name: str = "", limit: int = 10_000) -> dict[str
         raise DataError(f"none of the images of {config.data.source} can be read")
     mean = sums / pixels
     std = np.sqrt(np.maximum(squares / pixels - mean**2, 0))  # rounding may leave -1e-17
-    grey = len(mean) == 3 and np.ptp(mean) < 1e-6 and np.ptp(std) < 1e-6
+    grey = len(mean) == 3 and bool(np.ptp(mean) < 1e-6 and np.ptp(std) < 1e-6)
     for line in advice(config.data, mean, std, grey, counts, split.class_names):
         say(line)
     return {

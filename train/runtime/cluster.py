@@ -1,7 +1,9 @@
 """Several processes of one run: how they find each other, and how they end when one is gone."""
 
 import ctypes
+import glob
 import os
+import re
 import signal
 import sys
 from typing import Any
@@ -23,6 +25,11 @@ LAUNCHERS = {
     "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
     "MPI": ("PMI_SIZE", "PMI_RANK"),
 }
+
+AUTO = "auto"  # a coordinator that jax finds itself
+
+# Variables that restrict the GPUs that a process sees.
+VISIBLE = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 
 # Parts of the messages of errors that mean that another process is gone.
 SIGNS_OF_LOSS = (
@@ -76,6 +83,77 @@ def launcher() -> tuple[str, int, int]:
     return "", 1, 0
 
 
+def tasks_of_node() -> tuple[int, int]:
+    """(processes of this run on this node, which of them this is); (1, 0) where nobody says."""
+    environment = os.environ.get
+    # SLURM writes "4(x2),3": two nodes with four tasks, and one with three.
+    pattern = r"(\d+)(?:\(x(\d+)\))?"
+    groups = re.findall(pattern, environment("SLURM_STEP_TASKS_PER_NODE", ""))
+    if groups:
+        tasks = [int(count) for count, nodes in groups for _ in range(int(nodes or 1))]
+        node = min(int(environment("SLURM_NODEID", "0")), len(tasks) - 1)
+        return tasks[node], int(environment("SLURM_LOCALID", "0"))
+    size, rank = (environment(f"OMPI_COMM_WORLD_LOCAL_{name}", "") for name in ("SIZE", "RANK"))
+    return (int(size), int(rank)) if size.isdigit() and rank.isdigit() else (1, 0)
+
+
+def visible_gpus() -> int:
+    """How many GPUs this process sees."""
+    for name in VISIBLE:
+        if name in os.environ:
+            return len([gpu for gpu in os.environ[name].split(",") if gpu.strip()])
+    return len(glob.glob("/dev/nvidia[0-9]*"))
+
+
+def gpus_of_process() -> list[int]:
+    """Which of the GPUs that it sees this process uses; none are named if it uses all of them.
+
+    A process that is alone on its node uses all of the node's GPUs. Several divide them, unless the
+    launcher has given each process its own.
+
+    Raises:
+        UserError: they do not divide.
+    """
+    (tasks, place), seen = tasks_of_node(), visible_gpus()
+    granted = os.environ.get("SLURM_GPUS_ON_NODE", "")
+    if tasks == 1 or seen < max(tasks, int(granted) if granted.isdigit() else 0):
+        return []
+    if seen % tasks:
+        raise UserError(f"{tasks} processes on this node cannot divide its {seen} GPUs evenly")
+    share = seen // tasks
+    return list(range(place * share, (place + 1) * share))
+
+
+def check_devices() -> None:
+    """Process 0 of several says which devices of the nodes are used.
+
+    Raises:
+        UserError: SLURM granted more GPUs than that, or the processes are not connected.
+    """
+    count, own = jax.process_count(), jax.local_devices()
+    if count > 1 and not jax.distributed.is_initialized():
+        raise UserError(
+            f"this is one of {count} processes, and nothing says how they find each other: add "
+            "--coordinator=auto, as on TPU VMs, or --coordinator=HOST:PORT"
+        )
+    tasks, _ = tasks_of_node()
+    used, kind = tasks * len(own), own[0].platform
+    granted = os.environ.get("SLURM_GPUS_ON_NODE", "")
+    if granted.isdigit() and used < int(granted) and "JAX_PLATFORMS" not in os.environ:
+        hint = "; pip install 'jax[cuda12]' adds GPUs to jax" if kind == "cpu" else ""
+        raise UserError(
+            f"SLURM grants {granted} GPUs of this node, but {tasks} process(es) on it use {used} "
+            f"{kind} device(s){hint}"
+        )
+    if count > 1 and jax.process_index() == 0:
+        print(
+            f"{count} processes, {tasks} on this node: {used} {kind} device(s) of it, "
+            f"{jax.device_count()} in all",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
 def connect(
     coordinator: str = "",
     num_processes: int = 0,
@@ -90,7 +168,7 @@ def connect(
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID.
 
     Args:
-        coordinator: HOST:PORT of process 0.
+        coordinator: HOST:PORT of process 0; "auto" leaves everything to jax, as on TPU VMs.
         num_processes: how many there are.
         process_id: which of them this is, from 0.
         timeout: seconds to wait for the others.
@@ -110,15 +188,20 @@ def connect(
         return None
     if not coordinator and name not in ("SLURM", "Open MPI", "TPU"):
         raise UserError(f"{size} processes need --coordinator=HOST:PORT of process 0")
-    if coordinator and (size < 1 or not 0 <= rank < size):
-        raise UserError(
-            f"--num-processes={size} and --process-id={rank} do not fit: ids count from 0"
-        )
     given: dict[str, Any] = {}
-    if coordinator:
+    if coordinator and coordinator != AUTO:
+        if size < 1 or not 0 <= rank < size:
+            raise UserError(
+                f"--num-processes={size} and --process-id={rank} do not fit: ids count from 0"
+            )
         given = dict(coordinator_address=coordinator, num_processes=size, process_id=rank)
+        given["cluster_detection_method"] = "deactivate"
+    if "JAX_LOCAL_DEVICE_IDS" not in os.environ:
+        # Left to jax, a process of SLURM or Open MPI takes one GPU of its node.
+        given["local_device_ids"] = gpus_of_process()
     if rank == 0:
-        print(f"waiting for {size} processes ({name or coordinator})…", file=sys.stderr, flush=True)
+        others = f"{size} processes" if size > 1 else "the other processes"
+        print(f"waiting for {others} ({name or coordinator})…", file=sys.stderr, flush=True)
     connection = Connection()  # first, for jax aborts where the others do not come
     try:
         jax.distributed.initialize(
