@@ -75,12 +75,11 @@ def layers(name: str) -> str:
 def published(model: str | None) -> str:
     """The table of published weights, of all models or of one. ValueError: no such model."""
     from cnnjax.weights import RECORDS
+    from cnnjax.weights.fetch import local
 
     if model is not None:
         get_spec(model)
-    rows = [
-        ("source", "model", "file", "top-1", "top-5", "input", "hash", "licence", "where", "note")
-    ]
+    rows = [("name", "here", "file", "top-1", "top-5", "input", "hash", "licence", "where", "note")]
     for record in RECORDS:
         if model in (None, record.model):
             name = f"{record.model}.{record.tag}" if record.tag else record.model
@@ -90,7 +89,8 @@ def published(model: str | None) -> str:
             licence = record.licence or "not stated"
             note = "1001 classes, the first is dropped" if record.background else record.note
             row = (record.source, name, record.file, *accuracy, str(record.preprocessing.size))
-            rows.append((*row, short, licence, record.where, note))
+            here = "yes" if local(record) else "no"
+            rows.append((*row, short, here, licence, record.where, note))
     return table(rows, numeric=(3, 4, 5))
 
 

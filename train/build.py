@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from cnnjax import create_model
-from train import data, losses, mix, optim, state, step
+from train import data, losses, mix, optim, pretrained, state, step
 from train.config import Config, decided_by
 from train.data.fingerprint import fingerprint
 from train.errors import UserError
@@ -37,7 +37,8 @@ def build_model(config: Config, classes: int) -> nn.Module:
         raise UserError(
             f"model.num_classes={chosen.num_classes}, but the data has {classes} classes"
         )
-    options: dict[str, Any] = dict(chosen.options, dtype=DTYPES[chosen.dtype])
+    needed = pretrained.needed_options(config.init, chosen.name)
+    options: dict[str, Any] = {**needed, **chosen.options, "dtype": DTYPES[chosen.dtype]}
     try:
         model = create_model(chosen.name, num_classes=chosen.num_classes or classes, **options)
     except ValueError as error:

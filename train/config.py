@@ -134,8 +134,8 @@ class Log:
 
 @dataclass
 class Init:
-    weights: str = ""  # a run folder or a file of published weights; empty: none
-    source: str = "cnnjax"  # cnnjax | keras | torchvision | timm | slim | facenet
+    weights: str = ""  # a name (timm/inception_v3), a file or a run folder; empty: none
+    source: str = "cnnjax"  # of a file: keras | torchvision | timm | slim | facenet; cnnjax: any
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Classifies images: the most probable classes with their probabilities.
 
 python -m train.predict --workdir=runs/lenet photo.jpg photos/ 'more/*.png'
+python -m train.predict --pretrained=keras/inception_resnet_v2 photo.jpg
 python -m train.predict --weights=inception_v3.h5 --source=keras --model=inception_v3 photo.jpg
 cat photo.jpg | python -m train.predict --workdir=runs/lenet -       # one image from standard input
 ls *.jpg | python -m train.predict --workdir=runs/lenet --list       # the names of images

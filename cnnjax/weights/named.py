@@ -8,12 +8,14 @@ from typing import Any
 from cnnjax.registry import MODELS, create_model
 from cnnjax.spelling import choice, nearest
 from cnnjax.trees import flatten
-from cnnjax.weights import SOURCES, load
+from cnnjax.weights import SOURCES, load, metadata
 from cnnjax.weights.assemble import assemble
 from cnnjax.weights.fetch import fetch, fetchable
 from cnnjax.weights.layout import WeightsError
-from cnnjax.weights.metadata import RECORDS, Record
+from cnnjax.weights.metadata import Record
 from cnnjax.weights.network import Pretrained
+
+SUFFIXES = (".bin", ".ckpt", ".h5", ".hdf5", ".keras", ".pt", ".pth", ".safetensors", ".tar")
 
 
 def pretrained(
@@ -45,7 +47,7 @@ def pretrained(
     if dtype is not None:
         options["dtype"] = dtype
     text, path = os.fspath(name), Path(name).expanduser()
-    if text not in MODELS and path.exists():
+    if not is_published(text) and path.exists():
         if (path / "config.json").exists():
             return _of_run(path, num_classes, options)
         return load(path, None, None, num_classes=num_classes, **options)
@@ -54,6 +56,15 @@ def pretrained(
     return load(
         fetch(record), record.model + tag, record.source, num_classes=num_classes, **options
     )
+
+
+def is_published(name: str) -> bool:
+    """Whether a name is that of published weights. Write "./name" for a file of that name."""
+    try:
+        find_record(name)
+    except ValueError:
+        return False
+    return True
 
 
 def find_record(name: str) -> Record:
@@ -66,20 +77,20 @@ def find_record(name: str) -> Record:
         ValueError: there is none.
     """
     source, _, model = name.rpartition("/")
+    if Path(name).suffix in SUFFIXES or name.startswith((".", "/", "~")):
+        raise WeightsError(f"there is no file {name}")
     if source:
         choice("source", source, SOURCES)
-    of_source = [record for record in RECORDS if source in ("", record.source)]
+    of_source = [record for record in metadata.RECORDS if source in ("", record.source)]
     found = [record for record in of_source if model in (record.model, _tagged(record))]
     if not found:
-        publishers = sorted({r.source for r in RECORDS if model in (r.model, _tagged(r))})
+        publishers = sorted({r.source for r in metadata.RECORDS if model in (r.model, _tagged(r))})
         if publishers:
             known = ", ".join(f"{publisher}/{model}" for publisher in publishers)
             raise ValueError(f"{source} publishes no {model}; there are {known}")
         if model in MODELS:
             models = ", ".join(dict.fromkeys(record.model for record in of_source))
             raise ValueError(f"no weights of {model} are published; there are some of {models}")
-        if os.sep in name or Path(name).suffix:
-            raise WeightsError(f"there is no file {name}")
         words = dict.fromkeys(x for r in of_source for x in (r.model, _tagged(r)))
         raise ValueError(f"weights {name!r} are unknown; {nearest(model, words)}")
     return max(found, key=lambda record: (fetchable(record), record.top1 or 0))

@@ -3,6 +3,7 @@
 python -m train.evaluate --workdir=runs/lenet [--step=best] [--split=test] [--protocol=ten_crop]
 python -m train.evaluate --workdir runs/a runs/b           # several networks: as an ensemble
 python -m train.evaluate --workdir=runs/lenet --watch      # each new checkpoint of a running job
+python -m train.evaluate --pretrained=timm/inception_v3 --data=folder:imagenette2 --subset
 python -m train.evaluate --weights=vgg16.h5 --source=keras --model=vgg16 --data=folder:photos
 python -m train.evaluate --compare a/eval/center-900.csv b/eval/center-900.csv
 
@@ -66,7 +67,7 @@ def make_parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> dict:
     args = make_parser().parse_args(argv)
-    one_of(args, "workdir", "weights", "compare")
+    one_of(args, "workdir", "pretrained", "weights", "compare")
     if args.compare:
         return compare(*args.compare)
     start()
@@ -92,7 +93,7 @@ def main(argv: list[str] | None = None) -> dict:
         folder = folder or of_run
     else:
         if not args.data:
-            raise UserError("--weights needs --data=SOURCE: folder:DIR, tfds:NAME, npz:FILE, …")
+            raise UserError("published weights need --data=SOURCE: folder:DIR, tfds:NAME, …")
         split_name = args.split or Data().eval_split
         split, classifiers = data.load(args.data, split_name), published(args, args.data)
     return short(evaluate_all(classifiers, split, split_name, folder, **options))

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from cnnjax import ops, weights
-from train.classifier import Classifier, to_pretrained
+from cnnjax import ops
+from train.classifier import Classifier
 from train.errors import CheckpointError, UserError
 from train.report.explain import exact
 
@@ -211,38 +210,3 @@ def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
-
-
-def write_safetensors(path: str, classifier: Classifier) -> dict[str, Any]:
-    """Writes a network in our own format, from which `cnnjax.weights.load` builds it again.
-
-    Args:
-        path: the file.
-        classifier: the network.
-
-    Returns:
-        `file`, `format`, `bytes`, and `difference`, the largest of the probabilities.
-
-    Raises:
-        CheckpointError: the file cannot be written, or differs from the network.
-        UserError: the format has no place for the preprocessing.
-    """
-    pretrained = to_pretrained(classifier)
-    part = Path(path + PARTIAL)
-    try:
-        weights.save(part, pretrained)
-        loaded = weights.load(part)
-        images = jnp.asarray(random_images(classifier, True))
-        outputs = loaded.model.apply(loaded.variables, loaded.preprocessing(images))
-        difference = float(
-            np.abs(jax.nn.softmax(outputs.logits) - function(classifier)(images)).max()
-        )
-        if not difference <= CLOSE:
-            raise CheckpointError(f"the file differs from the network by {difference:.1e}")
-        size = part.stat().st_size
-        part.replace(path)
-    except (weights.WeightsError, ValueError) as error:
-        raise CheckpointError(f"--out={path}: {error}") from None
-    finally:
-        part.unlink(missing_ok=True)
-    return {"file": path, "format": "safetensors", "bytes": size, "difference": difference}
