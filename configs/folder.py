@@ -13,7 +13,7 @@ Expected: it depends on the photographs; `python -m train.report` shows which on
 What was really run: folders of generated images, in the tests; no published set of photographs.
 """
 
-from train.config import Augment, Checkpoint, Config, Data, Log, Loss, Model, Optim
+from train.config import Augment, Checkpoint, Config, Data, Log, Loss, Model, Optim, Transform
 
 
 def get_config(folder: str = "photos") -> Config:
@@ -30,7 +30,9 @@ def get_config(folder: str = "photos") -> Config:
             mean=(0.485, 0.456, 0.406),
             std=(0.229, 0.224, 0.225),
             on_bad_image="skip",
-            augment=Augment(crop="area", area=(0.25, 1.0), flip=True),
+            # The whole photograph, squeezed into a square: what is small and at the edge stays.
+            transform=Transform(fraction=1.0),
+            augment=Augment(crop="area", area=(0.8, 1.0), flip=True),
         ),
         optim=Optim(
             name="sgd",

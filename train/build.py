@@ -217,7 +217,18 @@ class Task:
             )
         self.abstract_state = self.spread.abstract(shapes)
         self.keeps_products = keeps_products(config, self.model, one_cpu=self.spread.one_cpu)
+        self.frozen = self.frozen_parameters(shapes.params)
         self.step = self.spread.map(self.step_of_share(), split=(False, True, False), donate=True)
+
+    def frozen_parameters(self, params: Any) -> Any:
+        """Which parameters a factor of 0 in `optim.lr_scale` freezes; None: none.
+
+        Raises:
+            UserError: a rule fits no parameter.
+        """
+        factors = optim.rate_factors(params, self.config.optim.lr_scale)
+        frozen = jax.tree.map(lambda factor: factor == 0, factors)
+        return frozen if any(jax.tree.leaves(frozen)) else None
 
     def step_of_share(self) -> Callable:
         """(state, one device's share of a batch, key) -> (state, values)."""
@@ -235,6 +246,7 @@ class Task:
             accumulate=config.parallel.accumulate,
             skip_bad=config.on_nan == "skip",
             remat_policy=policy,
+            frozen=self.frozen,
         )
 
     def about(self) -> dict[str, Any]:

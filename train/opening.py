@@ -9,7 +9,6 @@ from cnnjax.trees import flatten
 from train.build import Task
 from train.config import Config
 from train.data.counts import describe, majority
-from train.optim import rate_factors
 from train.progress import columns
 
 
@@ -46,11 +45,9 @@ def network(task: Task) -> str:
     params = task.abstract_state.params
     total = sum(leaf.size for leaf in jax.tree.leaves(params))
     text = f"{task.config.model.name}, {total:,} parameters"
-    rules = task.config.optim.lr_scale
-    factors = flatten(rate_factors(params, rules)) if rules else {}
-    frozen = [path for path, factor in factors.items() if factor == 0]
-    if not frozen:
+    if task.frozen is None:
         return text
+    frozen = [path for path, is_frozen in flatten(task.frozen).items() if is_frozen]
     sizes = {path: leaf.size for path, leaf in flatten(params).items()}
     trained = total - sum(sizes[path] for path in frozen)
     layers = dict.fromkeys(path.partition("/")[0] for path in frozen)

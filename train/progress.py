@@ -174,7 +174,8 @@ def row(split: str, values: dict[str, float], last: str, width: int) -> str:
     'test   loss 0.5  top-1 90.00%  epoch 1.00  step 8/9'
     """
     first = [name for name in FIRST if name in values]
-    more = [name for name in (*THEN, *values) if name in values and name not in first]
+    silent = {name for name in ("skipped", "bad_images") if not values.get(name)}
+    more = [name for name in (*THEN, *values) if name in values and name not in {*first, *silent}]
     shown = [format_value(name, values[name], label=True) for name in first]
     for name in dict.fromkeys(more):
         text = format_value(name, values[name], label=True)

@@ -1,6 +1,7 @@
 """Reads a recipe and applies overrides from the command line; each mistake gets one sentence."""
 
 import ast
+import contextlib
 import copy
 import dataclasses
 import json
@@ -114,6 +115,18 @@ def assign(config: Config, key: str, text: str) -> None:
             f"{PREFIX}{key} is a group of keys: set one of them, as in {PREFIX}{key}.{first}=…"
         )
     setattr(holder, last, parse(hints[last], text, f"{PREFIX}{key}"))
+    if key == "model.name":
+        keep_options(config)
+
+
+def keep_options(config: Config) -> None:
+    """Leaves out the recipe's options that another network than the recipe's does not have."""
+    from cnnjax import create_model
+
+    with contextlib.suppress(ValueError):  # an unknown name, which is told later
+        known = {field.name for field in dataclasses.fields(create_model(config.model.name))}
+        options = config.model.options
+        config.model.options = {name: options[name] for name in options if name in known}
 
 
 def of_model(config: Config, option: str) -> Any:

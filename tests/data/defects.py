@@ -28,14 +28,14 @@ def crop(photographs: list[np.ndarray], split: str, random: np.random.RandomStat
 
 
 def scratch(image: Image.Image, random: np.random.RandomState) -> None:
-    """Draws a bent line of 30 to 60 pixels, two pixels wide, light or dark, at a random place."""
+    """Draws a bent line of 30 to 60 pixels, four pixels wide, light or dark, at a random place."""
     angle, length = random.uniform(0, 2 * np.pi), random.uniform(15, 30)
     points = [random.uniform(35, SIDE - 35, 2)]
     for bend in random.uniform(-0.5, 0.5, 2):
         angle += bend
         points.append(points[-1] + length * np.array([np.cos(angle), np.sin(angle)]))
     shade = int(random.choice([25, 230]))
-    ImageDraw.Draw(image).line([tuple(p) for p in points], fill=(shade,) * 3, width=2)
+    ImageDraw.Draw(image).line([tuple(p) for p in points], fill=(shade,) * 3, width=4)
 
 
 def write(folder: Path, counts: dict[str, tuple[int, int]] | None = None) -> None:
