@@ -12,7 +12,7 @@ INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -q -c .ci/constr
 SET_UP := pyproject.toml .ci/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check parity slow chaos fuzz lineage clean
+.PHONY: help demo test check parity slow chaos fuzz lineage tpu clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile | expand -t 16
@@ -45,6 +45,11 @@ fuzz: $(VENV)/.ready ## try 1,000 wrong inputs, each of which has to end in a se
 
 lineage: $(VENV)/.ready ## train 15 networks on small digits, write .readme/lineage.md (an hour; SEEDS=3)
 	$(PY) -m train.lineage --config=configs/lineage_mnist5k.py --workdir=runs/lineage --out=.readme/lineage.md --seeds=$(or $(SEEDS),1)
+
+TPU := alexnet_owt,vgg16,inception_v1_bn,inception_v3,inception_v4,inception_resnet_v2
+
+tpu: $(VENV)/.ready ## compile the large networks for TPUs, compare with the committed figures (minutes)
+	$(PY) -m train.benchmark --what=tpu --model=$(TPU)
 
 clean: ## remove environments and caches
 	rm -rf .venv .venv-* build *.egg-info .pytest_cache .mypy_cache .ruff_cache

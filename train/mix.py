@@ -1,7 +1,8 @@
 """Changes of a training batch on the device: distortion, noise, mixup, CutMix. Pure functions.
 
-Images are what the network reads, float (n, H, W, C). Mixed labels are soft, (n, K); the loss
-smooths them like hard ones. Partners come from the same device's share of the batch.
+Images are (n, H, W, C), as in the batch or as the network reads them. `prepare` turns the former
+into the latter, image by image: partners are then gathered as bytes. Mixed labels are soft, (n, K);
+the loss smooths them like hard ones. Partners come from the same device's share of the batch.
 """
 
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
+
+from cnnjax.ops.platform import by_platform
 
 
 def warp(images: jax.Array, transforms: jax.Array) -> jax.Array:
@@ -30,6 +33,10 @@ def warp(images: jax.Array, transforms: jax.Array) -> jax.Array:
     return jax.vmap(one)(images.astype(jnp.float32), transforms)
 
 
+def as_they_are(images: jax.Array) -> jax.Array:
+    return images
+
+
 def make_mix(
     num_classes: int,
     *,
@@ -38,7 +45,7 @@ def make_mix(
     mixup: float = 0.0,
     cutmix: float = 0.0,
 ) -> Callable | None:
-    """(images, labels (n,), key) -> (images, labels (n,) or (n, K)); None where all are off.
+    """(images, labels (n,), key, prepare) -> (images, labels (n,) or (n, K)); None if all are off.
 
     `noise` is a standard deviation for images in [0, 1], before the division by `std`. With both
     mixup and CutMix, each device tosses a coin at each step.
@@ -46,9 +53,12 @@ def make_mix(
     if not (noise or mixup or cutmix):
         return None
 
-    def mix(images: jax.Array, labels: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def mix(
+        images: jax.Array, labels: jax.Array, key: jax.Array, prepare: Callable = as_they_are
+    ) -> tuple[jax.Array, jax.Array]:
         noise_key, coin_key, mix_key = jax.random.split(key, 3)
         if noise:
+            images, prepare = prepare(images), as_they_are
             images = add_noise(images, noise_key, noise / jnp.array(std, images.dtype))
         if not (mixup or cutmix):
             return images, labels
@@ -57,14 +67,12 @@ def make_mix(
             coin = jax.random.bernoulli(coin_key)
             return jax.lax.cond(
                 coin,
-                lambda: mix_up(images, soft, mix_key, mixup),
-                lambda: cut_mix(images, soft, mix_key, cutmix),
+                lambda: mix_up(images, soft, mix_key, mixup, prepare),
+                lambda: cut_mix(images, soft, mix_key, cutmix, prepare),
             )
-        return (
-            mix_up(images, soft, mix_key, mixup)
-            if mixup
-            else cut_mix(images, soft, mix_key, cutmix)
-        )
+        if mixup:
+            return mix_up(images, soft, mix_key, mixup, prepare)
+        return cut_mix(images, soft, mix_key, cutmix, prepare)
 
     return mix
 
@@ -78,7 +86,11 @@ def add_noise(images: jax.Array, key: jax.Array, deviation: jax.Array | float) -
 
 
 def mix_up(
-    images: jax.Array, soft: jax.Array, key: jax.Array, alpha: float
+    images: jax.Array,
+    soft: jax.Array,
+    key: jax.Array,
+    alpha: float,
+    prepare: Callable = as_they_are,
 ) -> tuple[jax.Array, jax.Array]:
     """lam x + (1 - lam) partner, for images and labels; lam from Beta(alpha, alpha), a pair each.
 
@@ -87,12 +99,22 @@ def mix_up(
     share_key, partner_key = jax.random.split(key)
     share = jax.random.beta(share_key, alpha, alpha, (len(images),))
     partner = jax.random.permutation(partner_key, len(images))
-    wide = share[:, None, None, None].astype(images.dtype)
-    return wide * images + (1 - wide) * images[partner], _blend(soft, partner, share)
+    own = prepare(images)
+    other = by_platform(  # as bytes; on a CPU the sum of two prepared images is rounded otherwise
+        images,
+        cpu=lambda images: prepare(images)[partner],
+        default=lambda images: prepare(images[partner]),
+    )
+    wide = share[:, None, None, None].astype(own.dtype)
+    return wide * own + (1 - wide) * other, _blend(soft, partner, share)
 
 
 def cut_mix(
-    images: jax.Array, soft: jax.Array, key: jax.Array, alpha: float
+    images: jax.Array,
+    soft: jax.Array,
+    key: jax.Array,
+    alpha: float,
+    prepare: Callable = as_they_are,
 ) -> tuple[jax.Array, jax.Array]:
     """A rectangle of each image is its partner's; labels mix by area.
 
@@ -113,7 +135,8 @@ def cut_mix(
 
     cut = inside(height, centre[0])[:, :, None] & inside(width, centre[1])[:, None, :]
     share = 1 - cut.mean((1, 2))
-    return jnp.where(cut[..., None], images[partner], images), _blend(soft, partner, share)
+    mixed = jnp.where(cut[..., None], images[partner], images)
+    return prepare(mixed), _blend(soft, partner, share)
 
 
 def _blend(soft: jax.Array, partner: jax.Array, share: jax.Array) -> jax.Array:

@@ -71,7 +71,8 @@ def train_step(
         tx: the optimizer.
         loss_fn: (outputs, labels) -> (loss, dict of further values), as `losses.objective`.
         preprocess: images as in the batch -> what the network reads.
-        mix: (images, labels, key) -> both, mixed; the accuracy is that of the labels as they were.
+        mix: (images, labels, key, preprocess) -> what the network reads and its labels, mixed; the
+            accuracy is that of the labels as they were.
         ema: decay of the moving averages, where the state has any.
         ema_warmup: in step t the decay is at most (1 + t) / (10 + t).
         accumulate: parts that the share is worked through in. They make one update, by their mean
@@ -152,9 +153,10 @@ def objective(params, batch_stats, batch, key, *, forward, loss_fn, preprocess, 
     images, labels = batch["image"], batch["label"]
     if "affine" in batch:
         images = warp(images, batch["affine"])
-    images = preprocess(images)
     if mix:
-        images, labels = mix(images, labels, jax.random.fold_in(key, 1))
+        images, labels = mix(images, labels, jax.random.fold_in(key, 1), preprocess)
+    else:
+        images = preprocess(images)
     variables = {"params": params, "batch_stats": batch_stats}
     outputs, updated = forward(variables, images, rngs={"dropout": key})
     loss, parts = loss_fn(outputs, labels)

@@ -12,6 +12,7 @@ from train import mix
 from train.config import Augment
 from train.data import affine
 from train.losses import cross_entropy
+from train.step import normalize
 
 COUNT, SIDE, CLASSES = 256, 16, 10
 LABELS = jnp.arange(COUNT) % CLASSES
@@ -110,6 +111,19 @@ def test_mixup_and_cutmix_alternate_and_depend_on_the_key_alone():
         kinds.append(bool(np.ptp(images, axis=(1, 2, 3)).max() < 1e-3))
     assert 3 < sum(kinds) < 17
     assert mix.make_mix(CLASSES) is None
+
+
+@pytest.mark.parametrize("kind", [{"mixup": 0.2}, {"cutmix": 1.0}, {"mixup": 1.0, "noise": 0.1}])
+def test_bytes_that_are_prepared_while_mixing_give_the_same_images(kind):
+    """To the bit: partners are gathered as bytes, but mixed as what the network reads."""
+    changed = mix.make_mix(CLASSES, **kind)
+    prepare = partial(normalize, mean=(0.5, 0.4, 0.3), std=(0.25, 0.5, 1.0))
+    images = np.random.RandomState(0).randint(0, 256, (8, SIDE, SIDE, 3)).astype(np.uint8)
+    key, labels = jax.random.key(0), LABELS[:8]
+    before = jax.jit(lambda x: changed(prepare(x), labels, key))(images)
+    after = jax.jit(lambda x: changed(x, labels, key, prepare))(images)
+    for a, b in zip(before, after, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_label_smoothing_of_soft_labels():

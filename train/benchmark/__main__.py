@@ -8,6 +8,7 @@ python -m train.benchmark --what=data --peer=torchvision
 python -m train.benchmark --what=compile --model=all --batch=2
 python -m train.benchmark --what=startup
 python -m train.benchmark --what=growth|scaling|soak
+python -m train.benchmark --what=tpu --model=vgg16,inception_v3     # compiles, and needs no TPU
 
 Contestants run in turn, round by round, each in a process of its own; the result is the ratio of
 their times. See train/benchmark/README.md for how it is taken and for what was measured.
@@ -26,7 +27,7 @@ from train.benchmark.race import compile_only, loop, race, say, short
 from train.benchmark.workloads import choose, for_model
 from train.errors import UserError
 
-WHAT = ("step", "infer", "loop", "data", "compile", "startup", "growth", "scaling", "soak")
+WHAT = ("step", "infer", "loop", "data", "compile", "startup", "growth", "scaling", "soak", "tpu")
 ALLOWED = {  # peers; the others have none
     "step": peers.PEERS,
     "infer": peers.PEERS,
@@ -56,6 +57,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--remat", action="store_true", help="step: also ours with model.options.remat=true")
     add("--rounds", type=int, default=7, help="how often each contestant is timed")
     add("--steps", type=int, default=100, help="steps a round")
+    add("--write", action="store_true", help="tpu: commit the figures that come out")
     add("--trace", default="", help="step, infer: a folder for a profile of our first round")
     of_models = ("--model", "--batch", "--dtype")
     parser.no_effect("with --config", lambda args: args.config, *of_models)
@@ -92,6 +94,14 @@ def main(argv: list[str] | None = None) -> dict:
         from train.benchmark import scaling
 
         return short(getattr(scaling, args.what)())
+    if args.what == "tpu":
+        from train.benchmark import tpu
+
+        names = choose(args.model)
+        unknown = [name for name in names if name not in tpu.IMAGES]
+        if unknown:
+            raise UserError(f"--what=tpu is for {', '.join(tpu.IMAGES)}, not {unknown[0]}")
+        return {"what": "tpu", "runs": tpu.measure(names, write=args.write)}
     if args.config:
         from train import recipe
 
