@@ -79,7 +79,8 @@ def published(model: str | None) -> str:
 
     if model is not None:
         get_spec(model)
-    rows = [("name", "here", "file", "top-1", "top-5", "input", "hash", "licence", "where", "note")]
+    head = "source model file top-1 top-5 input hash here licence where note"
+    rows = [tuple(head.split())]
     for record in RECORDS:
         if model in (None, record.model):
             name = f"{record.model}.{record.tag}" if record.tag else record.model
