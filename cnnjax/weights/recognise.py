@@ -10,6 +10,9 @@ from cnnjax.weights.layout import Map, Source, Tensors, WeightsError, rename
 from cnnjax.weights.metadata import RECORDS
 from cnnjax.weights.publishers import SOURCES
 
+FIRST = ("conv1/conv/kernel", "conv1a/conv/kernel", "block1/conv1/conv/kernel")
+FIRST += ("conv1/depthwise/kernel",)  # of TF-slim's Inception v2
+
 
 def recognise(path: Path, format: str, tensors: Tensors, model: str = "") -> tuple[str, str]:
     """The source and the model of a publisher's file.
@@ -26,14 +29,16 @@ def recognise(path: Path, format: str, tensors: Tensors, model: str = "") -> tup
     Raises:
         WeightsError: no publisher's network has these tensors.
     """
-    fitting = [
-        (source, name)
-        for source, publishers in SOURCES.items()
-        for publisher in publishers
-        if format in publisher.formats
-        for name, map in publisher.maps.items()
-        if model in ("", name) and fits(publisher, name, map, publisher.prepare(tensors))
-    ]
+    fitting = []
+    for source, publishers in SOURCES.items():
+        for publisher in (p for p in publishers if format in p.formats):
+            prepared = publisher.prepare(tensors)
+            fitting += [
+                (source, name)
+                for name, map in publisher.maps.items()
+                if model in ("", name) and _starts(map, prepared)
+                if fits(publisher, name, map, prepared)
+            ]
     if not fitting:
         some = ", ".join(map(repr, list(tensors)[:3])) or "nothing"
         raise WeightsError(
@@ -42,6 +47,13 @@ def recognise(path: Path, format: str, tensors: Tensors, model: str = "") -> tup
         )
     named = {(row.source, row.model) for row in RECORDS if row.file == path.name}
     return next((pair for pair in fitting if pair in named), fitting[0])
+
+
+def _starts(map: Map, tensors: Tensors) -> bool:
+    """Whether the first convolution is there, by one of the names that we have for it: no more than
+    a glance, before all of a network is looked up.
+    """
+    return any(rename(path, map.rules) in tensors for path in FIRST)
 
 
 def fits(publisher: Source, name: str, map: Map, tensors: Tensors) -> bool:

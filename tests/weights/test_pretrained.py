@@ -18,6 +18,7 @@ from PIL import Image
 
 import cnnjax
 from cnnjax import weights
+from cnnjax.images import fit
 from cnnjax.trees import nest
 from cnnjax.weights import fetch, imagenet, metadata, named
 from tests.helpers import assert_trees_close
@@ -218,7 +219,7 @@ def test_a_file_of_the_hub_from_a_mirror(server):
     [
         ("inception_v5", "did you mean inception_v"),
         ("keras/vgg16_bn", "keras publishes no vgg16_bn; there are timm/vgg16_bn, torchvision/vgg"),
-        ("tim/inception_v3", "source='tim' is unknown; did you mean timm?"),
+        ("tim/inception_v3", "source='tim' is unknown; did you mean timm"),
         ("lenet5", "no weights of lenet5 are published"),
         ("no/such/file.pth", "there is no file no/such/file.pth"),
         ("file.pth", "there is no file file.pth"),
@@ -237,30 +238,34 @@ def test_the_best_published_accuracy():
 
 
 @pytest.fixture(scope="module")
-def net(values):
-    model = cnnjax.create_model("inception_v1_bn", num_classes=CLASSES, aux=False)
-    preprocessing = weights.Preprocessing(64, resize=72)
+def net():
+    """A small network of grey images."""
+    model = cnnjax.create_model("lenet5", num_classes=CLASSES)
+    tree = model.init(jax.random.key(0), np.zeros((1, 32, 32, 1), np.float32))
+    preprocessing = weights.Preprocessing(32, resize=36, channels="L")
     names = ("cat", "dog", "owl")
-    return weights.Pretrained(model, nest(values), preprocessing, names, "inception_v1_bn")
+    return weights.Pretrained(model, jax.device_get(tree), preprocessing, names, "lenet5")
 
 
 def test_images_of_every_kind(net, tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 1), np.uint8)
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "a.png")
     expected = net(pixels)
-    assert isinstance(expected, cnnjax.Outputs) and expected.features.shape == (1, 1024)
-    small = weights.Preprocessing(64, resize=72)
-    square = cnnjax.images.fit(pixels, small)
-    direct = net.model.apply(net.variables, small(square[None])).logits
-    np.testing.assert_allclose(expected.logits, direct, rtol=1e-4, atol=1e-4)
-    path = tmp_path / "a.png"
-    for same in (path, str(path), Image.open(path), pixels[None], [pixels], [path]):
+    assert isinstance(expected, cnnjax.Outputs) and expected.features.shape == (1, 84)
+    square = fit(pixels, net.preprocessing)
+    assert square.shape == (32, 32, 1)
+    direct = net.model.apply(net.variables, net.preprocessing(square[None])).logits
+    np.testing.assert_allclose(expected.logits, direct, rtol=1e-5, atol=1e-5)
+    path, colour = tmp_path / "a.png", np.repeat(pixels, 3, 2)
+    kinds = (path, str(path), Image.open(path), pixels[..., 0], pixels[None], [pixels], colour)
+    for same in (*kinds, [colour], Image.fromarray(colour)):
         assert_trees_close(net(same).logits, expected.logits)
-    mixed = net([path, pixels, Image.open(path)])
-    np.testing.assert_allclose(mixed.logits, np.repeat(expected.logits, 3, 0), rtol=1e-4, atol=1e-4)
+    mixed = net([path, pixels, Image.open(path)] * 12)  # more than one batch
+    assert mixed.features.shape == (36, 84)
+    np.testing.assert_allclose(
+        mixed.logits, np.repeat(expected.logits, 36, 0), rtol=1e-5, atol=1e-5
+    )
     np.testing.assert_array_equal(net.features(path), expected.features)
-    grey = pixels[..., 0]
-    assert_trees_close(net(grey).logits, net(np.repeat(grey[..., None], 3, 2)).logits)
 
 
 def test_predictions_and_stages(net):
@@ -268,10 +273,11 @@ def test_predictions_and_stages(net):
     ((first, second),) = net.predict(image, top=2)
     assert first.probability >= second.probability and first.name in net.class_names
     assert first.probability == pytest.approx(float(jax.nn.softmax(net(image).logits).max()))
-    stages = net.stages(image, "mixed3a", "conv1")
-    assert list(stages) == ["conv1", "mixed3a"] and stages["conv1"].shape == (1, 32, 32, 64)
-    with pytest.raises(ValueError, match="stage='mixed9' is unknown; did you mean mixed"):
-        net.stages(image, "mixed9")
+    stages = net.stages(image, "c3", "c1")
+    assert list(stages) == ["c1", "c3"] and stages["c3"].shape == (1, 10, 10, 16)
+    assert len(net.stages([image, image])) > 3
+    with pytest.raises(ValueError, match="stage='c9' is unknown; did you mean c"):
+        net.stages(image, "c9")
 
 
 @pytest.mark.parametrize(
