@@ -11,6 +11,7 @@ from train import checkpoint, config, logs, pretrained
 from train.agreement import agree
 from train.build import Task
 from train.config import Config
+from train.data.counts import majority
 from train.errors import (
     CheckpointError,
     DataError,
@@ -253,6 +254,9 @@ class Training:
         took = ""
         if self.start < self.task.steps:
             took = f", after {duration(time.perf_counter() - self.began)}"
+        common = majority(self.task.eval_split)
+        if common and self.result["top1"] < common[1] + 0.005:
+            took += f"\nthis is no better than always answering {common[0]!r}"
         return (
             f"{accuracy(self.result, self.config.data.eval_split)}{took}\n"
             f"next: python -m train.report --workdir={self.workdir}"

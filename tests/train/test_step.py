@@ -223,9 +223,7 @@ def test_a_frozen_trunk_costs_no_backward_pass():
     assert products(frozen=False) > forward + 5
 
 
-@pytest.mark.parametrize(
-    ("mapping", "devices", "parts"), [("pmap", 2, 1), ("shard_map", 2, 1), ("shard_map", 2, 2)]
-)
+@pytest.mark.parametrize(("mapping", "devices", "parts"), [("pmap", 2, 1), ("shard_map", 2, 2)])
 def test_what_trains_beside_frozen_parts_gets_the_same_gradient(mapping, devices, parts):
     create = partial(Small(bn_axis=None).init, train=True)
     params = jax.eval_shape(create, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]

@@ -1,5 +1,6 @@
 """Writes a network for use elsewhere, after a check that it gives the network's answers there."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,7 +15,8 @@ import jax
 import numpy as np
 
 from cnnjax import ops
-from train.classifier import Classifier
+from train.classifier import Classifier, describe
+from train.cli import printable
 from train.errors import CheckpointError, UserError
 from train.report.explain import exact
 
@@ -58,6 +60,25 @@ def _answer(
     return jax.nn.softmax(classifier.model.apply(variables, x, train=False).logits)
 
 
+def preparation(classifier: Classifier) -> str:
+    """What has to be done to a photograph before the program is given its pixels."""
+    height, width, channels = classifier.image_shape
+    colour = "grey" if channels == 1 else "RGB"
+    images = f"images: uint8 (N, {height}, {width}, {channels}), {colour}"
+    try:
+        known = describe(classifier)
+    except UserError:
+        return images
+    kernel = f"{known.interpolation}, {'with' if known.antialias else 'without'} antialiasing"
+    if known.resize:
+        return (
+            f"{images}. Scale a photograph's short side to {known.resize} pixels ({kernel}), then "
+            f"cut out the central {height}x{width}."
+        )
+    part = "whole photograph" if known.fraction == 1 else f"central {known.fraction:.1%} of a side"
+    return f"{images}. Scale the {part} to {height}x{width} pixels ({kernel})."
+
+
 def random_images(classifier: Classifier, preprocessing: bool, count: int = 3) -> np.ndarray:
     """Images (count, H, W, C) as the program reads them."""
     shape = count, *classifier.image_shape
@@ -94,6 +115,10 @@ def make_onnx(path: Path, classifier: Classifier, preprocessing: bool) -> None:
     example = random_images(classifier, preprocessing, 1)
     program = function(classifier, preprocessing)
     model = to_onnx(program, example.shape[1:], example.dtype, classifier.name)
+    about = {"preparation": preparation(classifier)}
+    if classifier.classes:
+        about["class_names"] = json.dumps([printable(name) for name in classifier.classes])
+    onnx.helper.set_model_props(model, about)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
 
@@ -203,6 +228,8 @@ def write_program(
         part.replace(path)
     finally:
         _remove(part)
+    if preprocessing:
+        print(f"{path} reads {preparation(classifier)}", file=sys.stderr, flush=True)
     return {"file": path, "format": kind, "bytes": size, "difference": difference}
 
 
