@@ -10,8 +10,12 @@ from cnnjax.weights.layout import Map, Source, Tensors, WeightsError, rename
 from cnnjax.weights.metadata import RECORDS
 from cnnjax.weights.publishers import SOURCES
 
-FIRST = ("conv1/conv/kernel", "conv1a/conv/kernel", "block1/conv1/conv/kernel")
-FIRST += ("conv1/depthwise/kernel",)  # of TF-slim's Inception v2
+FIRST = (  # our names of first convolutions
+    "conv1/conv/kernel",
+    "conv1a/conv/kernel",
+    "block1/conv1/conv/kernel",
+    "conv1/depthwise/kernel",
+)
 
 
 def recognise(path: Path, format: str, tensors: Tensors, model: str = "") -> tuple[str, str]:

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 import cnnjax
 from cnnjax import weights
@@ -24,7 +25,8 @@ from cnnjax.weights import fetch, imagenet, metadata, named
 from tests.helpers import assert_trees_close
 from tests.weights.files import torchvision_tensors, variables, write
 from train.classifier import Classifier, match_classes
-from train.errors import DataError
+from train.errors import CheckpointError, DataError, UserError
+from train.export.__main__ import main as export
 
 NAME, FILE = "torchvision/inception_v1_bn", "googlenet-1378be20.pth"
 CLASSES = 3
@@ -361,9 +363,28 @@ def test_the_readme_from_a_name_to_an_own_classifier(server, tmp_path, monkeypat
     text = (Path(weights.__file__).parent / "README.md").read_text()
     code = text.partition("From a name to an own classifier")[2].split("```")[1]
     monkeypatch.chdir(tmp_path)
-    for name in ("photo", "other"):
-        pixels = np.random.default_rng(len(name)).integers(0, 256, (240, 320, 3), np.uint8)
+    for seed, name in enumerate(("photo", "other")):
+        pixels = np.random.default_rng(seed).integers(0, 256, (240, 320, 3), np.uint8)
         Image.fromarray(pixels).save(f"{name}.jpg")
     exec(code.removeprefix("python"), {})
     predictions, loss = capsys.readouterr().out.splitlines()
     assert "probability=" in predictions and float(loss) < np.log(2)
+
+
+def test_there_and_back_by_command(server, values, tmp_path, capsys):
+    """`--pretrained` into a publisher's file: the tensors are those that the publisher had."""
+    out = tmp_path / "out.safetensors"
+    done = export([f"--pretrained={NAME}", "--format=torchvision", f"--out={out}"])
+    assert done["format"] == "torchvision" and done["bytes"] == out.stat().st_size
+    written, published = load_file(out), torchvision_tensors("inception_v1_bn", values)
+    counters = {name for name in written if name.endswith("num_batches_tracked")}
+    assert set(written) - counters == set(published) and len(counters) == 57
+    assert all(np.array_equal(written[name], x) for name, x in published.items())
+    with pytest.raises(CheckpointError, match="keras has no inception_v1_bn; it has vgg16, vgg19"):
+        export([f"--pretrained={NAME}", "--format=keras", f"--out={tmp_path}/out.h5"])
+    with pytest.raises(CheckpointError, match="slim's inception_v1_bn has bn_scale=False"):
+        export([f"--pretrained={NAME}", "--format=slim", f"--out={tmp_path}/out.ckpt"])
+    with pytest.raises(UserError, match="did you mean inception_v1_bn"):
+        export(["--pretrained=torchvision/inception_v1bn", f"--out={tmp_path}/out"])
+    with pytest.raises(UserError, match="--model has no effect without --weights"):
+        export([f"--pretrained={NAME}", "--model=vgg16", f"--out={tmp_path}/out"])
