@@ -90,6 +90,9 @@ def run(command: Callable[[], dict]) -> int:
         if isinstance(error, LostError):
             os._exit(error.exit_code)
         return error.exit_code
+    except MemoryError as error:  # NumPy's says how much it wanted
+        print(f"error: memory does not suffice: {error}", file=sys.stderr, flush=True)
+        return OutOfMemoryError.exit_code
     except KeyboardInterrupt:
         sentence = "interrupted. Run the same command to resume from the last checkpoint."
         print(sentence, file=sys.stderr, flush=True)

@@ -234,6 +234,15 @@ def test_an_option_without_effect_is_refused(command, options, sentence):
         command(*options.split())
 
 
+def test_memory_that_does_not_suffice(capsys):
+    def command():
+        raise MemoryError("Unable to allocate 27.9 GiB")
+
+    assert errors.run(command) == 2
+    said = capsys.readouterr().err
+    assert said == "error: memory does not suffice: Unable to allocate 27.9 GiB\n"
+
+
 def test_a_folder_before_an_image(run, photo, capsys):
     assert predict.main(["--workdir", str(run), photo])["images"] == 1
 
