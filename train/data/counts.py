@@ -1,4 +1,4 @@
-"""How many examples each class has, in words."""
+"""How many examples each class has, in words, and what follows from it."""
 
 import numpy as np
 
@@ -35,3 +35,33 @@ def majority(split: Split) -> tuple[str, float] | None:
         return None
     share = of_class.max() / len(split)
     return (split.class_names[of_class.argmax()], share) if share > 1.2 / len(of_class) else None
+
+
+def advice(
+    mean: np.ndarray,
+    std: np.ndarray,
+    grey: bool,
+    counts: np.ndarray,
+    names: tuple[str, ...],
+) -> list[str]:
+    """What to do about the numbers of `stats`: a line for each thing."""
+    lines = []
+    if grey:
+        lines.append("the images are grey: --config.data.channels=1 reads one channel of three")
+        mean, std = mean[:1], std[:1]
+    flags = [
+        f'--config.data.{name}="{tuple(round(float(x), 3) for x in values)}"'
+        for name, values in (("mean", mean), ("std", std))
+    ]
+    lines += ["to train on images of mean 0 and deviation 1, without published weights:"]
+    lines += flags
+    rare, frequent = counts.argmin(), counts.argmax()
+    if counts[rare] and counts[frequent] >= 2 * counts[rare]:
+        ratio = counts[frequent] / counts[rare]
+        lines.append(
+            f"{names[frequent]} has {ratio:.1f} times as many images as {names[rare]}: look at the "
+            "recall of each class, not at top-1 alone. "
+            f"More images of {names[rare]} help most. In train/ you may also link each of them "
+            f"{round(ratio)} times: more are found, with more false alarms."
+        )
+    return lines

@@ -1,6 +1,7 @@
 """Looking at data: broken files, training examples, statistics."""
 
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +15,15 @@ from cnnjax.images import BadImage, decode
 from train.cli import printable
 from train.config import Config, Data
 from train.data import bad
-from train.data.counts import describe
+from train.data.counts import advice, describe
+from train.data.counts import counts as class_counts
 from train.data.pipeline import Batch, read, train_batches
 from train.data.plan import Plan
 from train.data.sources import folder, load
 from train.data.split import Split, Stream
 from train.data.threads import ahead, threads
 from train.errors import DataError
+from train.progress import columns, waiting
 
 ROWS, COLUMNS = 4, 8  # of the picture that `show` draws
 
@@ -141,7 +144,7 @@ def show(config: Config, out: str, split_name: str = "", images: int = 0) -> dic
     evaluated = name != config.data.train_split
     stream = isinstance(split, Stream)
     count = min(images or (ROWS * COLUMNS if evaluated or stream else ROWS), len(split))
-    chosen = np.sort(Plan(len(split), count, config.seed).indices(0))
+    chosen = choose(split, count, config.seed)
     examples = [] if stream else [split.name(int(index)) for index in chosen]
     if evaluated:
         pixels, labels = read(split, chosen, config.data), split.fetch(chosen)[1]
@@ -152,7 +155,8 @@ def show(config: Config, out: str, split_name: str = "", images: int = 0) -> dic
             if stream
             else Repeated(chosen, COLUMNS, config.seed)
         )
-        batch = next(train_batches(split, plan, config.data, start=0, stop=1))
+        with waiting("changing images"):
+            batch = next(train_batches(split, plan, config.data, start=0, stop=1))
         pixels, labels = on_device(batch, config, len(split.class_names)), batch["label"]
         what = "as training reads them" + ("" if stream else f", each {COLUMNS} times")
     titles = [split.class_names[label] for label in labels]
@@ -164,6 +168,18 @@ def show(config: Config, out: str, split_name: str = "", images: int = 0) -> dic
         raise DataError(f"--out={out} cannot be written: {error}") from None
     say(f"open {out}: {count} {name} images, {what}")
     return {"picture": out, "examples": examples}
+
+
+def choose(split: Split, count: int, seed: int) -> np.ndarray:
+    """Examples (count,) at random, in order; in turn from each class where labels are at hand."""
+    order = Plan(len(split), len(split), seed).indices(0)
+    if class_counts(split) is not None:
+        labels = split.labels[order]
+        turn = np.empty(len(order), int)
+        for label in np.unique(labels):
+            turn[labels == label] = np.arange(np.count_nonzero(labels == label))
+        order = order[np.argsort(turn, kind="stable")]
+    return np.sort(order[:count])
 
 
 def on_device(batch: Batch, config: Config, classes: int) -> np.ndarray:
@@ -230,8 +246,8 @@ def stats(config: Config, split_name: str = "", limit: int = 10_000) -> dict[str
     mean = sums / pixels
     std = np.sqrt(np.maximum(squares / pixels - mean**2, 0))  # rounding may leave -1e-17
     grey = len(mean) == 3 and bool(np.ptp(mean) < 1e-6 and np.ptp(std) < 1e-6)
-    for line in advice(config.data, mean, std, grey, counts, split.class_names):
-        say(line)
+    for line in advice(mean, std, grey, counts, split.class_names):
+        say("\n".join(textwrap.wrap(line, min(columns(), 100), subsequent_indent="  ")))
     return {
         "split": name,
         "examples": len(split),
@@ -240,39 +256,6 @@ def stats(config: Config, split_name: str = "", limit: int = 10_000) -> dict[str
         "std": [round(float(x), 4) for x in std],
         "measured": measured,
     }
-
-
-def advice(
-    config: Data,
-    mean: np.ndarray,
-    std: np.ndarray,
-    grey: bool,
-    counts: np.ndarray,
-    names: tuple[str, ...],
-) -> list[str]:
-    """What to do about the numbers of `stats`: a line for each thing."""
-    lines = []
-    if grey:
-        lines.append("the images are grey: --config.data.channels=1 reads one channel of three")
-        mean, std = mean[:1], std[:1]
-    flags = [
-        f'--config.data.{name}="({", ".join(f"{x:.3g}" for x in values)},)"'
-        for name, values in (("mean", mean), ("std", std))
-    ]
-    lines += ["to train on images of mean 0 and deviation 1, without published weights:"]
-    lines += [f"  {flag}" for flag in flags]
-    rare, frequent = counts.argmin(), counts.argmax()
-    if counts[rare] and counts[frequent] >= 2 * counts[rare]:
-        ratio = counts[frequent] / counts[rare]
-        lines.append(
-            f"{names[frequent]} has {ratio:.1f} times as many images as {names[rare]}: look at the "
-            "recall of each class, not at top-1 alone."
-        )
-        lines.append(
-            f"  More images of {names[rare]} help most. In train/ you may also link each of them "
-            f"{round(ratio)} times: more are found, with more false alarms."
-        )
-    return lines
 
 
 def sample(split: Split, config: Data, limit: int) -> Iterator[np.ndarray]:
