@@ -70,13 +70,24 @@ def _undecorated(layer: Any) -> Callable[..., jax.Array]:
 
 
 class Conv(nn.Conv):
-    """`nn.Conv` with an activation: (N, H, W, C) -> (N, H', W', features)."""
+    """`nn.Conv` with an activation: (N, H, W, C) -> (N, H', W', features).
+
+    `pool` adds max pooling after a ReLU: its window and stride.
+    """
 
     conv_general_dilated: Any = convolve
     activation: Activation | None = None
+    pool: tuple[int, int] | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        if self.pool:
+            bare = self.clone(parent=self, use_bias=False, activation=None, pool=None, name="bare")
+            nn.share_scope(self, bare)  # its kernel is this layer's
+            with nn.override_named_call(False):
+                x = bare(x)
+            bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
+            return pooling.bias_relu_max_pool(x, bias.astype(x.dtype), *self.pool)
         x = _undecorated(nn.Conv)(self, x)
         return self.activation(x) if self.activation else x
 
@@ -93,9 +104,9 @@ class Dense(nn.Dense):
 
 
 class ConvRelu(nn.Module):
-    """Convolution with a bias, ReLU: (N, H, W, C) -> (N, H', W', features).
+    """Convolution with a bias, ReLU, max pooling if `pool` is its window and stride.
 
-    A network without BatchNorm uses it in place of `ConvBN`.
+    (N, H, W, C) -> (N, H', W', features). A network without BatchNorm uses it in place of `ConvBN`.
     """
 
     features: int
@@ -104,12 +115,13 @@ class ConvRelu(nn.Module):
     padding: Padding = "SAME"
     kernel_init: Callable = nn.initializers.lecun_normal()
     bias_init: Callable = nn.initializers.zeros
+    pool: tuple[int, int] | None = None
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         inits = dict(kernel_init=self.kernel_init, bias_init=self.bias_init)
-        options = dict(dtype=self.dtype, activation=nn.relu, name="conv", **inits)
+        options = dict(dtype=self.dtype, activation=nn.relu, pool=self.pool, name="conv", **inits)
         return Conv(self.features, self.kernel, self.strides, self.padding, **options)(x)
 
 
@@ -145,12 +157,14 @@ class ConvBN(nn.Module):
     padding: Padding = "SAME"
     use_bias: bool = False
     activation: Activation = nn.relu
+    pool: tuple[int, int] | None = None  # window and stride of max pooling after it
     kernel_init: Callable = nn.initializers.lecun_normal()
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return _conv_bn(self, x, convolve)
+        x = _conv_bn(self, x, convolve)
+        return max_pool(x, *self.pool) if self.pool else x
 
 
 def _conv_bn(layer: ConvBN, x: jax.Array, convolve: Callable[..., jax.Array]) -> jax.Array:
