@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnnjax.ops import pooling
-from cnnjax.ops.convolve import convolve
+from cnnjax.ops.convolve import convolve, convolve_together
 from cnnjax.ops.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "local_response_norm",
     "max_pool",
     "require_size",
+    "side_by_side",
 ]
 
 Padding = str | Sequence[tuple[int, int]]
@@ -162,8 +163,10 @@ class ConvBN(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = _conv_bn(self, x, convolve)
+    def __call__(self, x: jax.Array, product: jax.Array | None = None) -> jax.Array:
+        """`product` is the convolution's result, where it is there already."""
+        given = None if product is None else lambda *_, **__: product
+        x = _conv_bn(self, x, given or convolve)
         return max_pool(x, *self.pool) if self.pool else x
 
 
@@ -173,6 +176,20 @@ def _conv_bn(layer: ConvBN, x: jax.Array, convolve: Callable[..., jax.Array]) ->
     shape = layer.features, layer.kernel, layer.strides, layer.padding
     x = Conv(*shape, conv_general_dilated=convolve, name="conv", **options)(x)
     return layer.activation(layer.norm(name="bn")(x))
+
+
+def side_by_side(x: jax.Array, *layers: nn.Module) -> list[jax.Array]:
+    """1x1 layers of the same map, at stride 1: their results.
+
+    The convolutions of several `ConvBN`s are one product where that is faster.
+    """
+    bound = [layer.variables.get("params") for layer in layers]
+    if not all(params and isinstance(layer, ConvBN) for params, layer in zip(bound, layers)):
+        return [layer(x) for layer in layers]  # for initial values, and without BatchNorm
+    kernels = [params["conv"]["kernel"] for params in bound]
+    image, *kernels = nn.dtypes.promote_dtype(x, *kernels, dtype=layers[0].dtype)
+    products = convolve_together(image, kernels, [f"{layer.name}/conv" for layer in layers])
+    return [layer(x, product) for layer, product in zip(layers, products)]
 
 
 class PooledConvBN(ConvBN):
