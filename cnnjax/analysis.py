@@ -124,7 +124,8 @@ def summarize(model: nn.Module, input_size: tuple[int, int, int]) -> Summary:
 
 
 def _assign(params: dict[str, int], layers: list[Layer]) -> None:
-    """Adds each parameter to a row: the last one in the smallest scope around it that has a row.
+    """Adds each parameter to a row: to its own layer's, else to the last one in the smallest scope
+    around it that has a row.
 
     A BatchNorm's parameters thus count with its convolution.
     """
@@ -134,7 +135,8 @@ def _assign(params: dict[str, int], layers: list[Layer]) -> None:
             scope = scope.rpartition("/")[0]
             inside = [row for row in layers if not scope or f"{row.name}/".startswith(f"{scope}/")]
             if inside:
-                inside[-1].parameters += size
+                own = (row for row in inside if row.name == scope)
+                next(own, inside[-1]).parameters += size
                 break
 
 

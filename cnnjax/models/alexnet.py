@@ -117,6 +117,7 @@ class Layer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         row, (kernel_init, bias_init) = self.row, self.inits
+        pool = (3, 2) if row.pool else None
         conv = Conv(
             row.features,
             (row.kernel, row.kernel),
@@ -127,11 +128,14 @@ class Layer(nn.Module):
             bias_init=bias_init,
             dtype=self.dtype,
             activation=nn.relu,
+            pool=None if row.lrn else pool,
             name="conv",
         )
         x = conv(x)
-        x = local_response_norm(x) if row.lrn else x
-        return max_pool(x, 3, 2) if row.pool else x
+        if not row.lrn:
+            return x
+        x = local_response_norm(x)
+        return max_pool(x, *pool) if pool else x
 
 
 class AlexNet(nn.Module):

@@ -52,6 +52,7 @@ from cnnjax.models.layers import (
     global_avg_pool,
     max_pool,
     require_size,
+    side_by_side,
 )
 from cnnjax.ops.activation import relu_of_sum
 
@@ -73,10 +74,13 @@ class Mixed5b(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         conv = self.conv
-        b1 = conv(96, (1, 1), name="branch1x1")(x)
-        b5 = conv(48, (1, 1), name="branch5x5_1")(x)
+        b1, b5, b33 = side_by_side(
+            x,
+            conv(96, (1, 1), name="branch1x1"),
+            conv(48, (1, 1), name="branch5x5_1"),
+            conv(64, (1, 1), name="branch3x3dbl_1"),
+        )
         b5 = conv(64, (5, 5), name="branch5x5_2")(b5)
-        b33 = conv(64, (1, 1), name="branch3x3dbl_1")(x)
         b33 = conv(96, (3, 3), name="branch3x3dbl_2")(b33)
         b33 = conv(96, (3, 3), name="branch3x3dbl_3")(b33)
         pool = self.pool_conv(64, name="branch_pool")(x)
@@ -165,10 +169,13 @@ class Block35(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         conv, (w1, w3, w33) = self.conv, self.widths
-        b1 = conv(w1[0], (1, 1), name="branch1x1")(x)
-        b3 = conv(w3[0], (1, 1), name="branch3x3_1")(x)
+        b1, b3, b33 = side_by_side(
+            x,
+            conv(w1[0], (1, 1), name="branch1x1"),
+            conv(w3[0], (1, 1), name="branch3x3_1"),
+            conv(w33[0], (1, 1), name="branch3x3dbl_1"),
+        )
         b3 = conv(w3[1], (3, 3), name="branch3x3_2")(b3)
-        b33 = conv(w33[0], (1, 1), name="branch3x3dbl_1")(x)
         b33 = conv(w33[1], (3, 3), name="branch3x3dbl_2")(b33)
         b33 = conv(w33[2], (3, 3), name="branch3x3dbl_3")(b33)
         return self.merge(x, [b1, b3, b33])
@@ -201,8 +208,11 @@ class Block17(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         conv, (w1, w7) = self.conv, self.widths
-        b1 = conv(w1[0], (1, 1), name="branch1x1")(x)
-        b7 = conv(w7[0], (1, 1), name="branch7x7_1")(x)
+        b1, b7 = side_by_side(
+            x,
+            conv(w1[0], (1, 1), name="branch1x1"),
+            conv(w7[0], (1, 1), name="branch7x7_1"),
+        )
         b7 = conv(w7[1], (1, 7), name="branch7x7_2")(b7)
         b7 = conv(w7[2], (7, 1), name="branch7x7_3")(b7)
         return self.merge(x, [b1, b7])
@@ -218,11 +228,14 @@ class Mixed7a(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         conv, halve = self.conv, partial(self.conv, strides=2, padding="VALID")
         wa, wb, w33 = self.widths
-        b3a = conv(wa[0], (1, 1), name="branch3x3a_1")(x)
+        b3a, b3b, b33 = side_by_side(
+            x,
+            conv(wa[0], (1, 1), name="branch3x3a_1"),
+            conv(wb[0], (1, 1), name="branch3x3b_1"),
+            conv(w33[0], (1, 1), name="branch3x3dbl_1"),
+        )
         b3a = halve(wa[1], (3, 3), name="branch3x3a_2")(b3a)
-        b3b = conv(wb[0], (1, 1), name="branch3x3b_1")(x)
         b3b = halve(wb[1], (3, 3), name="branch3x3b_2")(b3b)
-        b33 = conv(w33[0], (1, 1), name="branch3x3dbl_1")(x)
         b33 = conv(w33[1], (3, 3), name="branch3x3dbl_2")(b33)
         b33 = halve(w33[2], (3, 3), name="branch3x3dbl_3")(b33)
         return jnp.concatenate([b3a, b3b, b33, max_pool(x, 3, 2)], axis=-1)
@@ -238,8 +251,11 @@ class Block8(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         conv, (w1, w3) = self.conv, self.widths
-        b1 = conv(w1[0], (1, 1), name="branch1x1")(x)
-        b3 = conv(w3[0], (1, 1), name="branch3x3_1")(x)
+        b1, b3 = side_by_side(
+            x,
+            conv(w1[0], (1, 1), name="branch1x1"),
+            conv(w3[0], (1, 1), name="branch3x3_1"),
+        )
         b3 = conv(w3[1], (1, 3), name="branch3x3_2")(b3)
         b3 = conv(w3[2], (3, 1), name="branch3x3_3")(b3)
         return self.merge(x, [b1, b3])

@@ -46,6 +46,7 @@ from cnnjax.models.layers import (
     global_avg_pool,
     max_pool,
     require_size,
+    side_by_side,
 )
 
 BN_DECAY = 0.9  # torchvision and timm; TF-slim 0.9997, Keras 0.99
@@ -87,10 +88,13 @@ class InceptionA(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         conv = self.conv
-        b1 = conv(64, (1, 1), name="branch1x1")(x)
-        b5 = conv(48, (1, 1), name="branch5x5_1")(x)
+        b1, b5, b3 = side_by_side(
+            x,
+            conv(64, (1, 1), name="branch1x1"),
+            conv(48, (1, 1), name="branch5x5_1"),
+            conv(64, (1, 1), name="branch3x3dbl_1"),
+        )
         b5 = conv(64, (5, 5), name="branch5x5_2")(b5)
-        b3 = conv(64, (1, 1), name="branch3x3dbl_1")(x)
         if self.factorized:
             b3 = conv(96, (3, 3), name="branch3x3dbl_2")(b3)
             b3 = conv(96, (3, 3), name="branch3x3dbl_3")(b3)
@@ -130,9 +134,12 @@ class InceptionB(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         conv, c = self.conv, self.bottleneck
-        b1 = conv(192, (1, 1), name="branch1x1")(x)
-        b7 = conv(c, (1, 1), name="branch7x7_1")(x)
-        b77 = conv(c, (1, 1), name="branch7x7dbl_1")(x)
+        b1, b7, b77 = side_by_side(
+            x,
+            conv(192, (1, 1), name="branch1x1"),
+            conv(c, (1, 1), name="branch7x7_1"),
+            conv(c, (1, 1), name="branch7x7dbl_1"),
+        )
         if self.factorized:
             b7 = conv(c, (1, 7), name="branch7x7_2")(b7)
             b7 = conv(192, (7, 1), name="branch7x7_3")(b7)
@@ -157,9 +164,12 @@ class ReductionB(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         conv, halve = self.conv, partial(self.conv, strides=2, padding="VALID")
-        b3 = conv(192, (1, 1), name="branch3x3_1")(x)
+        b3, b7 = side_by_side(
+            x,
+            conv(192, (1, 1), name="branch3x3_1"),
+            conv(192, (1, 1), name="branch7x7x3_1"),
+        )
         b3 = halve(320, (3, 3), name="branch3x3_2")(b3)
-        b7 = conv(192, (1, 1), name="branch7x7x3_1")(x)
         if self.factorized:
             b7 = conv(192, (1, 7), name="branch7x7x3_2")(b7)
             b7 = conv(192, (7, 1), name="branch7x7x3_3")(b7)

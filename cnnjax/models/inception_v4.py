@@ -44,6 +44,7 @@ from cnnjax.models.layers import (
     global_avg_pool,
     max_pool,
     require_size,
+    side_by_side,
 )
 
 BN_DECAY = 0.9  # timm; TF-slim 0.9997
@@ -114,10 +115,13 @@ class InceptionA(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         conv = self.conv
-        b1 = conv(96, (1, 1), name="branch1x1")(x)
-        b3 = conv(64, (1, 1), name="branch3x3_1")(x)
+        b1, b3, b33 = side_by_side(
+            x,
+            conv(96, (1, 1), name="branch1x1"),
+            conv(64, (1, 1), name="branch3x3_1"),
+            conv(64, (1, 1), name="branch3x3dbl_1"),
+        )
         b3 = conv(96, (3, 3), name="branch3x3_2")(b3)
-        b33 = conv(64, (1, 1), name="branch3x3dbl_1")(x)
         b33 = conv(96, (3, 3), name="branch3x3dbl_2")(b33)
         b33 = conv(96, (3, 3), name="branch3x3dbl_3")(b33)
         pool = self.pool_conv(96, name="branch_pool")(x)
@@ -151,11 +155,14 @@ class InceptionB(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         conv = self.conv
-        b1 = conv(384, (1, 1), name="branch1x1")(x)
-        b7 = conv(192, (1, 1), name="branch7x7_1")(x)
+        b1, b7, b77 = side_by_side(
+            x,
+            conv(384, (1, 1), name="branch1x1"),
+            conv(192, (1, 1), name="branch7x7_1"),
+            conv(192, (1, 1), name="branch7x7dbl_1"),
+        )
         b7 = conv(224, (1, 7), name="branch7x7_2")(b7)
         b7 = conv(256, (7, 1), name="branch7x7_3")(b7)
-        b77 = conv(192, (1, 1), name="branch7x7dbl_1")(x)
         b77 = conv(192, (7, 1), name="branch7x7dbl_2")(b77)
         b77 = conv(224, (1, 7), name="branch7x7dbl_3")(b77)
         b77 = conv(224, (7, 1), name="branch7x7dbl_4")(b77)
@@ -172,9 +179,12 @@ class ReductionB(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         conv, halve = self.conv, partial(self.conv, strides=2, padding="VALID")
-        b3 = conv(192, (1, 1), name="branch3x3_1")(x)
+        b3, b7 = side_by_side(
+            x,
+            conv(192, (1, 1), name="branch3x3_1"),
+            conv(256, (1, 1), name="branch7x7x3_1"),
+        )
         b3 = halve(192, (3, 3), name="branch3x3_2")(b3)
-        b7 = conv(256, (1, 1), name="branch7x7x3_1")(x)
         b7 = conv(256, (1, 7), name="branch7x7x3_2")(b7)
         b7 = conv(320, (7, 1), name="branch7x7x3_3")(b7)
         b7 = halve(320, (3, 3), name="branch7x7x3_4")(b7)

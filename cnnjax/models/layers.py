@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnnjax.ops import pooling
-from cnnjax.ops.convolve import convolve
+from cnnjax.ops.convolve import convolve, convolve_together
 from cnnjax.ops.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "local_response_norm",
     "max_pool",
     "require_size",
+    "side_by_side",
 ]
 
 Padding = str | Sequence[tuple[int, int]]
@@ -70,13 +71,24 @@ def _undecorated(layer: Any) -> Callable[..., jax.Array]:
 
 
 class Conv(nn.Conv):
-    """`nn.Conv` with an activation: (N, H, W, C) -> (N, H', W', features)."""
+    """`nn.Conv` with an activation: (N, H, W, C) -> (N, H', W', features).
+
+    `pool` adds max pooling after a ReLU: its window and stride.
+    """
 
     conv_general_dilated: Any = convolve
     activation: Activation | None = None
+    pool: tuple[int, int] | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        if self.pool:
+            bare = self.clone(parent=self, use_bias=False, activation=None, pool=None, name="bare")
+            nn.share_scope(self, bare)  # its kernel is this layer's
+            with nn.override_named_call(False):
+                x = bare(x)
+            bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
+            return pooling.bias_relu_max_pool(x, bias.astype(x.dtype), *self.pool)
         x = _undecorated(nn.Conv)(self, x)
         return self.activation(x) if self.activation else x
 
@@ -93,9 +105,9 @@ class Dense(nn.Dense):
 
 
 class ConvRelu(nn.Module):
-    """Convolution with a bias, ReLU: (N, H, W, C) -> (N, H', W', features).
+    """Convolution with a bias, ReLU, max pooling if `pool` is its window and stride.
 
-    A network without BatchNorm uses it in place of `ConvBN`.
+    (N, H, W, C) -> (N, H', W', features). A network without BatchNorm uses it in place of `ConvBN`.
     """
 
     features: int
@@ -104,12 +116,13 @@ class ConvRelu(nn.Module):
     padding: Padding = "SAME"
     kernel_init: Callable = nn.initializers.lecun_normal()
     bias_init: Callable = nn.initializers.zeros
+    pool: tuple[int, int] | None = None
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         inits = dict(kernel_init=self.kernel_init, bias_init=self.bias_init)
-        options = dict(dtype=self.dtype, activation=nn.relu, name="conv", **inits)
+        options = dict(dtype=self.dtype, activation=nn.relu, pool=self.pool, name="conv", **inits)
         return Conv(self.features, self.kernel, self.strides, self.padding, **options)(x)
 
 
@@ -145,12 +158,16 @@ class ConvBN(nn.Module):
     padding: Padding = "SAME"
     use_bias: bool = False
     activation: Activation = nn.relu
+    pool: tuple[int, int] | None = None  # window and stride of max pooling after it
     kernel_init: Callable = nn.initializers.lecun_normal()
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return _conv_bn(self, x, convolve)
+    def __call__(self, x: jax.Array, product: jax.Array | None = None) -> jax.Array:
+        """`product` is the convolution's result, where it is there already."""
+        given = None if product is None else lambda *_, **__: product
+        x = _conv_bn(self, x, given or convolve)
+        return max_pool(x, *self.pool) if self.pool else x
 
 
 def _conv_bn(layer: ConvBN, x: jax.Array, convolve: Callable[..., jax.Array]) -> jax.Array:
@@ -159,6 +176,20 @@ def _conv_bn(layer: ConvBN, x: jax.Array, convolve: Callable[..., jax.Array]) ->
     shape = layer.features, layer.kernel, layer.strides, layer.padding
     x = Conv(*shape, conv_general_dilated=convolve, name="conv", **options)(x)
     return layer.activation(layer.norm(name="bn")(x))
+
+
+def side_by_side(x: jax.Array, *layers: nn.Module) -> list[jax.Array]:
+    """1x1 layers of the same map, at stride 1: their results.
+
+    The convolutions of several `ConvBN`s are one product where that is faster.
+    """
+    bound = [layer.variables.get("params") for layer in layers]
+    if not all(params and isinstance(layer, ConvBN) for params, layer in zip(bound, layers)):
+        return [layer(x) for layer in layers]  # for initial values, and without BatchNorm
+    kernels = [params["conv"]["kernel"] for params in bound]
+    image, *kernels = nn.dtypes.promote_dtype(x, *kernels, dtype=layers[0].dtype)
+    products = convolve_together(image, kernels, [f"{layer.name}/conv" for layer in layers])
+    return [layer(x, product) for layer, product in zip(layers, products)]
 
 
 class PooledConvBN(ConvBN):

@@ -1,7 +1,8 @@
-"""Convolution, pooling and activation in the forms that XLA runs fastest on a CPU.
+"""Convolution, pooling and activation in the forms that XLA runs fastest, on a CPU above all.
 
 You may skip this folder: each function computes what the `lax` or `linen` function of its name
-computes. On a GPU or TPU it is that function; inside `plain()` it is that function everywhere.
+computes. On a GPU or TPU it mostly is that function; inside `plain()` it is that function
+everywhere.
 """
 
 from cnnjax.ops.platform import plain

@@ -1,10 +1,12 @@
 """Chooses the fastest way to compute a convolution. README.md has the measurements."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
@@ -65,6 +67,30 @@ def convolve(
         return plain(x, kernel)
     # The name is on the result, not on the several products inside, for checkpoint policies.
     return checkpoint_name(by_platform(x, kernel, cpu=way, default=plain), "convolution")
+
+
+def convolve_together(x, kernels, names):
+    """1x1 convolutions of one image (N, H, W, C) by several kernels (1, 1, C, C'), at stride 1.
+
+    On a TPU one product computes all. The names label the single ones in traces and tables.
+    """
+
+    def apart(x, *kernels):
+        results = []
+        for kernel, name in zip(kernels, names):
+            with jax.named_scope(name):
+                results.append(convolve(x, kernel, (1, 1), "VALID"))
+        return results
+
+    def together(x, *kernels):
+        product = lax.conv_general_dilated(
+            x, jnp.concatenate(kernels, -1), (1, 1), "VALID", dimension_numbers=NHWC
+        )
+        ends = itertools.accumulate(kernel.shape[-1] for kernel in kernels[:-1])
+        return jnp.split(product, list(ends), -1)
+
+    results = by_platform(x, *kernels, tpu=together, default=apart)
+    return [checkpoint_name(result, "convolution") for result in results]
 
 
 @dataclasses.dataclass(frozen=True)

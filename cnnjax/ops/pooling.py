@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnjax.ops.platform import by_platform
+from cnnjax.ops.platform import by_platform, is_plain
 from cnnjax.ops.strided import windows
 
 Padding = str | Sequence[tuple[int, int]]
@@ -46,6 +46,25 @@ def max_pool(
             cpu=partial(_by_axis, start=-jnp.inf, combine=larger, **shape),
             default=partial(_by_linen, pool=nn.max_pool, **shape),
         )
+
+
+def bias_relu_max_pool(
+    x: jax.Array, bias: jax.Array, window: int, stride: int, *, name: str | None = "pool"
+) -> jax.Array:
+    """`max_pool(relu(x + bias), window, stride)`: (N, H, W, C) -> (N, H', W', C).
+
+    The maximum of a window is the same before and after both. Where that is faster, they come last
+    and change the smaller map.
+    """
+    pool = partial(max_pool, window=window, stride=stride, name=name)
+
+    def in_order(x: jax.Array, bias: jax.Array) -> jax.Array:
+        return pool(nn.relu(x + bias))
+
+    def pool_first(x: jax.Array, bias: jax.Array) -> jax.Array:
+        return nn.relu(pool(x) + bias)
+
+    return by_platform(x, bias, cpu=in_order, default=in_order if is_plain() else pool_first)
 
 
 def avg_pool(

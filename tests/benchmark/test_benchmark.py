@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -12,9 +13,12 @@ import pytest
 
 from cnnjax import create_model, get_spec
 from cnnjax.analysis import abstract_variables, count_parameters
+from cnnjax.models.layers import PooledConvBN
 from tests.helpers import ROOT
-from train.benchmark import contestants, peers, race, roofline, scaling
+from train import hlo, topology
+from train.benchmark import contestants, peers, race, roofline, scaling, tpu
 from train.benchmark.__main__ import main as benchmark
+from train.benchmark.plain import plain_flax
 from train.benchmark.workloads import for_model
 from train.errors import UserError
 
@@ -185,3 +189,46 @@ def test_a_race_with_torch(capsys):
     row = result["runs"][0]["contestants"]["torch"]
     assert row["ratio_range"][0] <= row["cnnjax_is_faster"] <= row["ratio_range"][1]
     assert "as fast" in capsys.readouterr().err
+
+
+def test_tpu_figures_are_the_committed_ones(monkeypatch, tmp_path):
+    """One per cent is allowed; more ends in a sentence with every figure."""
+    step = topology.Step(
+        "v5e:1x1", 1, "TPU v5 lite", "pmap", True, 10, 100, hlo.Work(10**12, 10**9, 0.02), 3
+    )
+    modules = []
+    file = tmp_path / "tpu.json"
+    monkeypatch.setattr(tpu, "FILE", file)
+    monkeypatch.setattr(
+        tpu, "compile_step", lambda config, name, module: modules.append(module) or step
+    )
+    result = benchmark(["--what=tpu", "--model=vgg16", "--write"])["runs"]["vgg16"]
+    assert modules == ["train.topology", "train.benchmark.plain"]
+    assert result["ours"]["bound_ms"] == 20 and result["ratio"] == 1
+    assert json.loads(file.read_text()) == {"vgg16": result}
+    benchmark(["--what=tpu", "--model=vgg16"])
+    step = step._replace(total=102)
+    with pytest.raises(UserError, match="vgg16, ours, device_bytes: 102, committed 100"):
+        benchmark(["--what=tpu", "--model=vgg16"])
+    with pytest.raises(UserError, match=r"--what=tpu is for alexnet_owt, .*, not lenet5"):
+        benchmark(["--what=tpu"])
+
+
+def test_tpu_figures_are_there_for_every_network_of_make_tpu():
+    makefile = (ROOT / "Makefile").read_text()
+    names = re.search(r"^TPU := (.*)$", makefile, re.MULTILINE)[1].split(",")
+    assert names == list(tpu.IMAGES) == list(json.loads(tpu.FILE.read_text()))
+
+
+def test_plain_flax_pools_before_the_projection():
+    """And nothing else of it is ours: the variables are the same."""
+    layer = PooledConvBN(4, norm=lambda name: lambda x: x)
+    x = jnp.arange(2 * 5 * 5 * 3.0).reshape(2, 5, 5, 3)
+    variables = layer.init(jax.random.key(0), x)
+    with plain_flax():
+        jaxpr = jax.make_jaxpr(layer.apply)(variables, x)
+        expected = layer.apply(variables, x)
+    order = [eqn.primitive.name for eqn in jaxpr.eqns]
+    assert order.index("reduce_window_sum") < order.index("conv_general_dilated")
+    assert "cond" not in order
+    np.testing.assert_allclose(layer.apply(variables, x), expected, rtol=1e-4, atol=1e-4)

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.models.layers import ConvBN, PooledConvBN
+from cnnjax.models.layers import Conv, ConvBN, PooledConvBN
+from cnnjax.ops import plain
 from cnnjax.ops.pooling import avg_pool, max_pool
 from cnnjax.ops.strided import windows
 
@@ -117,3 +118,54 @@ def test_pooled_conv_bn_is_pooling_then_a_1x1_convolution(count_pad):
     expected = ConvBN(4, (1, 1), **options).apply(variables, pooled)
     ours = PooledConvBN(4, count_pad=count_pad, **options).apply(variables, x)
     np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("window", "stride"), [(2, 2), (3, 2)])
+def test_max_pooling_commutes_with_bias_and_relu(window, stride, dtype):
+    """What accelerators run: the same values, and gradients of kernel and image, to the bit."""
+    layer = Conv(4, (3, 3), activation=nn.relu, dtype=dtype, bias_init=nn.initializers.normal())
+    variables = layer.init(jax.random.key(0), image())
+
+    def in_order(variables, x):
+        return max_pool(layer.apply(variables, x), window, stride)
+
+    def pool_first(variables, x):
+        bare = layer.clone(use_bias=False, activation=None)
+        kernel = {"params": {"kernel": variables["params"]["kernel"]}}
+        y = max_pool(bare.apply(kernel, x), window, stride)
+        return nn.relu(y + variables["params"]["bias"].astype(dtype))
+
+    def ours(variables, x):
+        return layer.clone(pool=(window, stride)).apply(variables, x)
+
+    def results(way):
+        def total(variables, x):
+            y = way(variables, x)
+            return jnp.sum(y.astype(jnp.float32) ** 2), y
+
+        (kernel, x), y = jax.jit(jax.grad(total, (0, 1), has_aux=True))(variables, image())
+        return y, x, kernel["params"]["kernel"], kernel["params"]["bias"]
+
+    expected, first, found = map(results, (in_order, pool_first, ours))
+    for a, b in zip(found, expected, strict=True):  # on a CPU nothing changes
+        np.testing.assert_array_equal(a, b)
+    *first, bias = first
+    for a, b in zip(first, expected[:-1], strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_allclose(bias, expected[-1], rtol=1e-5 if dtype == jnp.float32 else 0.05)
+
+
+def test_accelerators_pool_first():
+    """And the plain functions do not."""
+    layer = Conv(4, (3, 3), activation=nn.relu, pool=(2, 2))
+    variables = layer.init(jax.random.key(0), image())
+
+    def order():
+        traced = jax.jit(lambda *arguments: layer.apply(*arguments)).trace(variables, image())
+        text = traced.lower(lowering_platforms=("tpu",)).as_text()
+        return text.index("reduce_window") < text.index("stablehlo.add")
+
+    assert order()
+    with plain():
+        assert not order()
