@@ -1,6 +1,7 @@
 """Trains a recipe in a run folder; the same command resumes it.
 
 python -m train --config=configs/lenet_mnist.py --workdir=runs/lenet --config.optim.lr=0.1
+cnnjax train lenet_mnist --workdir=runs/lenet            # the same by the name of the recipe
 """
 
 import functools
@@ -33,10 +34,12 @@ def parse(argv: list[str] | None) -> tuple:
     """(the command's own options, overrides of the recipe)."""
     parser = Parser("python -m train", __doc__)
     add = parser.add_argument
+    add("recipe", nargs="?", help="a recipe, as --config takes it")
     add(
         "--config",
-        required=True,
-        help="a recipe: a Python file with get_config(), optionally file.py:argument",
+        default="",
+        help="a recipe: a Python file with get_config(), optionally file.py:argument, or a name, "
+        "as in inception_v3:tpu",
     )
     add(
         "--workdir",
@@ -74,7 +77,12 @@ def parse(argv: list[str] | None) -> tuple:
         default=20,
         help="seconds without a sign of life after which a process counts as dead",
     )
-    return parser.parse_known_args(argv)
+    args, overrides = parser.parse_known_args(argv)
+    if bool(args.recipe) == bool(args.config):
+        one = "one recipe, not two" if args.recipe else "which recipe? --config=FILE"
+        parser.error(f"{one}; cnnjax recipes lists those of the package")
+    args.config = args.config or args.recipe
+    return args, overrides
 
 
 def main(argv: list[str] | None = None, *, interrupt: Interrupt | None = None) -> dict:
