@@ -34,7 +34,6 @@ def parse(argv: list[str] | None) -> tuple:
     """(the command's own options, overrides of the recipe)."""
     parser = Parser("python -m train", __doc__)
     add = parser.add_argument
-    add("recipe", nargs="?", help="a recipe, as --config takes it")
     add(
         "--config",
         default="",
@@ -78,10 +77,13 @@ def parse(argv: list[str] | None) -> tuple:
         help="seconds without a sign of life after which a process counts as dead",
     )
     args, overrides = parser.parse_known_args(argv)
-    if bool(args.recipe) == bool(args.config):
-        one = "one recipe, not two" if args.recipe else "which recipe? --config=FILE"
-        parser.error(f"{one}; cnnjax recipes lists those of the package")
-    args.config = args.config or args.recipe
+    # Not declared as a positional: argparse would take a value with a space in it for the recipe.
+    recipe = next((text for text in overrides if not text.startswith("-")), "")
+    if not args.config and recipe:
+        overrides.remove(recipe)
+    args.config = args.config or recipe
+    if not args.config:
+        parser.error("which recipe? --config=FILE, or the name of one that cnnjax recipes lists")
     return args, overrides
 
 
