@@ -113,7 +113,7 @@ def test_it_declares_what_it_imports(wheel):
 
 
 def test_its_extras_are_those_that_the_readme_names(wheel):
-    extras = "train data demo weights onnx tensorboard tpu parity test".split()
+    extras = ["train", "data", "demo", "weights", "onnx", "tensorboard", "tpu", "parity", "test"]
     assert set(metadata(wheel).get_all("Provides-Extra")) == set(extras)
 
 

@@ -219,3 +219,11 @@ def test_options_that_are_given_are_not_left_out():
     given = ["--config.model.name=lenet5", "--config.model.options.aux=false"]
     with pytest.raises(UserError, match="lenet5 has no option 'aux'"):
         recipe.load(str(RECIPES["folder"]), given)
+
+
+def test_recipes_of_the_package_have_names():
+    assert recipe.load("inception_v3:tpu") == recipe.load(f"{ROOT}/configs/inception_v3.py:tpu")
+    assert list(recipe.known()) == sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+    assert all(recipe.known().values())
+    with pytest.raises(UserError, match="inception_v5 does not exist; did you mean inception_v"):
+        recipe.load("inception_v5")
