@@ -1,6 +1,7 @@
 """Trains a config in a run folder; the same call resumes it, to the same bits."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +26,7 @@ from train.evaluator import Evaluator
 from train.lock import Lock
 from train.meters import Meters
 from train.opening import first_lines
-from train.progress import Progress, accuracy, duration
+from train.progress import Progress, accuracy, duration, waiting
 from train.run import claim, make_folder
 from train.runtime import cluster, malloc, programs
 from train.runtime.signals import Interrupt
@@ -60,7 +61,9 @@ def train(
     cache = start(config, recipe)
     cluster.check_devices()
     with contextlib.nullcontext(interrupt) if interrupt else Interrupt() as interrupt:
-        task = Task(config)
+        quiet = not sys.stderr.isatty() or jax.process_index() > 0
+        with waiting(f"reading {config.data.source}", quiet=quiet):
+            task = Task(config)
         try:
             return Training(task, workdir, interrupt, cache).run()
         except UserError:

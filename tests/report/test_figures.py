@@ -46,3 +46,11 @@ def test_a_flat_map_leaves_the_image_as_it_is(value):
     assert explain.flat(heat) and (explain.overlay(image, heat) == 200).all()
     heat[1, 1] += 0.5
     assert explain.flat(heat) == (value < 0)
+
+
+def test_a_fall_is_marked_as_a_fall():
+    image, fall = np.full((16, 16, 1), 200, np.uint8), np.zeros((4, 4))
+    assert figures.occluded(image, fall)[1] == "occlusion: no fall"
+    fall[1, 1] = 0.09
+    drawn, title = figures.occluded(image, fall)
+    assert title == "occlusion: −9%" and (drawn != 200).any()

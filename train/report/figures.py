@@ -251,15 +251,17 @@ def plot_attention(
                 (explain.overlay(image, one), "Grad-CAM" + (": flat" if flat(one) else ""))
                 for image, one in zip(images, heat)
             ],
-            [
-                (
-                    explain.overlay(image, fall),
-                    f"occlusion: {'−' if fall.max() > 0 else '+'}{abs(fall.max()):.0%}",
-                )
-                for image, fall in zip(images, falls)
-            ],
+            [occluded(image, fall) for image, fall in zip(images, falls)],
         ]
     )
+
+
+def occluded(image: np.ndarray, fall: np.ndarray) -> tuple[np.ndarray, str]:
+    """An image with the falls of a probability, and the largest in words; alone if it is none."""
+    largest = float(fall.max())
+    if largest < 0.005:
+        return image, "occlusion: no fall"
+    return explain.overlay(image, fall), f"occlusion: −{largest:.0%}"
 
 
 def plot_maps(maps: np.ndarray, image: np.ndarray, stage: str) -> Figure:
