@@ -117,6 +117,7 @@ class Job:
     def __init__(self, folder: Path, *options: str, epochs: int = 8, astray: str = "", **variables):
         folder.mkdir()
         self.workdir, self.log = folder / "run", folder / "log"
+        self.log.touch()
         config, *overrides = [*LONG, f"--config.epochs={epochs}"]
         recipe = folder / "recipe.py"
         path = config.removeprefix("--config=")
