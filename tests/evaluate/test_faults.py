@@ -196,7 +196,8 @@ PREDICT, EVALUATE, EXPORT, REPORT = (
 )
 def test_options_of_weights_are_refused_for_a_run(command, option):
     name = option.partition("=")[0]
-    with pytest.raises(UserError, match=f"--{name} has no effect without --weights"):
+    owner = "--weights" if name in ("model", "source") else "--pretrained or --weights"
+    with pytest.raises(UserError, match=f"--{name} has no effect without {owner}"):
         command("--workdir=run", f"--{option}")
 
 
@@ -215,12 +216,12 @@ def test_options_of_weights_are_refused_for_a_run(command, option):
         (
             EVALUATE,
             "--weights=x --data=npz:x --predictions=csv",
-            "--predictions has no effect with --weights but without --out",
+            "--predictions has no effect without --workdir or --out",
         ),
         (
             EXPORT,
             "--workdir=x --format=safetensors --without-preprocessing",
-            "--without-preprocessing has no effect with --format=safetensors",
+            "--without-preprocessing has no effect on a file of values",
         ),
         (EXPORT, "--weights=x --resize=64", "--resize has no effect on a program"),
         (EXPORT, "--weights=x --class-names=y", "--class-names has no effect on a program"),

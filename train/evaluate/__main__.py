@@ -58,9 +58,7 @@ def make_parser() -> cli.Parser:
     parser.no_effect("with --compare", lambda args: args.compare, *comparing)
     parser.no_effect("with --watch", lambda args: args.watch, "--step")
     parser.no_effect(
-        "with --weights but without --out",
-        lambda args: args.weights and not args.out,
-        "--predictions",
+        "without --workdir or --out", lambda args: not (args.workdir or args.out), "--predictions"
     )
     return parser
 
