@@ -132,14 +132,15 @@ class Progress:
         last = f"step {step:,}/{self._steps:,}"
         if split == "train":
             self._loss = format_value("loss", values["loss"])
-            last += f"  left {duration(self._left())}"
+            last += self._left_in_words()
         self.say(row(split, values, last, columns()))
 
+    def _left_in_words(self) -> str:
+        return f"  left {duration(self._left())}" if self._at > self._timed_from else ""
+
     def _left(self) -> float:
-        """Seconds that the rest will take."""
+        """Seconds that the rest will take, once a step has been timed."""
         done, rest = self._at - self._timed_from, self._steps - self._at
-        if not done:
-            return 0.0
         evaluations = self._steps // self._eval_every - self._at // self._eval_every
         evaluations += self._steps % self._eval_every != 0 and rest > 0
         pace = (time.perf_counter() - self._began) / done

@@ -87,6 +87,8 @@ def test_the_forecast_is_of_steps_and_of_evaluations_to_come(monkeypatch, termin
     step(1000.0)  # compilation
     assert told._last_line() == "compiling lenet5… 1000 s"
     told.restart()
+    told.row(1, "train", ROW)
+    assert "step 1/100" in lines(terminal)[-2] and "left" not in lines(terminal)[-2]  # not known
     for _ in range(24):
         step(1.0)
     assert told._left() == pytest.approx(75)
