@@ -46,7 +46,7 @@ fuzz: $(VENV)/.ready ## try 1,000 wrong inputs, each of which has to end in a se
 lineage: $(VENV)/.ready ## train 15 networks on small digits, write .readme/lineage.md (an hour; SEEDS=3)
 	$(PY) -m train.lineage --config=configs/lineage_mnist5k.py --workdir=runs/lineage --out=.readme/lineage.md --seeds=$(or $(SEEDS),1)
 
-TPU := alexnet_owt,vgg16,inception_v3
+TPU := alexnet_owt,vgg16,inception_v1_bn,inception_v3
 
 tpu: $(VENV)/.ready ## compile the large networks for TPUs, compare with the committed figures (minutes)
 	$(PY) -m train.benchmark --what=tpu --model=$(TPU)
