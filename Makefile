@@ -12,7 +12,7 @@ INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -q -c .ci/constr
 SET_UP := pyproject.toml .ci/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check parity slow chaos fuzz lineage tpu clean
+.PHONY: help demo test check parity slow chaos fuzz slurm lineage tpu clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile | expand -t 16
@@ -42,6 +42,11 @@ chaos: $(VENV)/.ready ## disturb 20 runs, compare each with an undisturbed one (
 
 fuzz: $(VENV)/.ready ## try 1,000 wrong inputs, each of which has to end in a sentence
 	$(PY) -m tests.fuzz --inputs=1000
+
+slurm: $(VENV)/.ready ## run configs/cluster/slurm.sh on a SLURM of one node (installs Debian's; root)
+	@command -v slurmctld munged >/dev/null || \
+		{ apt-get update -q && apt-get install -q -y --no-install-recommends slurm-wlm munge; }
+	$(PY) -m tests.slurm
 
 lineage: $(VENV)/.ready ## train 15 networks on small digits, write .readme/lineage.md (an hour; SEEDS=3)
 	$(PY) -m train.lineage --config=configs/lineage_mnist5k.py --workdir=runs/lineage --out=.readme/lineage.md --seeds=$(or $(SEEDS),1)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cnnjax.models.layers import Outputs
     from cnnjax.registry import Spec, create_model, get_spec, list_models
     from cnnjax.stages import apply_with_stages
+    from cnnjax.weights.named import pretrained
 
 # The module that defines each name.
 _PLACES = {
@@ -25,6 +26,7 @@ _PLACES = {
     "get_spec": "cnnjax.registry",
     "list_models": "cnnjax.registry",
     "apply_with_stages": "cnnjax.stages",
+    "pretrained": "cnnjax.weights.named",
 }
 _MODULES = ("analysis", "ops", "weights")
 
@@ -37,6 +39,7 @@ __all__ = [
     "get_spec",
     "list_models",
     "ops",
+    "pretrained",
     "weights",
 ]
 

@@ -1,15 +1,21 @@
-"""The models, and published weights for them.
+"""The networks, published weights, recipes, and the trainer's commands.
 
-python -m cnnjax                     table of all models
-python -m cnnjax MODEL               one model, layer by layer
-python -m cnnjax weights [MODEL]     published files of weights: location, accuracy, hash
-python -m cnnjax import --source=S --model=MODEL FILE OUT.safetensors
+cnnjax                               table of all networks
+cnnjax MODEL                         one network, layer by layer (also: cnnjax models MODEL)
+cnnjax weights [MODEL]               published weights: location, accuracy, hash
+cnnjax import --source=S --model=MODEL FILE OUT.safetensors
                                      converts a published file to our format
+cnnjax recipes                       the recipes that come with the package
+cnnjax train RECIPE --workdir=DIR    as python -m train; so are evaluate, predict, report, export,
+                                     data, benchmark and lineage
+
+`python -m cnnjax` is the same command.
 """
 
 import argparse
 import dataclasses
 import json
+import runpy
 import signal
 import sys
 import warnings
@@ -18,8 +24,20 @@ from pathlib import Path
 
 import numpy as np
 
+import cnnjax
 from cnnjax import analysis, counts, trees
 from cnnjax.registry import MODELS, create_model, get_spec
+
+COMMANDS = {  # of the trainer, and their modules
+    "train": "train",
+    "evaluate": "train.evaluate",
+    "predict": "train.predict",
+    "report": "train.report",
+    "export": "train.export",
+    "data": "train.data",
+    "benchmark": "train.benchmark",
+    "lineage": "train.lineage",
+}
 
 
 def table(rows: Sequence[tuple[str, ...]], numeric: tuple[int, ...]) -> str:
@@ -75,12 +93,12 @@ def layers(name: str) -> str:
 def published(model: str | None) -> str:
     """The table of published weights, of all models or of one. ValueError: no such model."""
     from cnnjax.weights import RECORDS
+    from cnnjax.weights.fetch import local
 
     if model is not None:
         get_spec(model)
-    rows = [
-        ("source", "model", "file", "top-1", "top-5", "input", "hash", "licence", "where", "note")
-    ]
+    head = "source model file top-1 top-5 input hash here licence where note"
+    rows = [tuple(head.split())]
     for record in RECORDS:
         if model in (None, record.model):
             name = f"{record.model}.{record.tag}" if record.tag else record.model
@@ -90,7 +108,8 @@ def published(model: str | None) -> str:
             licence = record.licence or "not stated"
             note = "1001 classes, the first is dropped" if record.background else record.note
             row = (record.source, name, record.file, *accuracy, str(record.preprocessing.size))
-            rows.append((*row, short, licence, record.where, note))
+            here = "yes" if local(record) else "no"
+            rows.append((*row, short, here, licence, record.where, note))
     return table(rows, numeric=(3, 4, 5))
 
 
@@ -102,7 +121,7 @@ def import_weights(arguments: list[str]) -> int:
     from cnnjax import weights
 
     parser = argparse.ArgumentParser(
-        prog="python -m cnnjax import", description=import_weights.__doc__, allow_abbrev=False
+        prog="cnnjax import", description=import_weights.__doc__, allow_abbrev=False
     )
     parser.add_argument("--source", required=True, help=", ".join(weights.SOURCES))
     parser.add_argument(
@@ -146,27 +165,55 @@ def import_weights(arguments: list[str]) -> int:
     return 0
 
 
+def recipes() -> str:
+    """The recipes of the package by name, each with its first line."""
+    try:
+        from train.recipe import known
+    except ImportError:
+        raise ValueError("recipes need the trainer: pip install 'cnnjax[train,data]'") from None
+    return table([(name, line) for name, line in known().items()], numeric=())
+
+
+def run(command: str) -> None:
+    """Runs a command of the trainer as `python -m` does, with the arguments after its name."""
+    sys.argv[:2] = [f"cnnjax {command}"]
+    try:
+        runpy.run_module(COMMANDS[command], run_name="__main__", alter_sys=True)
+    except ModuleNotFoundError as error:
+        print(
+            f"error: cnnjax {command} needs {error.name}: pip install 'cnnjax[train,data]'",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
 def main() -> int:
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that `… weights | head` ends quietly
     if sys.argv[1:2] == ["import"]:
         return import_weights(sys.argv[2:])
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        run(sys.argv[1])
     parser = argparse.ArgumentParser(
-        prog="python -m cnnjax",
+        prog="cnnjax",
         description=__doc__,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", nargs="?", help="a model of the table, or `weights`")
-    parser.add_argument(
-        "of", nargs="?", metavar="MODEL", help="after `weights`: the model whose files to list"
-    )
+    parser.add_argument("--version", action="version", version=f"cnnjax {cnnjax.__version__}")
+    parser.add_argument("model", nargs="?", help="a network, or one of the words above")
+    parser.add_argument("of", nargs="?", metavar="MODEL", help="after `models` and `weights`")
     args = parser.parse_args()
-    if args.of is not None and args.model != "weights":
+    if args.of is not None and args.model not in ("models", "weights"):
         parser.error(f"give one model, not two: {args.model} and {args.of}")
     try:
         if args.model == "weights":
             print(published(args.of))
+        elif args.model == "recipes":
+            print(recipes())
         else:
-            print(layers(args.model) if args.model else models())
+            model = args.of if args.model == "models" else args.model
+            print(layers(model) if model else models())
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -174,6 +221,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that `… weights | head` ends quietly
     sys.exit(main())

@@ -2,18 +2,20 @@
 
     python -m train --config=configs/folder.py:photos/flowers --workdir=runs/flowers
 
-The network is BN-Inception without auxiliary heads, at 96 pixels. With a few hundred photographs,
-start from published weights of the same network and train only the head at first:
+The network is BN-Inception without auxiliary heads, at 96 pixels. It reads whole photographs,
+squeezed into a square, and random crops of at least 80 % of the area, so that what is small stays.
+`--config.model.name` takes any other network. With a few hundred photographs, start from published
+weights of the same network and train the classifier alone at first:
 
-    … --config.init.weights=weights.safetensors --config.optim.lr_scale="('head=1', '=0')" \\
-      --config.optim.freeze_batchnorm=true
+    … --config.init.weights=weights.safetensors --config.optim.freeze=trunk
 
 Values: our choice.
 Expected: it depends on the photographs; `python -m train.report` shows which ones go wrong.
-What was really run: folders of generated images, in the tests; no published set of photographs.
+What was really run: lenet5 and inception_v1_bn on crops of two photographs (configs/README.md);
+folders of generated images, in the tests; no published set of photographs.
 """
 
-from train.config import Augment, Checkpoint, Config, Data, Log, Loss, Model, Optim
+from train.config import Augment, Checkpoint, Config, Data, Log, Loss, Model, Optim, Transform
 
 
 def get_config(folder: str = "photos") -> Config:
@@ -30,7 +32,9 @@ def get_config(folder: str = "photos") -> Config:
             mean=(0.485, 0.456, 0.406),
             std=(0.229, 0.224, 0.225),
             on_bad_image="skip",
-            augment=Augment(crop="area", area=(0.25, 1.0), flip=True),
+            # The whole photograph, squeezed into a square: what is small and at the edge stays.
+            transform=Transform(fraction=1.0),
+            augment=Augment(crop="area", area=(0.8, 1.0), flip=True),
         ),
         optim=Optim(
             name="sgd",

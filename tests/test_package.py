@@ -23,7 +23,10 @@ from tests.models.values import starting_values
 PACKAGES = ("cnnjax", "train")
 # Imports that another name declares, and those that an error message or another package provides.
 DISTRIBUTIONS = {"PIL": "pillow", "absl": "absl-py", "orbax": "orbax-checkpoint"}
-OPTIONAL = {"keras", "pyarrow", "wandb"}
+OPTIONAL = {"keras", "libtpu", "pyarrow", "wandb"}
+
+# What the console script does.
+COMMAND = "import sys; sys.path.pop(0); from cnnjax.__main__ import main; sys.exit(main())"
 
 SCRIPT = """
 import json
@@ -86,7 +89,9 @@ def test_it_holds_all_but_the_readmes(wheel):
         found = {path.relative_to(root) for name in PACKAGES for path in (root / name).rglob("*.*")}
         return {str(path) for path in found if "__pycache__" not in path.parts}
 
-    assert files(wheel) == {name for name in files(ROOT) if not name.endswith(".md")}
+    recipes = {f"train/recipes/{path.name}" for path in (ROOT / "configs").glob("*.py")}
+    ours = {name for name in files(ROOT) if not name.endswith(".md")}
+    assert files(wheel) == ours | recipes
     assert (wheel / "train/py.typed").exists() and (wheel / "cnnjax/py.typed").exists()
 
 
@@ -108,8 +113,8 @@ def test_it_declares_what_it_imports(wheel):
 
 
 def test_its_extras_are_those_that_the_readme_names(wheel):
-    extras = {"train", "data", "demo", "weights", "onnx", "tensorboard", "parity", "test"}
-    assert set(metadata(wheel).get_all("Provides-Extra")) == extras
+    extras = ["train", "data", "demo", "weights", "onnx", "tensorboard", "tpu", "parity", "test"]
+    assert set(metadata(wheel).get_all("Provides-Extra")) == set(extras)
 
 
 def test_networks_and_weights_work_from_it(wheel, tmp_path):
@@ -128,9 +133,10 @@ def test_networks_and_weights_work_from_it(wheel, tmp_path):
 
 
 def test_a_recipe_trains_from_it(wheel, tmp_path):
-    recipe = ROOT / "configs/lenet_mnist.py"
+    """By name, in a folder where `train` is something else."""
+    (tmp_path / "train.py").write_text("raise SystemExit('the user's own')")
     options = ("epochs=0.1", "optim.warmup=0", "parallel.compile_cache=")
     flags = [f"--config.{option}" for option in options]
-    result = away(wheel, tmp_path, "-m", "train", f"--config={recipe}", "--workdir=run", *flags)
+    result = away(wheel, tmp_path, "-c", COMMAND, "train", "lenet_mnist", "--workdir=run", *flags)
     assert result["step"] == 3 and 0 <= result["top1"] <= 1
     assert (tmp_path / "run/metrics.jsonl").exists()

@@ -14,9 +14,13 @@ from unittest import mock
 
 import pytest
 
+from tests.data import defects
 from tests.helpers import ROOT
 from train import recipe
+from train.build import Task
 from train.config import describe
+from train.data.__main__ import main as data_command
+from train.opening import first_lines
 
 FOLDERS = (".github", ".readme", "cnnjax", "configs", "tests", "train")
 PAGES = sorted([*ROOT.glob("*.md"), *(p for f in FOLDERS for p in (ROOT / f).rglob("*.md"))])
@@ -44,6 +48,8 @@ def commands(page: Path) -> list[tuple[str, list[str]]]:
     """(module, arguments) of each `python -m …`."""
     found = []
     for module, rest in COMMAND.findall(code(page)):
+        if rest.count('"') % 2:  # the end of a command within a command
+            rest = rest.rstrip('"')
         words = shlex.shlex(rest, posix=True, punctuation_chars="&|;")
         words.whitespace_split = True
         found.append((module, list(itertools.takewhile(lambda word: word[0] not in "&|;", words))))
@@ -140,3 +146,53 @@ def test_python_examples_are_python(page):
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     for block in blocks:
         compile(block, str(page), "exec")
+
+
+@every_page
+def test_the_environment_is_named_before_the_first_command(page):
+    blocks = re.findall(r"^```\n(.*?)^```|^((?: {4}.*\n)+)", page.read_text(), re.M | re.S)
+    lines = [line.strip() for block in blocks for line in "".join(block).splitlines()]
+    first = next(
+        (n for n, line in enumerate(lines) if re.match(r"(python -m|cnnjax) ", line)), None
+    )
+    if first is None:
+        pytest.skip("no commands in blocks")
+    assert any(line.startswith(". .venv/bin/activate") for line in lines[:first]), page
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A folder as a user has it: the recipes, and photographs of two classes, four to one."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    defects.write(tmp_path / "photos", {"train": (8, 2), "val": (4, 1)})
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def of_photographs(page):
+    """The commands of a page that need nothing but a folder of photographs, as printed."""
+    found = [
+        (module, words)
+        for module, words in commands(ROOT / page)
+        if module.startswith("train") and any("photos" in word for word in words)
+    ]
+    return [
+        pair for pair in found if not any("weights" in word or "=v3" in word for word in pair[1])
+    ]
+
+
+@pytest.mark.parametrize("page", ["README.md", "train/data/README.md", "configs/README.md"])
+def test_commands_on_photographs_run_as_printed(page, clone):
+    """Those that read the data run; those that train are built, up to the compilation."""
+    run = set()
+    for module, words in of_photographs(page):
+        flags = [word for word in words if word.startswith("--config")]
+        if module == "train.data":
+            assert data_command(words)
+        elif module == "train":
+            config = recipe.load(flags[0].removeprefix("--config="), flags[1:])
+            task = Task(config)
+            assert "scratched" in first_lines(task, "runs/photos")
+            assert next(task.batches(0))["image"].shape[0] == config.data.batch_size
+        run.add(module)
+    assert "train" in run

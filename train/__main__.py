@@ -1,6 +1,7 @@
 """Trains a recipe in a run folder; the same command resumes it.
 
 python -m train --config=configs/lenet_mnist.py --workdir=runs/lenet --config.optim.lr=0.1
+cnnjax train lenet_mnist --workdir=runs/lenet            # the same by the name of the recipe
 """
 
 import functools
@@ -15,6 +16,8 @@ if __name__ == "__main__":  # first of all: a signal may come while the rest is 
 from train import cli, errors
 from train.runtime import malloc
 from train.runtime.signals import Interrupt
+
+DAY = 24 * 60 * 60
 
 
 class Parser(cli.Parser):
@@ -33,8 +36,9 @@ def parse(argv: list[str] | None) -> tuple:
     add = parser.add_argument
     add(
         "--config",
-        required=True,
-        help="a recipe: a Python file with get_config(), optionally file.py:argument",
+        default="",
+        help="a recipe: a Python file with get_config(), optionally file.py:argument, or a name, "
+        "as in inception_v3:tpu",
     )
     add(
         "--workdir",
@@ -59,18 +63,28 @@ def parse(argv: list[str] | None) -> tuple:
         default="",
         help="HOST:PORT of process 0; auto: jax finds the others itself, as on TPU VMs",
     )
-    cluster.add_argument("--num-processes", type=int, default=0, help="how many there are")
-    cluster.add_argument("--process-id", type=int, default=-1, help="which this is, from 0")
+    size, rank = cli.whole("--num-processes", 0, 2**20), cli.whole("--process-id", -1, 2**20)
+    cluster.add_argument("--num-processes", type=size, default=0, help="how many there are")
+    cluster.add_argument("--process-id", type=rank, default=-1, help="which this is, from 0")
+    meet, dead = (cli.whole(name, 1, DAY) for name in ("--meet-within", "--dead-after"))
     cluster.add_argument(
-        "--meet-within", type=int, default=300, help="seconds to wait for the others at the start"
+        "--meet-within", type=meet, default=300, help="seconds to wait for the others at the start"
     )
     cluster.add_argument(
         "--dead-after",
-        type=int,
+        type=dead,
         default=20,
         help="seconds without a sign of life after which a process counts as dead",
     )
-    return parser.parse_known_args(argv)
+    args, overrides = parser.parse_known_args(argv)
+    # Not declared as a positional: argparse would take a value with a space in it for the recipe.
+    recipe = next((text for text in overrides if not text.startswith("-")), "")
+    if not args.config and recipe:
+        overrides.remove(recipe)
+    args.config = args.config or recipe
+    if not args.config:
+        parser.error("which recipe? --config=FILE, or the name of one that cnnjax recipes lists")
+    return args, overrides
 
 
 def main(argv: list[str] | None = None, *, interrupt: Interrupt | None = None) -> dict:
@@ -91,8 +105,6 @@ def main(argv: list[str] | None = None, *, interrupt: Interrupt | None = None) -
     from train import loop
     from train.runtime import cluster
 
-    if min(args.meet_within, args.dead_after) < 1:
-        raise errors.UserError("--meet-within and --dead-after are at least 1 second")
     connection = cluster.connect(
         args.coordinator,
         args.num_processes,

@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cnnjax import create_model
-from train import data, losses, mix, optim, state, step
+from cnnjax import apply_with_stages, create_model
+from cnnjax.spelling import choice
+from cnnjax.stages import CLASSIFIERS
+from train import data, losses, mix, optim, pretrained, state, step
 from train.config import Config, decided_by
 from train.data.fingerprint import fingerprint
 from train.errors import UserError
@@ -37,7 +39,8 @@ def build_model(config: Config, classes: int) -> nn.Module:
         raise UserError(
             f"model.num_classes={chosen.num_classes}, but the data has {classes} classes"
         )
-    options: dict[str, Any] = dict(chosen.options, dtype=DTYPES[chosen.dtype])
+    needed = pretrained.needed_options(config.init, chosen.name)
+    options: dict[str, Any] = {**needed, **chosen.options, "dtype": DTYPES[chosen.dtype]}
     try:
         model = create_model(chosen.name, num_classes=chosen.num_classes or classes, **options)
     except ValueError as error:
@@ -45,9 +48,37 @@ def build_model(config: Config, classes: int) -> nn.Module:
     fields = {field.name for field in dataclasses.fields(model)}
     if config.parallel.sync_batchnorm and "bn_axis" in fields:
         model = model.clone(bn_axis=step.AXIS)
-    if config.optim.freeze_batchnorm and "bn_frozen" in fields:
+    if keeps_statistics(config) and "bn_frozen" in fields:
         model = model.clone(bn_frozen=True)
     return model
+
+
+def keeps_statistics(config: Config) -> bool:
+    """Whether BatchNorm runs as in evaluation. It does where a part of the network is frozen."""
+    return config.optim.freeze_batchnorm or bool(config.optim.freeze)
+
+
+def rate_rules(config: Config, model: nn.Module, image_shape: tuple[int, int, int]) -> list[str]:
+    """The rules of `optim.rate_factors`: those of `optim.freeze`, then `optim.lr_scale`.
+
+    Raises:
+        UserError: the network has no such stage.
+    """
+    what, rules = config.optim.freeze, list(config.optim.lr_scale)
+    if not what:
+        return rules
+    if what == "trunk":
+        return [f"^(?!{'|'.join(CLASSIFIERS)})=0", *rules]
+
+    def outputs(key):
+        image = jnp.zeros((1, *image_shape))
+        variables = state.create_variables(model, key, image_shape)
+        return apply_with_stages(model, variables, image, train=False)[1]
+
+    stages = list(jax.eval_shape(outputs, jax.random.key(0)))
+    choice("optim.freeze", what, ["trunk", *stages], UserError)
+    before = "|".join(stages[: stages.index(what) + 1])
+    return [f"^({before})/=0", *rules]
 
 
 def keeps_products(config: Config, model: nn.Module, *, one_cpu: bool) -> bool:
@@ -98,9 +129,12 @@ def count_steps(config: Config, examples: int) -> int:
 
 
 def build_optimizer(
-    config: Config, steps: int
+    config: Config, steps: int, rules: Sequence[str] = ()
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The optimizer and its schedule (step -> learning rate); epochs become steps here."""
+    """The optimizer and its schedule (step -> learning rate); epochs become steps here.
+
+    `rules` are those of `rate_rules`.
+    """
     chosen, per_epoch = config.optim, steps / config.epochs
     if chosen.warmup * per_epoch >= MOST_STEPS:
         raise UserError(f"optim.warmup={chosen.warmup:g} epochs are too long for this data")
@@ -129,7 +163,7 @@ def build_optimizer(
         weight_decay=chosen.weight_decay,
         decay_what=chosen.decayed,
         clip=chosen.clip,
-        lr_scale=chosen.lr_scale,
+        lr_scale=rules,
         plateau=plateau.scale if plateau else None,
     )
     return tx, schedule
@@ -141,6 +175,12 @@ def build_plateau(config: Config) -> optim.Plateau | None:
     if chosen.schedule != "plateau":
         return None
     return optim.Plateau(chosen.decay_rate, chosen.patience, chosen.floor)
+
+
+def frozen_parameters(params: Any, rules: Sequence[str]) -> Any:
+    """Which parameters a factor of 0 freezes; None: none. UserError: a rule fits no parameter."""
+    frozen = jax.tree.map(lambda factor: factor == 0, optim.rate_factors(params, rules))
+    return frozen if any(jax.tree.leaves(frozen)) else None
 
 
 class Task:
@@ -180,10 +220,11 @@ class Task:
         self.class_names = self.train_split.class_names
         self.steps = count_steps(config, len(self.train_split))
         self.model = build_model(config, len(self.class_names))
-        self.tx, self.schedule = build_optimizer(config, self.steps)
-        self.plateau = build_plateau(config)
         data.check(self.train_split, config.data)
         self.image_shape = data.image_shape(self.train_split, config.data)
+        rules = rate_rules(config, self.model, self.image_shape)
+        self.tx, self.schedule = build_optimizer(config, self.steps, rules)
+        self.plateau = build_plateau(config)
         self.preprocess = build_preprocess(config, self.image_shape[-1])
         for name in ("batch_size", "eval_batch_size"):
             size = getattr(config.data, name)
@@ -205,17 +246,14 @@ class Task:
             shapes = jax.eval_shape(self._create, self._init_key)
         except ValueError as error:  # images that the model's geometry does not allow
             raise UserError(str(error)) from None
-        if (
-            config.optim.freeze_batchnorm
-            and shapes.batch_stats
-            and not hasattr(self.model, "bn_frozen")
-        ):
+        if keeps_statistics(config) and shapes.batch_stats and not hasattr(self.model, "bn_frozen"):
             raise UserError(
-                "optim.freeze_batchnorm needs a field bn_frozen of the network; "
+                "optim.freeze and optim.freeze_batchnorm need a field bn_frozen of the network; "
                 f"{config.model.name} has none"
             )
         self.abstract_state = self.spread.abstract(shapes)
         self.keeps_products = keeps_products(config, self.model, one_cpu=self.spread.one_cpu)
+        self.frozen = frozen_parameters(shapes.params, rules)
         self.step = self.spread.map(self.step_of_share(), split=(False, True, False), donate=True)
 
     def step_of_share(self) -> Callable:
@@ -234,6 +272,7 @@ class Task:
             accumulate=config.parallel.accumulate,
             skip_bad=config.on_nan == "skip",
             remat_policy=policy,
+            frozen=self.frozen,
         )
 
     def about(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import copy
 import importlib
 import json
 import logging
+import os
 import sys
 import zlib
 from functools import cached_property
@@ -20,6 +21,7 @@ import numpy as np
 from etils import epath
 
 from cnnjax.trees import flatten
+from train import files
 from train.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ class Checkpoints:
         """Made on first use, where several processes meet."""
         import orbax.checkpoint as ocp
 
-        self._set_aside_unreadable_metrics()
+        self._set_aside_unreadable()
         policies = ocp.checkpoint_managers
         accuracy = itemgetter("top1")  # of the metrics that a step is saved with
         best = policies.BestN(get_metric_fn=accuracy, n=1, keep_checkpoints_without_metrics=False)
@@ -115,18 +117,26 @@ class Checkpoints:
             reason = error.strerror or error
             raise CheckpointError(f"{self.folder} cannot be opened: {reason}") from error
 
-    def _set_aside_unreadable_metrics(self) -> None:
-        """orbax reads the metrics of every step when it starts, and fails at the first bad file."""
+    def _set_aside_unreadable(self) -> None:
+        """orbax opens files of every step when it starts: a FIFO would never end, and it fails at
+        the first metrics that are not JSON.
+        """
         if not self.folder.exists():
             return
-        for path in self.folder.glob("*/metrics/metrics"):
+        for place in [path for path in self.folder.iterdir() if path.name.isdecimal()]:
+            name = "metrics"
             try:
-                json.loads(path.read_text())
+                for path in place.glob("metrics/metrics"):
+                    json.loads(files.read(path))
+                for folder, _, names in os.walk(place):  # nothing where it is remote
+                    for name in names:
+                        if os.path.exists(f"{folder}/{name}"):  # orbax names what is missing
+                            files.check_regular(f"{folder}/{name}")
             except (OSError, ValueError):
-                place = path.parent.parent
+                reason = f"{place} is damaged: {name} cannot be read"
                 if self._read_only:
-                    raise CheckpointError(f"{place} is damaged: its metrics") from None
-                self._set_aside(place, f"{place} is damaged: its metrics")
+                    raise CheckpointError(reason) from None
+                self._set_aside(place, reason)
 
     def _set_aside(self, place: epath.Path, reason: str) -> None:
         print(f"warning: {reason}; going back to the one before", file=sys.stderr, flush=True)

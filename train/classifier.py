@@ -5,17 +5,21 @@ import dataclasses
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import numpy as np
 from etils import epath
 
+import cnnjax
 from cnnjax.spelling import choice
-from train import cli
+from cnnjax.weights import imagenet
+from train import cli, files
 from train.build import DTYPES, build_preprocess
 from train.config import Data, Transform
-from train.data.transforms import from_preprocessing
+from train.data.transforms import STYLES, from_preprocessing
 from train.errors import CheckpointError, DataError, UserError
 from train.run import Run
 
@@ -81,7 +85,7 @@ def from_weights(
     transform: Transform | None = None,
     dtype: str = "",
 ) -> Classifier:
-    """The network of published weights, with the options and the preprocessing that these need.
+    """The network of a file of weights, with the options and the preprocessing that it needs.
 
     Args:
         path: the file.
@@ -100,19 +104,48 @@ def from_weights(
     """
     from cnnjax import weights
 
+    read = partial(weights.load, path, model, source)
+    return _ready(f"--weights={path}", read, images, transform, dtype)
+
+
+def from_name(
+    name: str,
+    *,
+    images: Data | None = None,
+    transform: Transform | None = None,
+    dtype: str = "",
+) -> Classifier:
+    """The network that `cnnjax.pretrained` knows by a name. The rest is as in `from_weights`."""
+    return _ready(
+        f"--pretrained={name}", partial(cnnjax.pretrained, name), images, transform, dtype
+    )
+
+
+def _ready(
+    option: str,
+    read: Callable[[], Any],
+    images: Data | None,
+    transform: Transform | None,
+    dtype: str,
+) -> Classifier:
+    from cnnjax import weights
+
+    path = option.partition("=")[2]
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", weights.WeightsWarning)
-            loaded = weights.load(path, model, source)
-    except (weights.WeightsError, ValueError, OSError) as error:
-        raise CheckpointError(f"--weights={path}: {error}") from None
+            loaded = read()
+    except (weights.WeightsError, OSError) as error:
+        raise CheckpointError(f"{option}: {error}") from None
+    except ValueError as error:
+        kind = UserError if option.startswith("--pretrained") else CheckpointError
+        raise kind(f"{option}: {error}") from None
     for warning in caught:
         if issubclass(warning.category, weights.WeightsWarning):
             print(f"warning: {warning.message}", file=sys.stderr, flush=True)
     if loaded.fresh:
         raise CheckpointError(
-            f"--weights={path} has no values for {', '.join(loaded.fresh)}: "
-            "such a network cannot classify"
+            f"{option} has no values for {', '.join(loaded.fresh)}: such a network cannot classify"
         )
     size, own = from_preprocessing(loaded.preprocessing)
     images = images or Data()
@@ -128,13 +161,57 @@ def from_weights(
     channels = 1 if loaded.preprocessing.channels == "L" else 3
     return Classifier(
         name=loaded.name,
-        label=path.rpartition("/")[2],
+        label=path.rstrip("/").rpartition("/")[2],
         model=with_dtype(loaded.model, dtype),
         variables=loaded.variables,
         preprocess=loaded.preprocessing,
         data=dataclasses.replace(images, size=size, transform=transform or own, channels=channels),
         image_shape=(height, width, channels),
         classes=loaded.class_names,
+    )
+
+
+def to_pretrained(classifier: Classifier) -> Any:
+    """The network as `cnnjax.pretrained` returns one. UserError: see `describe`."""
+    from cnnjax import weights
+
+    variables = jax.device_get(classifier.variables)
+    return weights.Pretrained(
+        classifier.model,
+        {name: values for name, values in variables.items() if values},
+        describe(classifier),
+        classifier.classes,
+        classifier.name,
+        image_shape=classifier.image_shape,
+    )
+
+
+def describe(classifier: Classifier) -> Any:
+    """A classifier's preprocessing as a `cnnjax.weights.Preprocessing`.
+
+    Raises:
+        UserError: it cannot be described as one.
+    """
+    from cnnjax import weights
+
+    if isinstance(classifier.preprocess, weights.Preprocessing):
+        return classifier.preprocess
+    transform, size = classifier.data.transform, classifier.image_shape[0]
+    style = STYLES.get(transform.style)
+    values: dict[str, Any] = getattr(classifier.preprocess, "keywords", {})
+    if style is None or "mean" not in values:
+        raise UserError("the file format has no place for this preprocessing")
+    fraction = transform.fraction or (0.0 if transform.resize else style.fraction)
+    short_side = transform.resize or style.round_short_side(size / 0.875)
+    return weights.Preprocessing(
+        size,
+        mean=tuple(255 * value for value in values["mean"]),
+        std=tuple(255 * value for value in values["std"]),
+        resize=None if fraction else short_side,
+        fraction=fraction or 1.0,
+        interpolation=transform.interpolation or style.interpolation,
+        antialias=style.half_pixels is None,
+        channels="L" if classifier.data.channels == 1 else "RGB",
     )
 
 
@@ -174,6 +251,8 @@ def match_classes(
             f"{count} without names{hint}. --class-names=FILE names them, one a line; then "
             "--subset evaluates on fewer"
         )
+    if tuple(known) == imagenet.names() and set(classes) <= set(imagenet.ids()):
+        known = imagenet.ids()  # as ImageNet's folders are called
     if tuple(classes) == tuple(known):
         return None
     unknown = set(classes) - set(known)
@@ -198,13 +277,12 @@ def _first(names: Sequence[str]) -> str:
 # The command line
 
 OF_RUNS = ("--step", "--raw")
-OF_WEIGHTS = (
-    *("--model", "--source", "--class-names"),
-    *("--size", "--style", "--resize", "--fraction", "--interpolation"),
-)
+TRANSFORM = ("--style", "--resize", "--fraction", "--interpolation")
+OF_FILES = ("--model", "--source")
+OF_WEIGHTS = ("--class-names", "--size", *TRANSFORM)
 
 
-def add_weights(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+def add_weights(parser: cli.Parser, *, several: bool = False) -> None:
     """Adds the options that name a network, or `several`: run folders, or published weights."""
     listed: dict[str, Any] = dict(nargs="+" if several else 1, default=[])
     or_several = ", or several" if several else ""
@@ -213,6 +291,8 @@ def add_weights(parser: argparse.ArgumentParser, *, several: bool = False) -> No
     add("--workdir", **listed, help=f"a run folder{or_several}")
     add("--step", default="latest", help=steps if several else "latest, best or a number")
     add("--raw", action="store_true", help="the parameters, where the run keeps moving averages")
+    names = "inception_v3, timm/inception_v3.gluon_in1k, a file or a run folder"
+    add("--pretrained", **listed, help=f"a network by name{or_several}: {names}")
     add("--weights", **listed, help=f"a file of published weights{or_several}")
     add("--model", **listed, help="the model of each file")
     add("--source", **listed, help="who wrote each file: cnnjax, keras, torchvision, timm, slim…")
@@ -225,19 +305,17 @@ def add_weights(parser: argparse.ArgumentParser, *, several: bool = False) -> No
     add("--fraction", type=fraction, default=0.0, help="central part of both sides; 1: all of it")
     add("--interpolation", default="", help="bilinear or bicubic")
     add("--dtype", default="", help="compute type: float32 or bfloat16")
-
-
-def check_options(args: argparse.Namespace) -> None:
-    """Raises UserError for options of run folders without one, and for those of weights."""
-    for names, owner in ((OF_RUNS, "workdir"), (OF_WEIGHTS, "weights")):
-        values = {name: getattr(args, name[2:].replace("-", "_")) for name in names}
-        given = [name for name, value in values.items() if value and value != "latest"]
-        if given and not getattr(args, owner):
-            raise UserError(f"{', '.join(given)} can only be given with --{owner}")
+    parser.no_effect("without --workdir", lambda args: not args.workdir, *OF_RUNS)
+    parser.no_effect("without --weights", lambda args: not args.weights, *OF_FILES)
+    parser.no_effect(
+        "without --pretrained or --weights",
+        lambda args: not (args.pretrained or args.weights),
+        *OF_WEIGHTS,
+    )
 
 
 def published(args: argparse.Namespace, source: str = "") -> list[Classifier]:
-    """The networks that `--weights` and its options name."""
+    """The networks that `--pretrained`, or `--weights` and its options name."""
 
     def for_each(values: list, name: str) -> list:
         if len(values) not in (1, len(args.weights)):
@@ -250,12 +328,13 @@ def published(args: argparse.Namespace, source: str = "") -> list[Classifier]:
             args.style or Transform().style, args.resize, args.fraction, args.interpolation
         )
     images = Data(source=source, size=args.size, eval_batch_size=32)
-    models = for_each(args.model or [None], "model")
-    sources = for_each(args.source or ["cnnjax"], "source")
-    classifiers = [
-        from_weights(*files, images=images, transform=transform, dtype=args.dtype)
-        for files in zip(args.weights, models, sources)
-    ]
+    options: dict[str, Any] = dict(images=images, transform=transform, dtype=args.dtype)
+    classifiers = [from_name(name, **options) for name in args.pretrained]
+    if args.weights:
+        models = for_each(args.model or [None], "model")
+        sources = for_each(args.source or ["cnnjax"], "source")
+        files_ = zip(args.weights, models, sources)
+        classifiers = [from_weights(*names, **options) for names in files_]
     if not args.class_names:
         return classifiers
     names = read_names(args.class_names)
@@ -272,9 +351,8 @@ def one_classifier(args: argparse.Namespace) -> Classifier:
     Raises:
         UserError: they name none, or a run folder and a file.
     """
-    one_of(args, "workdir", "weights")
-    check_options(args)
-    if args.weights:
+    one_of(args, "workdir", "pretrained", "weights")
+    if not args.workdir:
         return published(args)[0]
     return from_run(Run(args.workdir[0]), args.step, raw=args.raw, dtype=args.dtype, source="-")
 
@@ -282,7 +360,7 @@ def one_classifier(args: argparse.Namespace) -> Classifier:
 def read_names(path: str) -> tuple[str, ...]:
     """The lines of a file, without empty ones."""
     try:
-        lines = epath.Path(path).read_text().splitlines()
+        lines = files.read(epath.Path(path).expanduser()).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--class-names={path} cannot be read: {error}") from None
     return tuple(line.strip() for line in lines if line.strip())

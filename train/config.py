@@ -87,6 +87,7 @@ class Optim:
     decayed: str = "kernels"  # kernels | biases (and kernels) | all (and BatchNorm)
     clip: float = 0.0  # largest global norm of the gradient; 0: any
     lr_scale: tuple[str, ...] = ()  # ('bias$=2', '^conv1/=0'): factors of the rate; 0 freezes
+    freeze: str = ""  # trunk: train the classifier alone; a stage (mixed6e): what comes after it
     freeze_batchnorm: bool = False  # BatchNorm as in evaluation
     schedule: str = "cosine"  # or step, exponential, polynomial, piecewise, plateau, constant
     warmup: float = 0.0  # epochs of linear warm-up from zero
@@ -134,8 +135,8 @@ class Log:
 
 @dataclass
 class Init:
-    weights: str = ""  # a run folder or a file of published weights; empty: none
-    source: str = "cnnjax"  # cnnjax | keras | torchvision | timm | slim | facenet
+    weights: str = ""  # a name (timm/inception_v3), a file or a run folder; empty: none
+    source: str = "cnnjax"  # of a file: keras | torchvision | timm | slim | facenet; cnnjax: any
 
 
 @dataclass

@@ -17,6 +17,7 @@ from train.build import Task
 from train.config import Config
 from train.data import affine
 from train.errors import DataError
+from train.progress import waiting
 from train.start import start
 
 BARS = " ▁▂▃▄▅▆▇█"
@@ -80,7 +81,8 @@ def dry_run(config: Config) -> dict[str, Any]:
     """Compiles the step; returns parameters, multiply-adds, memory, devices, steps."""
     start(config)
     task = build(config)
-    compiled = task.step.lower(*arguments(task)).compile()
+    with waiting(f"compiling {config.model.name}", quiet=jax.process_index() > 0):
+        compiled = task.step.lower(*arguments(task)).compile()
     memory = compiled.memory_analysis()
     summary = analysis.summarize(task.model, task.image_shape)
     result = {

@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from typing import Any
 
 
 class UserError(Exception):
@@ -51,6 +52,23 @@ class Preempted(UserError):
     exit_code = 75  # EX_TEMPFAIL, which tells schedulers to run the job again
 
 
+def json_line(result: dict) -> str:
+    """A result as a line of JSON, its numbers with six digits; files hold all of them.
+
+    >>> json_line({"top1": 2 / 3, "steps": 1234567, "interval": (0.1234567, 1.0)})
+    '{"top1": 0.666667, "steps": 1234567, "interval": [0.123457, 1.0]}'
+    """
+    return json.dumps(_short(result))
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _short(item) for key, item in value.items()}
+    return [_short(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def run(command: Callable[[], dict]) -> int:
     """Runs a command: its result is a JSON line on standard output, a mistake a sentence.
 
@@ -59,7 +77,9 @@ def run(command: Callable[[], dict]) -> int:
         for the other for minutes.
     """
     try:
-        print(json.dumps(command()), flush=True)
+        result = command()
+        sys.stderr.flush()
+        print(json_line(result), flush=True)
         return 0
     except BrokenPipeError:  # as in `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -70,6 +90,9 @@ def run(command: Callable[[], dict]) -> int:
         if isinstance(error, LostError):
             os._exit(error.exit_code)
         return error.exit_code
+    except MemoryError as error:  # NumPy's says how much it wanted
+        print(f"error: memory does not suffice: {error}", file=sys.stderr, flush=True)
+        return OutOfMemoryError.exit_code
     except KeyboardInterrupt:
         sentence = "interrupted. Run the same command to resume from the last checkpoint."
         print(sentence, file=sys.stderr, flush=True)

@@ -1,7 +1,8 @@
-"""Files: Python files as modules, and writing all of a file or nothing."""
+"""Files: Python files as modules, reading regular files only, writing all of a file or nothing."""
 
 import importlib.util
 import os
+import stat
 import uuid
 from types import ModuleType
 from typing import Any
@@ -23,6 +24,32 @@ def load_module(path: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+NOT_A_FILE = "it is not a regular file"
+
+
+def check_regular(path: epath.PathLike) -> None:
+    """Raises OSError for a FIFO or a device: reading one would wait, or never end."""
+    name = os.fspath(path)
+    if "://" not in name:
+        mode = os.stat(name).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise OSError(NOT_A_FILE)
+
+
+def read(path: epath.PathLike) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        OSError: it cannot be read, or is a FIFO or a device.
+    """
+    check_regular(path)
+    name = os.fspath(path)
+    if "://" in name:
+        return epath.Path(name).read_bytes()
+    with open(name, "rb") as file:
+        return file.read()
 
 
 def write(path: epath.PathLike, content: str | bytes) -> None:

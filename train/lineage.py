@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> dict:
     add("--config", required=True, help="a recipe that takes a model's name, as file.py:MODEL")
     add("--workdir", required=True, help="a folder for the run folders")
     add("--out", required=True, help="the file for the table")
-    add("--seeds", type=int, default=1, help="runs of each model")
+    add("--seeds", type=cli.whole("--seeds"), default=1, help="runs of each model")
     add("models", nargs="*", help="which to train; by default all that the recipe has")
     args = parser.parse_args(argv)
     known = recipe_models(args.config)

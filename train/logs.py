@@ -1,9 +1,7 @@
-"""What a run tells: `metrics.jsonl`, the source of every plot, and progress for people."""
+"""What a run writes: `metrics.jsonl`, the source of every plot, trackers, and traces."""
 
 import json
-import math
 import sys
-import time
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -130,7 +128,7 @@ def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        lines = path.read_bytes().splitlines(keepends=True)
+        lines = files.read(path).splitlines(keepends=True)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     rows = []
@@ -145,76 +143,6 @@ def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
                 ) from None
             rows.append(row)
     return list({(row["step"], row["split"]): row for row in rows}.values())
-
-
-class Progress:
-    """A bar on a terminal, plain lines elsewhere; nothing where `quiet`."""
-
-    def __init__(self, start: int, steps: int, batch_size: int, *, quiet: bool = False):
-        from tqdm import tqdm
-
-        self._start, self._steps, self._batch_size, self._quiet = start, steps, batch_size, quiet
-        self._began = time.perf_counter()
-        self._bar = None
-        if sys.stderr.isatty() and not quiet:
-            self._bar = tqdm(
-                total=steps,
-                initial=start,
-                unit="step",
-                dynamic_ncols=True,
-                leave=False,
-                mininterval=0.5,
-            )
-
-    def say(self, text: str) -> None:
-        """One line, above the bar where there is one; nothing for no text."""
-        if not text:
-            return
-        if self._bar is not None:
-            self._bar.write(text, file=sys.stderr)
-        elif not self._quiet:
-            print(text, file=sys.stderr, flush=True)
-
-    def restart(self) -> None:
-        """Time counts from here: after the first step, which compiles."""
-        self._began, self._start = time.perf_counter(), self._start + 1
-
-    def step(self) -> None:
-        if self._bar is not None:
-            self._bar.update()
-
-    def row(self, step: int, split: str, values: dict[str, float]) -> None:
-        """The numbers of one row of `metrics.jsonl`, with the pace and the time left."""
-        shown = "  ".join(f"{name} {format_value(name, value)}" for name, value in values.items())
-        elapsed = time.perf_counter() - self._began
-        left = elapsed / max(1, step - self._start) * (self._steps - step)
-        self.say(
-            f"step {step}/{self._steps}  {split:<5}  {shown}"
-            + (f"  left {duration(left)}" if split == "train" else "")
-        )
-        if self._bar is not None:
-            rate = (step - self._start) * self._batch_size / max(elapsed, 1e-9)
-            self._bar.set_postfix_str(f"{rate:,.0f} images/s", refresh=False)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-
-def format_value(name: str, value: float) -> str:
-    if name.startswith("top") or name == "data_wait":
-        return f"{value:.2%}"
-    if name in ("images_per_second", "examples", "skipped"):
-        return f"{value:,.0f}"
-    if name == "epoch":
-        return f"{value:.2f}"
-    return f"{value:.4g}" if math.isfinite(value) else str(value)
-
-
-def duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 class Trace:

@@ -1,6 +1,7 @@
 """Trains a config in a run folder; the same call resumes it, to the same bits."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from train import checkpoint, config, logs, pretrained
 from train.agreement import agree
 from train.build import Task
 from train.config import Config
+from train.data.counts import majority
 from train.errors import (
     CheckpointError,
     DataError,
@@ -23,6 +25,8 @@ from train.errors import (
 from train.evaluator import Evaluator
 from train.lock import Lock
 from train.meters import Meters
+from train.opening import first_lines
+from train.progress import Progress, accuracy, duration, waiting
 from train.run import claim, make_folder
 from train.runtime import cluster, malloc, programs
 from train.runtime.signals import Interrupt
@@ -57,7 +61,9 @@ def train(
     cache = start(config, recipe)
     cluster.check_devices()
     with contextlib.nullcontext(interrupt) if interrupt else Interrupt() as interrupt:
-        task = Task(config)
+        quiet = not sys.stderr.isatty() or jax.process_index() > 0
+        with waiting(f"reading {config.data.source}", quiet=quiet):
+            task = Task(config)
         try:
             return Training(task, workdir, interrupt, cache).run()
         except UserError:
@@ -154,8 +160,12 @@ class Training:
             wandb=config_.log.wandb,
             config=config.to_dict(config_),
         )
-        self.progress = logs.Progress(
-            self.start, task.steps, config_.data.batch_size, quiet=not first
+        self.progress = Progress(
+            self.start,
+            task.steps,
+            config_.data.batch_size,
+            eval_every=config_.log.eval_every,
+            quiet=not first,
         )
         if restored:
             done = "nothing is left to train" if self.start >= task.steps else "resuming"
@@ -214,6 +224,7 @@ class Training:
             self.require_checkpoint(steps)
         speed = meters.images_per_second()
         result = {"step": steps, **self.result}
+        self.progress.say(self.last_line())
         if speed is not None:
             result["images_per_second"] = round(speed)
         return result | self.bad_images() | {"workdir": str(self.workdir)}
@@ -232,11 +243,27 @@ class Training:
                 f"warning: the warm-up of {optim.warmup:g} epochs is as long as the run; "
                 "lower optim.warmup"
             )
-        self.progress.say(
+        self.progress.say(first_lines(self.task, self.workdir))
+        self.progress.wait_for(
             f"compiling {self.config.model.name} for {len(spread.devices)} device(s) "
-            f"with {spread.mapping}…"
+            f"with {spread.mapping}"
         )
         self.began = time.perf_counter()
+
+    def last_line(self) -> str:
+        """What the run has come to, and what to do next."""
+        if not self.result:
+            return ""
+        took = ""
+        if self.start < self.task.steps:
+            took = f", after {duration(time.perf_counter() - self.began)}"
+        common = majority(self.task.eval_split)
+        if common and self.result["top1"] < common[1] + 0.005:
+            took += f"\nthis is no better than always answering {common[0]!r}"
+        return (
+            f"{accuracy(self.result, self.config.data.eval_split)}{took}\n"
+            f"next: python -m train.report --workdir={self.workdir}"
+        )
 
     def compile(self, batch: dict[str, Any]) -> Callable:
         """The step, compiled for the state and the batches of this run."""
@@ -252,6 +279,7 @@ class Training:
     def first_step_done(self) -> None:
         self.meters.window.wait(0)
         seconds = time.perf_counter() - self.began
+        self.progress.restart()
         self.progress.say(f"compiled, first step done, in {seconds:.1f} s")
         self.checkpoints.prepare()
         self.interrupt.hold()
@@ -281,7 +309,7 @@ class Training:
 
     def evaluate(self, number: int) -> dict[str, float]:
         split = self.config.data.eval_split
-        with self.meters.paused():
+        with self.meters.paused(), self.progress.evaluating(split):
             try:
                 self.result = self.evaluator(self.state.variables, self.task.eval_split)
             except DataError:  # of the evaluation's images: the training so far is kept

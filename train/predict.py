@@ -1,6 +1,7 @@
 """Classifies images: the most probable classes with their probabilities.
 
 python -m train.predict --workdir=runs/lenet photo.jpg photos/ 'more/*.png'
+python -m train.predict --pretrained=keras/inception_resnet_v2 photo.jpg
 python -m train.predict --weights=inception_v3.h5 --source=keras --model=inception_v3 photo.jpg
 cat photo.jpg | python -m train.predict --workdir=runs/lenet -       # one image from standard input
 ls *.jpg | python -m train.predict --workdir=runs/lenet --list       # the names of images
@@ -25,9 +26,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from train import cli, errors
+from cnnjax.images import BadImage
+from train import cli, errors, files
 from train.classifier import Classifier, add_weights, one_classifier
-from train.data.decode import BadImage
+from train.cli import bar
 from train.data.sources.folder import is_image
 from train.data.threads import ahead, threads
 from train.data.transforms import make_transform
@@ -94,7 +96,7 @@ def read(names: Sequence[str], classifier: Classifier) -> Iterator[tuple[str, np
 
     def read_one(name: str) -> np.ndarray | str:
         try:
-            return transform(sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes())
+            return transform(sys.stdin.buffer.read() if name == "-" else files.read(name))
         except OSError as error:
             return error.strerror or str(error)
         except BadImage as error:
@@ -150,12 +152,6 @@ def bars(rows: Sequence[tuple[str, float]], width: int = 80) -> str:
         name = name if len(name) <= longest else name[: longest - 1] + "…"
         lines.append(f"  {name:<{longest}} {probability:7.2%}  {bar(probability, room)}".rstrip())
     return "\n".join(lines)
-
-
-def bar(probability: float, room: int) -> str:
-    """A bar of blocks, in eighths of one; probability 1 fills the room."""
-    eighths = round(probability * room * 8) if np.isfinite(probability) else 0
-    return "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8]
 
 
 def write_features(
@@ -215,6 +211,7 @@ def main(argv: list[str] | None = None) -> dict:
     add("--list", action="store_true", help="read the names of images from standard input")
     add("--features", default="", help="write features to this .npz or .parquet file instead")
     add("--batch-size", type=batch, default=BATCH, help="images at once")
+    parser.no_effect("with --features", lambda args: args.features, "--top", "--json")
     args = parser.parse_intermixed_args(argv)
     names = args.images + (listed_names() if args.list else [])
     if not names:

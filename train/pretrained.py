@@ -8,12 +8,15 @@ from typing import Any
 import jax
 import numpy as np
 
+import cnnjax
 from cnnjax.trees import flatten, name
+from cnnjax.weights.assemble import TRAINING
+from train.config import Init
 from train.errors import CheckpointError, UserError
 from train.state import TrainState
 
 # Fields of a model that may differ from those that its weights were trained with.
-FREE = ("dropout", "aux_dropout", "aux", "bn_momentum")
+FREE = (*TRAINING, "aux")
 
 
 def read(task: Any) -> dict[str, Any]:
@@ -97,29 +100,42 @@ def from_run(folder: str) -> dict[str, Any]:
     from train.run import Run
 
     run = Run(folder)
-    try:
-        return run.restore("best")[1]
-    except CheckpointError:
-        return run.restore("latest")[1]
+    return run.restore(run.best_or_latest())[1]
+
+
+def needed_options(init: Init, model: str) -> dict[str, Any]:
+    """The fields of a model that published weights need, where `init.weights` is their name."""
+    from cnnjax.weights import SOURCES, named
+
+    if not named.is_published(init.weights):
+        return {}
+    record = named.find_record(init.weights)
+    publisher = next(source for source in SOURCES[record.source] if record.model in source.maps)
+    return publisher.maps[model].options if record.model == model else {}
 
 
 def from_file(task: Any) -> dict[str, Any]:
-    """The variables in a file of published weights.
+    """The variables of published weights, or of a file.
 
     Raises:
-        CheckpointError: the file is not what it is said to be.
+        CheckpointError: they cannot be fetched, or the file is not what it is said to be.
         UserError: the model needs other options to compute what the weights were trained for.
     """
     from cnnjax import weights
 
     config = task.config
-    init = config.init
+    init, classes = config.init, task.model.num_classes
     try:
-        loaded = weights.load(
-            init.weights, config.model.name, init.source, num_classes=task.model.num_classes
-        )
+        if init.source == "cnnjax":
+            loaded = cnnjax.pretrained(init.weights, num_classes=classes)
+        else:
+            loaded = weights.load(init.weights, config.model.name, init.source, num_classes=classes)
     except (weights.WeightsError, ValueError, OSError) as error:
         raise CheckpointError(f"init.weights={init.weights}: {error}") from None
+    if loaded.name != config.model.name:
+        raise CheckpointError(
+            f"init.weights={init.weights} holds {loaded.name}, but model.name={config.model.name}"
+        )
     fields = [
         field
         for field in vars(loaded.model)
@@ -131,7 +147,7 @@ def from_file(task: Any) -> dict[str, Any]:
         if getattr(loaded.model, field) != getattr(task.model, field, None)
     ]
     if options:
-        raise UserError(f"the weights of {init.source} need {', '.join(options)}")
+        raise UserError(f"{init.weights} needs {', '.join(options)}")
     if loaded.preprocessing.channels == "BGR":
         warn("these weights were trained on BGR images; here they get RGB")
     for field in ("mean", "std"):

@@ -1,6 +1,7 @@
 """Reads a recipe and applies overrides from the command line; each mistake gets one sentence."""
 
 import ast
+import contextlib
 import copy
 import dataclasses
 import json
@@ -16,13 +17,24 @@ from train.files import load_module
 from train.schema import check, describe_type, is_a
 
 PREFIX = "--config."
+PACKED = Path(__file__).parent / "recipes"  # in a wheel
+FOLDER = PACKED if PACKED.is_dir() else Path(__file__).parent.parent / "configs"
+
+
+def known() -> dict[str, str]:
+    """The recipes that come with the package: their names, and the first lines about them."""
+    return {
+        path.stem: (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+        for path in sorted(FOLDER.glob("*.py"))
+    }
 
 
 def load(path: str, overrides: list[str] | None = None) -> Config:
     """The config of a recipe.
 
     Args:
-        path: `file.py`, `file.py:argument`, or the `config.json` of a run folder.
+        path: `file.py`, `file.py:argument`, the `config.json` of a run folder, or the name of one
+            of the package's recipes, as in `inception_v3:tpu`.
         overrides: flags such as `--config.optim.lr=0.1`.
 
     Raises:
@@ -32,9 +44,14 @@ def load(path: str, overrides: list[str] | None = None) -> Config:
     0.1
     """
     file, _, argument = os.path.expanduser(path).partition(":")
+    named = FOLDER / f"{file}.py"
+    if not os.path.dirname(file) and named.is_file():
+        file = str(named)
     if not Path(file).is_file():
         folder = Path(file).parent
         recipes = [str(path) for path in sorted(folder.glob("*.py"))] if folder.is_dir() else []
+        if not os.path.dirname(file):
+            recipes += known()
         hint = f"; {nearest(file, recipes)}" if recipes else ""
         raise UserError(f"--config={file} does not exist{hint}")
     try:
@@ -114,6 +131,18 @@ def assign(config: Config, key: str, text: str) -> None:
             f"{PREFIX}{key} is a group of keys: set one of them, as in {PREFIX}{key}.{first}=…"
         )
     setattr(holder, last, parse(hints[last], text, f"{PREFIX}{key}"))
+    if key == "model.name":
+        keep_options(config)
+
+
+def keep_options(config: Config) -> None:
+    """Leaves out the recipe's options that another network than the recipe's does not have."""
+    from cnnjax import create_model
+
+    with contextlib.suppress(ValueError):  # an unknown name, which is told later
+        known = {field.name for field in dataclasses.fields(create_model(config.model.name))}
+        options = config.model.options
+        config.model.options = {name: options[name] for name in options if name in known}
 
 
 def of_model(config: Config, option: str) -> Any:

@@ -80,7 +80,7 @@ def read_config(path: epath.Path) -> dict[str, Any]:
         UserError: it is not the config of a run.
     """
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(files.read(path))
         check(configs.from_dict(values))
         if not isinstance(values["class_names"], list):
             raise TypeError("class_names is no list")
@@ -149,6 +149,11 @@ class Run:
         """The checkpoints at hand, oldest first."""
         with checkpoint.Checkpoints(self.folder / "checkpoints", read_only=True) as checkpoints:
             return checkpoints.steps()
+
+    def best_or_latest(self) -> str:
+        """ "best", or "latest" where no checkpoint has been evaluated."""
+        with checkpoint.Checkpoints(self.folder / "checkpoints", read_only=True) as checkpoints:
+            return "latest" if not checkpoints.steps() or checkpoints.best() is None else "best"
 
     def restore(self, step: str = "latest", *, raw: bool = False) -> tuple[int, Any]:
         """(step, variables) of a checkpoint.

@@ -58,6 +58,7 @@ def train_step(
     accumulate: int = 1,
     skip_bad: bool = False,
     remat_policy: Callable[..., bool] | None = None,
+    frozen: Any = None,
     axis: str = AXIS,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from this device's share of a batch.
@@ -78,6 +79,8 @@ def train_step(
             gradient; BatchNorm sees each part on its own.
         skip_bad: when loss or gradient is not finite, keep the old state but count the step.
         remat_policy: what the gradient keeps of the forward pass; None: everything.
+        frozen: a tree of bools, like the parameters: those without a gradient, which is then zero.
+            The backward pass ends where nothing before it trains. None: all train.
         axis: of the mapping over devices. Outside of any mapping the batch is the whole batch.
 
     Returns:
@@ -100,7 +103,14 @@ def train_step(
     forward: Callable = partial(model.apply, train=True, mutable=["batch_stats"])
     if remat_policy:
         forward = rematerialised(forward, remat_policy)
-    loss = partial(objective, forward=forward, loss_fn=loss_fn, preprocess=preprocess, mix=mix)
+    loss = partial(
+        objective,
+        forward=forward,
+        loss_fn=loss_fn,
+        preprocess=preprocess,
+        mix=mix,
+        frozen=frozen,
+    )
 
     grads, batch_stats, values = gradients(
         loss, state, batch, key, accumulate=accumulate, axis=axis if shared else None
@@ -135,8 +145,11 @@ def rematerialised(forward: Callable, policy: Callable[..., bool]) -> Callable:
     return lambda variables, images, rngs: kept(variables, images, rngs["dropout"])
 
 
-def objective(params, batch_stats, batch, key, *, forward, loss_fn, preprocess, mix):
+def objective(params, batch_stats, batch, key, *, forward, loss_fn, preprocess, mix, frozen):
     """(loss, (new statistics, values)) of one batch; differentiated with respect to `params`."""
+    if frozen is not None:
+        stop = jax.lax.stop_gradient
+        params = jax.tree.map(lambda is_frozen, x: stop(x) if is_frozen else x, frozen, params)
     images, labels = batch["image"], batch["label"]
     if "affine" in batch:
         images = warp(images, batch["affine"])

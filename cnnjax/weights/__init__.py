@@ -5,97 +5,71 @@ downloaded. README.md explains the sources and the commands.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import warnings
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import numpy as np
 
 from cnnjax.registry import create_model, get_spec
 from cnnjax.spelling import choice
 from cnnjax.trees import flatten
-from cnnjax.weights import facenet, keras, slim, timm, torchvision
-from cnnjax.weights.assemble import assemble
-from cnnjax.weights.layout import Source, WeightsError, WeightsWarning
+from cnnjax.weights import imagenet
+from cnnjax.weights.assemble import HOW, assemble
+from cnnjax.weights.export import export
+from cnnjax.weights.layout import Source, Tensors, WeightsError, WeightsWarning
 from cnnjax.weights.metadata import RECORDS, Preprocessing, Record, find, records_of
+from cnnjax.weights.network import Prediction, Pretrained
+from cnnjax.weights.publishers import SOURCES
 from cnnjax.weights.read import read, safetensors_metadata
+from cnnjax.weights.recognise import fits, recognise
 
 __all__ = [
     "RECORDS",
+    "SOURCES",
+    "Prediction",
     "Preprocessing",
     "Pretrained",
     "Record",
     "WeightsError",
     "WeightsWarning",
+    "export",
     "load",
     "save",
 ]
 
-# facenet has two formats: the file decides which applies.
-SOURCES: dict[str, tuple[Source, ...]] = {
-    "torchvision": (torchvision.SOURCE,),
-    "timm": (timm.SOURCE,),
-    "keras": (keras.SOURCE,),
-    "slim": (slim.SOURCE,),
-    "facenet": (facenet.SOURCE_CHECKPOINT, facenet.SOURCE_PORT),
-}
-VERSION = 1
-
-# Fields of a model that say how it runs, not which network it is: they are not stored.
-HOW = ("parent", "name", "num_classes", "dtype", "bn_axis", "bn_frozen", "remat")
-
-
-@dataclasses.dataclass(frozen=True)
-class Pretrained:
-    """A model with its weights, and all that is needed to use it.
-
-    Attributes:
-        model: the network.
-        variables: {"params": …, "batch_stats": …} of numpy arrays.
-        preprocessing: maps images (N, H, W, C), uint8, to the network's input.
-        class_names: one for each logit, if known.
-        name: the model's name in the registry.
-        origin: source, file, hash, licence and published accuracy, as far as known.
-        fresh: the modules that were initialised at random, because the file has no values for them.
-        image_shape: (H, W, C) of the images that the network reads. Where they are not square,
-            whole images are scaled to it. None: squares of `preprocessing.size`.
-    """
-
-    model: nn.Module
-    variables: dict[str, Any]
-    preprocessing: Preprocessing
-    class_names: tuple[str, ...] | None = None
-    name: str = ""
-    origin: dict[str, Any] = dataclasses.field(default_factory=dict)
-    fresh: tuple[str, ...] = ()
-    image_shape: tuple[int, int, int] | None = None
+VERSION = 2  # from 2 on with a digest
 
 
 def load(
     path: str | os.PathLike,
     model: str | None = None,
-    source: str = "cnnjax",
+    source: str | None = "cnnjax",
     *,
     num_classes: int | None = None,
+    trunk: bool = False,
     keep_background: bool = False,
     **options: Any,
 ) -> Pretrained:
     """Loads a file of weights into a model that fits them.
 
-    Warns with WeightsWarning if layers were initialised at random, if the file's hash is not the
-    published one, or if there is no record of the file.
+    Warns with WeightsWarning if layers were initialised at random, if tensors of the file were left
+    out, if the file's hash is not the published one, or if there is no record of the file.
 
     Args:
         path: the file (for TF-slim and facenet also a checkpoint's prefix or folder).
         model: one of `cnnjax.list_models()`. timm publishes several weights for one model; if the
             file's name does not tell which, append the tag: "inception_v3.gluon_in1k". Our own
             files need no `model`.
-        source: who wrote the file: cnnjax, torchvision, timm, keras, slim or facenet.
+        source: who wrote the file: cnnjax, torchvision, timm, keras, slim or facenet. None: the
+            names of its tensors tell, and the model as well.
         num_classes: by default the file's number of classes. With another number, the classifiers
             are initialised at random and listed in `Pretrained.fresh`.
+        trunk: load the network up to its features. A classifier of any kind is left out, and the
+            model's own is initialised at random.
         keep_background: keep the class that TF-slim puts before ImageNet's 1000.
         **options: further fields of the model, such as `dtype` or `dropout`.
 
@@ -116,60 +90,127 @@ def load(
     ...     path, cnnjax.weights.Pretrained(model, variables, preprocessing, name="lenet5")
     ... )
     >>> pretrained = cnnjax.weights.load(path)
-    >>> images = pretrained.preprocessing(np.zeros((2, 32, 32, 1), np.uint8))
-    >>> pretrained.model.apply(pretrained.variables, images).logits.shape
+    >>> pretrained(np.zeros((2, 32, 32, 1), np.uint8)).logits.shape
     (2, 10)
     """
     path = Path(path)
-    if choice("source", source, [*SOURCES, "cnnjax"]) == "cnnjax":
-        return _load_ours(path, model, num_classes, options)
-    if model is None:
+    if source is not None:
+        choice("source", source, [*SOURCES, "cnnjax"])
+    if source not in (None, "cnnjax") and model is None:
         raise ValueError(f"weights of {source} need model=…; one of {', '.join(_models(source))}")
-    model, _, tag = model.partition(".")
-    get_spec(model)
-    if model not in _models(source):
-        raise ValueError(f"{source} publishes no {model}; it has {', '.join(_models(source))}")
-
-    format, tensors = read(path)
-    publisher = next((s for s in SOURCES[source] if format in s.formats and model in s.maps), None)
+    wanted, _, tag = (model or "").partition(".")
+    if source not in (None, "cnnjax"):
+        get_spec(wanted)
+        if wanted not in _models(source):
+            raise ValueError(f"{source} publishes no {wanted}; it has {', '.join(_models(source))}")
+    format, tensors, key = read(path)
+    metadata = safetensors_metadata(path) if format == "safetensors" else {}
+    if source == "cnnjax" or (source is None and "cnnjax" in metadata):
+        if "cnnjax" not in metadata:
+            raise WeightsError(
+                f"{path} is a {format} file, but cnnjax did not write it: give its source=…"
+            )
+        return _load_ours(path, metadata["cnnjax"], tensors, model, num_classes, trunk, options)
+    if source is None:
+        source, wanted = recognise(path, format, tensors, wanted)
+    publisher = next((s for s in SOURCES[source] if format in s.formats and wanted in s.maps), None)
     if publisher is None:
         raise WeightsError(
-            f"{path} is a {format} file, and {source} publishes none of {model} in that format"
+            f"{path} is a {format} file, and {source} publishes none of {wanted} in that format"
         )
-    tensors, map = publisher.prepare(tensors), publisher.maps[model]
+    return _load_published(
+        path,
+        f"{path} (its {key})" if key else str(path),
+        publisher.prepare(tensors),
+        source,
+        publisher,
+        wanted,
+        tag,
+        num_classes=num_classes,
+        trunk=trunk,
+        keep_background=keep_background,
+        options=options,
+    )
+
+
+def _load_published(
+    path: Path,
+    shown: str,
+    tensors: Tensors,
+    source: str,
+    publisher: Source,
+    model: str,
+    tag: str,
+    *,
+    num_classes: int | None,
+    trunk: bool,
+    keep_background: bool,
+    options: dict[str, Any],
+) -> Pretrained:
+    """A publisher's file, as `load` returns it."""
+    map = publisher.maps[model]
     bias = tensors.get(map.classifier)
     classes = len(bias) if bias is not None and bias.ndim == 1 else None
     drop = int(map.background and classes == 1001 and not keep_background)
-    needed = dict(map.options)
-    if map.aux is not None:
-        needed["aux"] = any(name.startswith(map.aux) for name in tensors)
+    needed = map.options_of(tensors)
     fitting = classes - drop if classes else None
-    network = create_model(model, num_classes=num_classes or fitting, **needed | options)
+    count = num_classes or (None if trunk else fitting)
+    network = create_model(model, num_classes=count, **needed | options)
     if map.aux is not None and needed["aux"] and not getattr(network, "aux", False):
         tensors = {name: x for name, x in tensors.items() if not name.startswith(map.aux)}
-    variables, fresh = assemble(
-        network,
-        get_spec(model).input_size,
-        tensors,
-        f"{path} does not fit {source}'s {model}",
-        publisher,
-        map,
-        drop=drop,
-        new_heads=num_classes not in (None, fitting),
-    )
+    size, what = get_spec(model).input_size, f"{shown} does not fit {source}'s {model}"
+    try:
+        assembled = assemble(
+            network,
+            size,
+            tensors,
+            what,
+            publisher,
+            map,
+            drop=drop,
+            new_heads=num_classes not in (None, fitting),
+            trunk=trunk,
+        )
+    except WeightsError as error:
+        foreign = classes is None or " does not fit head/" in str(error)
+        if trunk or not foreign or not fits(publisher, model, map, tensors):
+            raise
+        hint = "trunk=True loads the network without its classifier"
+        raise WeightsError(f"{error}; {hint}") from None
     record, note = find(path, source, model, tag)
-    initialised = (
-        f"{path} has no values of {network.num_classes} classes for {', '.join(fresh)}: "
-        "initialised at random"
-    )
-    for text in filter(None, (initialised if fresh else "", note)):
-        warnings.warn(text, WeightsWarning, stacklevel=2)
-    preprocessing = (record or records_of(source, model)[0]).preprocessing
+    notes = [note] if note else []
+    if assembled.fresh:
+        notes.append(
+            f"{path} has no values of {network.num_classes} classes for "
+            f"{', '.join(assembled.fresh)}: initialised at random"
+        )
+    if trunk and assembled.left_out:
+        notes.append(f"{path}: left out are {', '.join(assembled.left_out)}")
+    for text in notes:
+        warnings.warn(text, WeightsWarning, stacklevel=3)
     origin = {"source": source, "file": path.name}
+    class_names = None
     if record:
         keys = ("where", "tag", "hash", "licence", "top1", "top5", "note")
         origin |= {key: value for key in keys if (value := getattr(record, key))}
-    return Pretrained(network, variables, preprocessing, None, model, origin, fresh)
+        if not assembled.fresh and source != "facenet":
+            class_names = _of_imagenet(network.num_classes)
+    preprocessing = (record or records_of(source, model)[0]).preprocessing
+    return Pretrained(
+        network,
+        assembled.variables,
+        preprocessing,
+        class_names,
+        model,
+        origin,
+        assembled.fresh,
+    )
+
+
+def _of_imagenet(count: int) -> tuple[str, ...] | None:
+    """The names of ImageNet's classes, with TF-slim's background class where it was kept."""
+    names = imagenet.names()
+    return {len(names): names, len(names) + 1: ("background", *names)}.get(count)
 
 
 def save(path: str | os.PathLike, pretrained: Pretrained) -> None:
@@ -223,6 +264,7 @@ def save(path: str | os.PathLike, pretrained: Pretrained) -> None:
         "origin": pretrained.origin,
     }
     try:
+        content["digest"] = _digest(content, tensors)
         text = json.dumps(content)
     except TypeError as error:
         message = f"an option of {pretrained.name} cannot be written: {options}"
@@ -262,42 +304,59 @@ def _fitting_shape(pretrained: Pretrained, tensors: dict[str, np.ndarray]) -> tu
 
 
 def _load_ours(
-    path: Path, model: str | None, num_classes: int | None, options: dict[str, Any]
+    path: Path,
+    text: str,
+    tensors: Tensors,
+    model: str | None,
+    num_classes: int | None,
+    trunk: bool,
+    options: dict[str, Any],
 ) -> Pretrained:
     """A file that `save` wrote, as `load` returns it."""
-    format, tensors = read(path)
-    text = safetensors_metadata(path).get("cnnjax") if format == "safetensors" else None
-    if text is None:
-        raise WeightsError(
-            f"{path} is a {format} file, but cnnjax did not write it: give its source=…"
-        )
     try:
         content = json.loads(text)
-    except ValueError as error:
+        version, digest = content["version"], content.pop("digest", None)
+        if version > VERSION:
+            raise WeightsError(
+                f"{path} was written by a newer cnnjax (format {version}, this one reads {VERSION})"
+            )
+        if digest != _digest(content, tensors) and (digest is not None or version >= 2):
+            raise WeightsError(f"{path} is damaged: its content is not what was saved")
+        name, origin = content["model"], content["origin"]
+        stored = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in content["options"].items()
+        }
+        # Files of older versions have no shape.
+        shape = tuple(content["image_shape"]) if "image_shape" in content else None
+        names = tuple(content["class_names"]) if content["class_names"] else None
+        preprocessing = Preprocessing.from_dict(content["preprocessing"])
+        known_classes = content["num_classes"]
+    except WeightsError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise WeightsError(f"{path} is damaged: its metadata cannot be read") from error
-    if (version := content["version"]) > VERSION:
-        raise WeightsError(
-            f"{path} was written by a newer cnnjax (format {version}, this one reads {VERSION})"
-        )
-    name = content["model"]
     if model not in (None, name):
         raise WeightsError(f"{path} holds {name}, not {model}")
-    stored = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in content["options"].items()
-    }
-    classes = num_classes or content["num_classes"]
+    classes = num_classes or known_classes
     network = create_model(name, num_classes=classes, **stored | options)
-    other = classes != content["num_classes"]
-    # Files of older versions have no shape.
-    shape = tuple(content["image_shape"]) if "image_shape" in content else None
+    other = trunk or classes != known_classes
     size = shape or get_spec(name).input_size
     what = f"{path} does not fit {name}"
-    variables, fresh = assemble(network, size, tensors, what, new_heads=other)
-    names = tuple(content["class_names"]) if content["class_names"] and not other else None
-    preprocessing = Preprocessing.from_dict(content["preprocessing"])
-    origin = content["origin"]
-    return Pretrained(network, variables, preprocessing, names, name, origin, fresh, shape)
+    assembled = assemble(network, size, tensors, what, new_heads=other)
+    names, fresh = None if other else names, assembled.fresh
+    return Pretrained(
+        network, assembled.variables, preprocessing, names, name, origin, fresh, shape
+    )
+
+
+def _digest(content: dict[str, Any], tensors: dict[str, np.ndarray]) -> str:
+    """The SHA-256 of a file's metadata and values, as `save` writes them."""
+    digest = hashlib.sha256(json.dumps(content).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(np.ravel(tensors[name]).data)
+    return digest.hexdigest()
 
 
 def _models(source: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Builds the variables of one of our models from a file's tensors."""
 
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,25 @@ from cnnjax.weights.layout import Map, Source, Tensors, fill, from_tensorflow, r
 OURS = Source(formats=("safetensors",), maps={}, axes=from_tensorflow)
 BY_PATH = Map(rules=(), classifier="")
 
+# Fields of a model that say how it runs, not which network it is: they are not stored.
+HOW = ("parent", "name", "num_classes", "dtype", "bn_axis", "bn_frozen", "remat")
+# Fields that matter in training only.
+TRAINING = ("dropout", "aux_dropout", "bn_momentum")
+
+
+class Assembled(NamedTuple):
+    """A network's variables, and what does not come from the file or stays in it.
+
+    Attributes:
+        variables: {"params": …, "batch_stats": …}.
+        fresh: the modules that were initialised at random.
+        left_out: the file's tensors that are not used.
+    """
+
+    variables: dict[str, Any]
+    fresh: tuple[str, ...]
+    left_out: tuple[str, ...]
+
 
 def assemble(
     network: nn.Module,
@@ -26,7 +46,8 @@ def assemble(
     *,
     drop: int = 0,
     new_heads: bool = False,
-) -> tuple[dict[str, Any], tuple[str, ...]]:
+    trunk: bool = False,
+) -> Assembled:
     """Fills every variable of a network from a file's tensors.
 
     Args:
@@ -38,10 +59,8 @@ def assemble(
         map: how the publisher's names correspond to this network's.
         drop: how many classes to cut off the front.
         new_heads: initialise the classifiers at random, even if the file has them.
-
-    Returns:
-        The variables, and the names of the modules that were initialised at random because the
-        file has no values for them.
+        trunk: the same, and leave out tensors that have no place in the network. So are dense
+            layers before the classifier that the file has no values for.
 
     Raises:
         WeightsError: a tensor is missing, left over, of another shape or not finite.
@@ -53,19 +72,22 @@ def assemble(
     key = {path: path if source is OURS else bare[path] for path in shapes}  # what rules apply to
     name = {path: rename(key[path], map.rules) for path in shapes}
 
-    fresh = {path for path in shapes if module[path].split("/")[0] in map.top}
-    if source is OURS or any(name[path] in tensors for path in fresh):
-        fresh = set()
-    if new_heads:
-        heads = {path for path in shapes if module[path].split("/")[-1] in CLASSIFIERS}
-        replaced = {name[path] for path in heads}
-        tensors = {name: x for name, x in tensors.items() if name not in replaced}
-        fresh |= heads
+    top = {path for path in shapes if module[path].split("/")[0] in map.top}
+    fresh = set() if source is OURS or any(name[path] in tensors for path in top) else top
+    if new_heads or trunk:
+        fresh |= {path for path in shapes if module[path].split("/")[-1] in CLASSIFIERS}
+    if trunk:
+        fresh |= {path for path in top if name[path] not in tensors}
+    used = {name[path] for path in shapes if path not in fresh}
+    unknown = set(tensors) if trunk else {name[path] for path in fresh}
+    left_out = [x for x in tensors if x in unknown - used]
+    tensors = {name: x for name, x in tensors.items() if name not in left_out}
+    left_out = [x for x in left_out if not re.search(f"{source.ignored}|{map.ignored}", x)]
     in_file = {key[path]: shape for path, shape in shapes.items() if path not in fresh}
     filled = fill(tensors, in_file, source, map, drop, what)
     initial = _initial(network, size, fresh)
     values = {path: initial[path] if path in fresh else filled[key[path]] for path in shapes}
-    return nest(values), tuple(sorted({module[path] for path in fresh}))
+    return Assembled(nest(values), tuple(sorted({module[path] for path in fresh})), tuple(left_out))
 
 
 def _initial(network: nn.Module, size: tuple[int, int, int], paths: set[str]) -> Tensors:

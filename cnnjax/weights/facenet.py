@@ -1,7 +1,17 @@
 """facenet's Inception-ResNet-v1 for faces: its TensorFlow checkpoint, or the PyTorch port."""
 
 from cnnjax.weights import slim, timm
-from cnnjax.weights.layout import SLIM, TORCH, Map, Rule, Source, chain, from_tensorflow, from_torch
+from cnnjax.weights.layout import (
+    BOOKKEEPING,
+    SLIM,
+    TORCH,
+    Map,
+    Rule,
+    Source,
+    chain,
+    from_tensorflow,
+    from_torch,
+)
 
 CHECKPOINT: tuple[Rule, ...] = (
     ("^block8_6/", "Block8/"),
@@ -36,5 +46,5 @@ SOURCE_PORT = Source(
     formats=("torch", "safetensors"),
     maps={MODEL: Map(rules=PORT, classifier="logits.bias")},
     axes=from_torch,
-    ignored="num_batches_tracked$",
+    ignored=BOOKKEEPING,
 )

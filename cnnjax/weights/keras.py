@@ -74,6 +74,24 @@ def count_from_zero(tensors: Tensors) -> Tensors:
     }
 
 
+DENSE = ("fc1", "fc2", "predictions")  # the names of dense layers in Keras' own networks
+
+
+def prepare(tensors: Tensors) -> Tensors:
+    """Keras' own names: convolutions counted from 0, and the classifier called `predictions`.
+
+    The classifier of a network that somebody has put together has any name. It is the only dense
+    layer that is not one of Keras' own.
+    """
+    tensors = count_from_zero(tensors)
+    dense = {name.partition("/")[0] for name, x in tensors.items() if x.ndim == 2}
+    own = dense.difference(DENSE)
+    if "predictions" in dense or len(own) != 1:
+        return tensors
+    (classifier,) = own
+    return {re.sub(f"^{re.escape(classifier)}/", "predictions/", n): x for n, x in tensors.items()}
+
+
 VGG: tuple[Rule, ...] = (
     (r"^block(\d)/conv(\d)/conv/", r"block\1_conv\2/"),
     ("^fc6", "fc1"),
@@ -90,7 +108,12 @@ SOURCE = Source(
     formats=("hdf5",),
     maps={
         **{
-            name: Map(rules=(*VGG, HEAD), classifier="predictions/bias", top=("fc6", "fc7", "head"))
+            name: Map(
+                rules=(*VGG, HEAD),
+                classifier="predictions/bias",
+                top=("fc6", "fc7", "head"),
+                kinds={"fc6": "dense"},
+            )
             for name in ("vgg16", "vgg19")
         },
         "inception_v3": Map(
@@ -105,5 +128,5 @@ SOURCE = Source(
         ),
     },
     axes=from_tensorflow,
-    prepare=count_from_zero,
+    prepare=prepare,
 )

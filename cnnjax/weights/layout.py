@@ -21,6 +21,8 @@ TORCH: tuple[Rule, ...] = (
     ("/(mean|var)$", r"/running_\1"),
     ("/", "."),
 )
+COLOURS = 3
+BOOKKEEPING = r"num_batches_tracked$|^n_averaged$"  # of BatchNorm, and of averaged models
 KERAS: tuple[Rule, ...] = (
     ("bn/scale$", "bn/gamma"),
     ("bn/bias$", "bn/beta"),
@@ -60,6 +62,9 @@ class Map(NamedTuple):
         flattened: dense layers that read a map flattened as (channels, rows, columns).
         background: 1001 classes mean that class 0 is not one of ImageNet's.
         ignored: pattern of tensors that have no place in our model.
+        kinds: modules that the publisher has as another kind of layer than we: "dense" for a
+            convolution over the whole map, "1x1" for a dense layer, "depthwise" for a grouped
+            convolution. Reading needs no telling, writing does.
     """
 
     rules: tuple[Rule, ...]
@@ -70,6 +75,13 @@ class Map(NamedTuple):
     flattened: dict[str, tuple[int, int, int]] = {}
     background: bool = False
     ignored: str = "$^"
+    kinds: dict[str, str] = {}
+
+    def options_of(self, tensors: Tensors) -> dict[str, Any]:
+        """The fields of our model that the weights of a file need."""
+        if self.aux is None:
+            return dict(self.options)
+        return self.options | {"aux": any(name.startswith(self.aux) for name in tensors)}
 
 
 class Source(NamedTuple):
@@ -120,6 +132,34 @@ def fold(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """
     same_values = x.size == math.prod(shape) and x.shape[-1:] == shape[-1:]
     return x.reshape(shape) if same_values and x.ndim not in (1, len(shape)) else x
+
+
+def unfill(leaves: Tensors, source: Source, map: Map) -> Tensors:
+    """The publisher's tensors of our leaves: the inverse of `fill`.
+
+    Args:
+        leaves: by path, without the collection (`params/`).
+        source: the publisher.
+        map: how its names correspond to ours.
+    """
+    torch = source.axes is from_torch
+    tensors: Tensors = {}
+    for path, x in leaves.items():
+        module, _, leaf = path.rpartition("/")
+        kind = map.kinds.get(module) if leaf == "kernel" else None
+        if module in map.flattened and leaf == "kernel":
+            c, h, w = map.flattened[module]
+            x, kind = x.reshape(h, w, c, -1), "dense"
+        if kind == "1x1":
+            x = x[None, None]
+        elif kind == "depthwise":
+            x = x.reshape(*x.shape[:2], COLOURS, -1)
+        if torch and x.ndim > 1:
+            x = x.transpose(3, 2, 0, 1) if x.ndim == 4 else x.T
+        if kind == "dense":
+            x = x.reshape(len(x), -1) if torch else x.reshape(-1, x.shape[-1])
+        tensors[rename(path, map.rules)] = np.ascontiguousarray(x, np.float32)
+    return tensors
 
 
 def _some(names: list[str]) -> str:

@@ -4,20 +4,29 @@ The format is recognised by the file's first bytes, not by its name. h5py, safet
 tensorflow are imported when needed; an error names the one that is missing.
 """
 
+import argparse
 import hashlib
 import importlib
 import io
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnnjax.weights.layout import Tensors, WeightsError
+from cnnjax.weights.layout import Tensors, WeightsError, WeightsWarning
+
+# Where training scripts keep a state_dict. Averages come first: they are what is evaluated.
+AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+PARAMETERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
+# What wrappers put before names: DataParallel, torch.compile, and modules that hold the network.
+WRAPPERS = r"(^|(?<=\.))(module|_orig_mod)\."
+HOLDERS = ("model.", "backbone.", "net.", "network.", "encoder.")
 
 # The last bytes of a TensorFlow checkpoint's index, and of a whole checkpoint of version 1.
 TABLE_MAGIC = bytes.fromhex("57fb808b247547db")
@@ -48,6 +57,8 @@ def sniff(path: Path) -> str:
                 f"python -m train.export --workdir={path} --format=safetensors --out=FILE"
             )
         raise WeightsError(f"{path} is a folder: name the file of weights in it")
+    if not path.is_file():  # opening a FIFO would wait for its writer
+        raise WeightsError(f"{path} is not a regular file")
     size = path.stat().st_size
     with open(path, "rb") as file:
         head = file.read(512)
@@ -69,6 +80,10 @@ def sniff(path: Path) -> str:
             ) from error
         if "model.weights.h5" in members:
             return "hdf5"
+        if any(member.endswith("constants.pkl") for member in members):
+            raise WeightsError(
+                f"{path} is a TorchScript program: save the state_dict() of the model instead"
+            )
         if any(member.endswith("data.pkl") for member in members):
             return "torch"
         raise WeightsError(
@@ -104,10 +119,23 @@ def digest(path: Path, algorithm: str) -> str:
         return hashlib.file_digest(file, lambda: new).hexdigest()
 
 
-def read(path: Path) -> tuple[str, Tensors]:
-    """The format of a file and its tensors by name. WeightsError: it cannot be read."""
-    format = sniff(path)
-    return format, READERS[format](path)
+class Content(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        format: a key of READERS.
+        tensors: by name.
+        key: where in a training checkpoint they were, or "".
+    """
+
+    format: str
+    tensors: Tensors
+    key: str = ""
+
+
+def read(path: Path) -> Content:
+    """Reads a file of any format. WeightsError: it cannot be read."""
+    return READERS[sniff(path)](path)
 
 
 def _damaged(path: Path, error: Exception) -> WeightsError:
@@ -121,25 +149,38 @@ def safetensors_metadata(path: Path) -> dict[str, str]:
         return json.loads(file.read(int.from_bytes(file.read(8), "little"))).get("__metadata__", {})
 
 
-def _safetensors(path: Path) -> Tensors:
+def _safetensors(path: Path) -> Content:
     library("safetensors", path, "a safetensors file")
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return load_file(path)
+        with safe_open(path, "numpy") as file:
+            # NumPy has no types of 8 bits and fewer, and the library raises what it likes.
+            types = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+            strange = next((name for name, type in types.items() if type.startswith("F8")), None)
+            if strange is not None:
+                raise WeightsError(
+                    f"{path} holds {types[strange]} values ({strange!r}), which cannot be read: "
+                    "convert it to float16 or float32"
+                )
+            tensors = {name: file.get_tensor(name) for name in types}
     except (SafetensorError, ValueError) as error:
+        if isinstance(error, WeightsError):
+            raise
         raise _damaged(path, error) from error
+    return Content("safetensors", _without_wrappers(path, tensors))
 
 
-def _torch(path: Path) -> Tensors:
+def _torch(path: Path) -> Content:
     """A `state_dict`, alone or in a training checkpoint.
 
-    Only tensors are unpickled. A file with code or other objects is refused.
+    Only tensors are unpickled, and the options that training scripts save beside them. A file with
+    code or other objects is refused.
     """
     torch = library("torch", path, "a torch file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "truncated" in str(error):
             raise _damaged(path, error) from error
@@ -151,21 +192,50 @@ def _torch(path: Path) -> Tensors:
         ) from error
     except Exception as error:  # the class depends on where a pickle was cut
         raise _damaged(path, error) from error
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(
-        isinstance(x, torch.Tensor) for x in content.values()
-    ):
+    key, state = _state_dict(path, content, torch.Tensor)
+    tensors = {name: x.detach().to(torch.float32).numpy() for name, x in state.items()}
+    return Content("torch", _without_wrappers(path, tensors), key)
+
+
+def _state_dict(path: Path, content: Any, tensor: type) -> tuple[str, dict[str, Any]]:
+    """The dictionary of tensors in what a torch file holds, and its key there, or ""."""
+
+    def is_one(x: Any) -> bool:
+        return isinstance(x, dict) and bool(x) and all(isinstance(v, tensor) for v in x.values())
+
+    if is_one(content) or content == {}:
+        return "", content
+    if not isinstance(content, dict):
         raise WeightsError(f"{path} holds no state_dict, but {type(content).__name__}")
-    # DataParallel puts `module.` in front of every name.
-    return {
-        name.removeprefix("module."): x.detach().to(torch.float32).numpy()
-        for name, x in content.items()
-    }
+    found = [key for key in (*AVERAGES, *PARAMETERS) if is_one(content.get(key))]
+    # The name of a model's own choice, if there is only one.
+    found = found or [key for key, value in content.items() if is_one(value)]
+    if len(found) != 1 and (not found or found[0] not in (*AVERAGES, *PARAMETERS)):
+        keys = ", ".join(map(str, found or content))
+        raise WeightsError(f"{path} holds {'several' if found else 'no'} state_dict: {keys}")
+    if found[0] in AVERAGES and len(found) > 1:
+        _say(f"{path} holds {' and '.join(found)}: taking the averages, {found[0]}")
+    return found[0], content[found[0]]
 
 
-def _hdf5(path: Path) -> Tensors:
+def _without_wrappers(path: Path, tensors: Tensors) -> Tensors:
+    """The tensors without the prefixes that wrappers put before their names."""
+    names = {name: re.sub(WRAPPERS, "", name) for name in tensors}
+    stripped = sorted({match[2] + "." for n in tensors for match in re.finditer(WRAPPERS, n)})
+    while holder := next((h for h in HOLDERS if any(n.startswith(h) for n in names.values())), ""):
+        names = {old: new.removeprefix(holder) for old, new in names.items()}
+        stripped.append(holder)
+    if not stripped or len(set(names.values())) < len(names):
+        return tensors
+    _say(f"{path}: {', '.join(stripped)} was removed from the names of its tensors")
+    return {names[name]: x for name, x in tensors.items()}
+
+
+def _say(text: str) -> None:
+    warnings.warn(text, WeightsWarning, stacklevel=2)
+
+
+def _hdf5(path: Path) -> Content:
     """Keras' `.h5` (version 1 and 2), `.weights.h5` and `.keras` (3), as `layer/kernel`."""
     h5py = library("h5py", path, "an HDF5 file")
     try:
@@ -174,10 +244,10 @@ def _hdf5(path: Path) -> Tensors:
             file = io.BytesIO(zipfile.ZipFile(path).read("model.weights.h5"))
         with h5py.File(file) as root:
             if "layers" in root:
-                return _keras_3(path, root["layers"], h5py)
+                return Content("hdf5", _keras_3(path, root["layers"], h5py))
             if "_layer_checkpoint_dependencies" in root:
                 raise _early_keras_3(path)
-            return _keras_2(path, root.get("model_weights", root))
+            return Content("hdf5", _keras_2(path, root.get("model_weights", root)))
     except (OSError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
         raise _damaged(path, error) from error
 
@@ -239,7 +309,7 @@ def _keras_3(path: Path, root: Any, h5py: Any) -> Tensors:
     return tensors
 
 
-def _tensorflow(path: Path) -> Tensors:
+def _tensorflow(path: Path) -> Content:
     """A checkpoint of version 1 (one file) or 2 (its prefix, any of its files, or its folder)."""
     train = library("tensorflow", path, "a TensorFlow checkpoint").train
     prefix = re.sub(r"\.(index|data-\d+-of-\d+)$", "", str(path))
@@ -249,12 +319,13 @@ def _tensorflow(path: Path) -> Tensors:
             raise WeightsError(f"{path} lists a checkpoint that does not exist")
     try:
         reader = train.load_checkpoint(prefix)
-        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+        names = reader.get_variable_to_shape_map()
+        return Content("tensorflow", {name: reader.get_tensor(name) for name in names})
     except Exception as error:  # the class depends on TensorFlow's version
         raise _damaged(path, error) from error
 
 
-READERS: dict[str, Callable[[Path], Tensors]] = {
+READERS: dict[str, Callable[[Path], Content]] = {
     "safetensors": _safetensors,
     "torch": _torch,
     "hdf5": _hdf5,

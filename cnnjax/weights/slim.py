@@ -149,8 +149,8 @@ def scope(name: str) -> Rule:
 INCEPTION: dict[str, Any] = dict(options={"bn_scale": False}, background=True)
 # What training adds to a checkpoint: the step, moving averages, the optimiser's state.
 TRAINING = (
-    r"(^|/)global_step$|^beta[12]_power$"
-    r"|/(ExponentialMovingAverage|RMSProp(_1)?|Momentum|Adam(_1)?|Adagrad)$"
+    r"(^|/)global_step$|^beta[12]_power(_\d+)?$"
+    r"|/(ExponentialMovingAverage|Momentum|(RMSProp|Ada(m|grad|delta)|Ftrl)(_\d+)?)$"
 )
 
 SOURCE = Source(
@@ -161,6 +161,7 @@ SOURCE = Source(
                 rules=(*VGG, *SLIM, scope(f"vgg_{depth}")),
                 classifier=f"vgg_{depth}/fc8/biases",
                 top=("fc6", "fc7", "head"),
+                kinds={"fc7": "1x1", "head": "1x1"},
             )
             for depth in (16, 19)
         },
@@ -169,17 +170,20 @@ SOURCE = Source(
             classifier="InceptionV1/Logits/Conv2d_0c_1x1/biases",
             options={"bn_scale": False, "padding": "same", "aux": False},
             background=True,
+            kinds={"head": "1x1"},
         ),
         "inception_v2_slim": Map(
             rules=(*INCEPTION_V2, *SLIM, scope("InceptionV2")),
             classifier="InceptionV2/Logits/Conv2d_1c_1x1/biases",
             options={"bn_scale": False, "aux": False},
             background=True,
+            kinds={"head": "1x1", "conv1/depthwise": "depthwise"},
         ),
         "inception_v3": Map(
             rules=(*INCEPTION_V3, *SLIM, scope("InceptionV3")),
             classifier="InceptionV3/Logits/Conv2d_1c_1x1/biases",
             aux="InceptionV3/AuxLogits/",
+            kinds={"head": "1x1", "aux/head": "1x1"},
             **INCEPTION,
         ),
         "inception_v4": Map(

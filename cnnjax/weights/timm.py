@@ -3,7 +3,7 @@
 Ports from TF-slim that are older than the hub still have 1001 classes.
 """
 
-from cnnjax.weights.layout import TORCH, Map, Rule, Source, chain, from_torch
+from cnnjax.weights.layout import BOOKKEEPING, TORCH, Map, Rule, Source, chain, from_torch
 from cnnjax.weights.torchvision import INCEPTION_V3, VGG_COLUMNS, vgg_features
 
 VGG_TOP: tuple[Rule, ...] = (
@@ -74,6 +74,7 @@ SOURCE = Source(
                 rules=(*vgg_features(column, bool(suffix)), *VGG_TOP, *TORCH),
                 classifier="head.fc.bias",
                 top=("fc6", "fc7", "head"),
+                kinds={"fc7": "1x1"},
             )
             for name, column in VGG_COLUMNS.items()
             for suffix in ("", "_bn")
@@ -93,5 +94,5 @@ SOURCE = Source(
         ),
     },
     axes=from_torch,
-    ignored="num_batches_tracked$",
+    ignored=BOOKKEEPING,
 )

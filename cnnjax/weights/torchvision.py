@@ -1,7 +1,7 @@
 """torchvision's `.pth`: a `state_dict`, named by the attributes of its modules."""
 
 from cnnjax.models import vgg
-from cnnjax.weights.layout import TORCH, Map, Rule, Source, from_torch
+from cnnjax.weights.layout import BOOKKEEPING, TORCH, Map, Rule, Source, from_torch
 
 
 def vgg_features(column: vgg.Column, batch_norm: bool) -> tuple[Rule, ...]:
@@ -73,11 +73,17 @@ SOURCE = Source(
                 rules=(*vgg_features(column, bool(suffix)), *VGG_TOP, *TORCH),
                 classifier="classifier.6.bias",
                 top=("fc6", "fc7", "head"),
+                kinds={"fc6": "dense"},
             )
             for name, column in VGG_COLUMNS.items()
             for suffix in ("", "_bn")
         },
-        "inception_v1_bn": Map(rules=(*GOOGLENET, *TORCH), classifier="fc.bias", aux="aux"),
+        "inception_v1_bn": Map(
+            rules=(*GOOGLENET, *TORCH),
+            classifier="fc.bias",
+            aux="aux",
+            kinds={"aux1/fc/conv": "dense", "aux2/fc/conv": "dense"},
+        ),
         "inception_v3": Map(
             rules=(*INCEPTION_V3, *TORCH),
             classifier="fc.bias",
@@ -86,5 +92,5 @@ SOURCE = Source(
         ),
     },
     axes=from_torch,
-    ignored="num_batches_tracked$",
+    ignored=BOOKKEEPING,
 )

@@ -29,7 +29,7 @@ export CODES="$WORKDIR/exit-codes"
 mkdir -p "$CODES" && rm -f "$CODES"/task-*
 newest() { ls "$WORKDIR/checkpoints" 2>/dev/null | grep -xE '[0-9]+' | sort -n | tail -1; }
 before=$(newest)
-srun --kill-on-bad-exit=0 bash -c '
+srun --kill-on-bad-exit=0 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" bash -c '
   trap : USR1 TERM
   "$PYTHON" -u -m train --config="$RECIPE" --workdir="$WORKDIR"
   code=$?
@@ -38,9 +38,9 @@ srun --kill-on-bad-exit=0 bash -c '
 code=$?
 
 [ $code -eq 0 ] && exit 0
-# A mistake of any task would be made again.
+# A mistake of any task would be made again; 126 and 127: there is no such Python.
 for task in "$CODES"/task-*; do
-  [ -f "$task" ] && case $(cat "$task") in [1-5]) exit "$(cat "$task")" ;; esac
+  [ -f "$task" ] && case $(cat "$task") in [1-5] | 12[67]) exit "$(cat "$task")" ;; esac
 done
 # Anything else is a signal, a killed task, or a lost node: run again, unless that leads nowhere.
 [ "$(newest)" != "$before" ] && echo 0 > "$CODES/restarts"
@@ -49,6 +49,6 @@ echo $restarts > "$CODES/restarts"
 if [ $restarts -le "$RESTARTS" ]; then
   scontrol requeue "$SLURM_JOB_ID"
 else
-  echo "error: $restarts restarts in a row without a new checkpoint" >&2
+  echo "error: $RESTARTS restarts in a row without a new checkpoint" >&2
 fi
 exit $code

@@ -112,6 +112,8 @@ def test_compilation():
         ),
         (["--what=loop", "--peer=torch"], "--what=loop has no peer 'torch'; it has none"),
         (["--what=data", "--peer=timm"], "--what=data has no peer 'timm'; it has torchvision"),
+        (["--what=data", "--model=vgg16"], r"--model has no effect with --what=data\|growth"),
+        (["--config=configs/vgg.py", "--batch=8"], "--batch has no effect with --config"),
         (["--rounds=0"], "are whole numbers from 1"),
         (["--batch=8,x"], "--batch takes several, as in 8,32"),
     ],

@@ -252,6 +252,23 @@ def test_a_function_of_the_user(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ("np.flipud(np.asarray(image)).copy()", "has to be written with tf, not numpy"),
+        ("image[:4]", r"makes images of \(4, 8, 3\); they have to stay \(8, 8, 3\)"),
+        ("image + numbers[0]", "has to be written with tf"),
+    ],
+)
+def test_a_custom_change_that_cannot_work_is_a_sentence(tmp_path, body, sentence):
+    code = f"import numpy as np\n\n\ndef change(image, numbers):\n    return {body}\n"
+    (tmp_path / "own.py").write_text(code)
+    reference = f"{tmp_path}/own.py:change"
+    changes = augment.make_changes(Augment(custom=reference), (8, 8, 3))
+    with pytest.raises(UserError, match=sentence):
+        augment.check_custom(reference, changes, (8, 8, 3))
+
+
+@pytest.mark.parametrize(
     ("config", "sentence"),
     [
         (Augment(crop="random"), "data.augment.crop='random' is unknown"),

@@ -10,8 +10,9 @@ from PIL import Image
 
 from tests.data.pictures import encoded, photo, write_folder
 from tests.helpers import ROOT, command
-from train import data
+from train import data, recipe
 from train.__main__ import main as train
+from train.config import Config
 from train.data.__main__ import main
 from train.errors import DataError, UserError
 from train.evaluate import evaluation
@@ -169,9 +170,58 @@ def test_mistakes_on_the_command_line(tmp_path):
         done = command("train.data", *arguments)
         assert done.returncode == code and sentence in done.stderr
         assert "Traceback" not in done.stderr
-    with pytest.raises(UserError, match="--limit=0 must be positive"):
+    with pytest.raises(UserError, match="--limit=0 must be a whole number of at least 1"):
         main(["stats", "--limit=0"])
+    with pytest.raises(UserError, match="--quality has no effect without --short-side"):
+        main(["prepare", "folder", "photos", "packed", "--quality=50"])
     with pytest.raises(UserError, match=r"has no key .data\.sorce"):
         main(["stats", "--config.data.sorce=x"])
     with pytest.raises(DataError, match="cannot be written"):
         main(["show", f"--config={ROOT}/configs/lenet_mnist.py", f"--out={tmp_path}/no/such/a.png"])
+
+
+def test_check_and_stats_compare_the_classes_of_splits(tmp_path, capsys):
+    root = write_folder(tmp_path / "photos", train=5, held_out=1)
+    for index in range(1, 5):
+        (root / f"train/cat/00{index}.jpg").unlink()
+    source = f"--config.data.source=folder:{root}"
+    main(["check", str(root)])
+    said = capsys.readouterr().err
+    assert "train: 6 images: cat 1, dog 5" in said and "val: 2 images, 1 of each class" in said
+    assert "8 images, none of which cannot be read" in said
+    result, said = main(["stats", source]), capsys.readouterr().err
+    flag = f"{result['mean'][0]:.3f}".rstrip("0")
+    assert f'--config.data.mean="({flag}, ' in said and "are grey" not in said
+    assert (
+        "dog has 5.0 times as many images as cat" in " ".join(said.split())
+        and "test: 2 images" in said
+    )
+    (root / "val/dog").rename(root / "val/dogs")
+    for arguments in (["check", str(root)], ["stats", source]):
+        with pytest.raises(DataError, match="val has the class 'dogs', which train does not have"):
+            main(arguments)
+    assert main(["check", str(root / "val/cat")])["images"] == 1
+    assert "not ready for training: " in capsys.readouterr().err
+
+
+def test_flags_of_grey_photographs_can_be_copied(tmp_path, capsys):
+    for place in ("train/a", "train/b", "val/a", "val/b"):
+        path = tmp_path / f"photos/{place}/1.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(encoded(photo(30, 30, len(place), channels=1), "PNG"))
+    main(["stats", f"--config.data.source=folder:{tmp_path}/photos"])
+    said = capsys.readouterr().err
+    assert "the images are grey: --config.data.channels=1" in said
+    flags = [
+        line.strip().replace('"', "") for line in said.splitlines() if "--config.data.m" in line
+    ]
+    assert len(recipe.override(Config(), flags).data.mean) == 1
+
+
+def test_show_of_evaluation_reads_each_image_once(tmp_path, capsys):
+    root, out = write_folder(tmp_path / "photos"), tmp_path / "val.png"
+    options = [f"--config.data.source=folder:{root}", "--config.data.size=100"]
+    result = main(["show", f"--out={out}", "--split=val", "--images=9", *options])
+    assert len(set(result["examples"])) == 9 and all("/val/" in name for name in result["examples"])
+    assert Image.open(out).size == (8 * 102 + 2, 2 * 118 + 2)
+    assert f"open {out}: 9 val images, as evaluation reads them" in capsys.readouterr().err

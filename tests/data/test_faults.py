@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cnnjax.images import BadImage, decode
 from tests.data.pictures import encoded, options, photo
 from tests.helpers import ROOT
 from train import data
 from train.config import Augment, Config, Data
 from train.data import Plan, look
-from train.data.decode import BadImage, decode, decode_as_training
+from train.data.decode import decode_as_training
 from train.data.prepare import shrink
 from train.data.sources import arrays, folder
 from train.errors import DataError, UserError

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cnnjax.images import BadImage, decode
 from tests.data.pictures import encoded, options, photo, write_folder
 from train import data
 from train.config import Augment
 from train.data import Plan, bad, look
-from train.data.decode import BadImage, decode
 from train.errors import DataError, UserError
 
 PHOTO = photo(60, 80)

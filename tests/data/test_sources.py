@@ -1,5 +1,6 @@
 """Folders as people have them, and TFDS sets in both formats."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -7,6 +8,7 @@ import unicodedata
 
 import numpy as np
 import pytest
+from etils import epath
 
 from tests.data.pictures import encoded, options, photo, write_folder
 from tests.helpers import ROOT
@@ -215,6 +217,30 @@ def test_broken_records_are_named_and_skipped_wherever_a_run_starts(kind, tmp_pa
         ]
     with pytest.raises(DataError, match=r"example \S+ of tfds:.* cannot be read: no image format"):
         ids(policy="error")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_flipped_bit_of_a_prepared_set_is_noticed(kind, prepared, tmp_path):
+    place = epath.Path(shutil.copytree(prepared[kind], tmp_path / "blobs"))
+    tfds_source.seal(place)
+    for name in ("features.json", "label.labels.txt"):
+        sound = (place / name).read_bytes()
+        (place / name).write_bytes(bytes([*sound[:3], sound[3] ^ 1, *sound[4:]]))
+        with pytest.raises(DataError, match=f"{name} is damaged: it is not the file that was pack"):
+            data.load(f"tfds:{place}", "train")
+        (place / name).write_bytes(sound)
+
+    (records,) = place.glob("*train*")
+    content = bytearray(records.read_bytes())
+    content[content.index(b"\x89PNG") + 9] ^= 1
+    records.write_bytes(content)
+    for augment in (Augment(), Augment(permute_channels=True)):
+        config = Data(source=f"tfds:{place}", augment=augment, on_bad_image="skip")
+        split = data.load(config.source, "train")
+        with pytest.raises(DataError, match=f"tfds:{place}, train cannot be read: "):
+            list(data.train_batches(split, Plan(60, 16, seed=1), config, start=0, stop=4))
+        with pytest.raises(DataError, match=f"tfds:{place}, train cannot be read: "):
+            list(data.eval_batches(split, config))
 
 
 class Imagenet:

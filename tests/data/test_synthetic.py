@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from train import data
+from train.errors import DataError
 
 
 def test_a_synthetic_image_does_not_depend_on_when_it_is_drawn():
@@ -18,6 +19,12 @@ def test_a_synthetic_image_does_not_depend_on_when_it_is_drawn():
     assert len({image.tobytes() for image in everything.images}) == 2048
     held_out = data.load("synthetic:9x7x3/4", "test")
     assert not (held_out.images[:4] == everything.images[:4]).all()
+
+
+@pytest.mark.parametrize("spec", ["99999x99999x3/2", "28x28x1/9999999", "28x28x5/2"])
+def test_synthetic_images_that_are_too_large(spec):
+    with pytest.raises(DataError, match=f"synthetic:{spec} is too large"):
+        data.load(f"synthetic:{spec}", "train")
 
 
 @pytest.mark.parametrize("module", ["plan", "pipeline", "sources"])

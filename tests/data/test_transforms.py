@@ -7,10 +7,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from cnnjax.resize import make_window
 from cnnjax.weights import RECORDS
 from tests.data.pictures import encoded, photo
 from train.config import Data, Transform
-from train.data.resize import make_window
 from train.data.transforms import STYLES, from_preprocessing, make_transform
 from train.errors import UserError
 

@@ -112,6 +112,13 @@ def test_a_run_folder_is_enough(run, folder, tmp_path, capsys):
     assert re.fullmatch(r"folder_[\w-]+_set", Path(other["file"]).parent.name)
 
 
+def test_watching_with_other_data_and_another_folder(run, folder, tmp_path):
+    options = ["--watch", f"--data=folder:{folder}", "--split=train", f"--out={tmp_path}"]
+    last = evaluate([f"--workdir={run}", *options])
+    assert (last["step"], last["split"], last["examples"]) == (4, "train", 4)
+    assert {path.name for path in tmp_path.iterdir()} == {"center-2.json", "center-4.json"}
+
+
 def test_predictions_and_their_comparison(run, folder):
     for kind in ("csv", "parquet"):
         evaluate([f"--workdir={run}", f"--predictions={kind}"])

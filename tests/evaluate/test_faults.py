@@ -18,11 +18,11 @@ from PIL import Image
 import cnnjax
 from cnnjax import weights
 from cnnjax.analysis import abstract_variables
+from cnnjax.images import decode
 from tests.helpers import ROOT, assert_trees_close
 from train import cli, errors, metrics, predict
 from train.__main__ import main as train
-from train.classifier import from_weights
-from train.data.decode import decode
+from train.classifier import from_weights, read_names
 from train.errors import DataError, UserError
 from train.evaluate import statistics
 from train.evaluate.__main__ import main as evaluate
@@ -178,25 +178,69 @@ def test_numbers_have_bounds(command, option, capsys):
     assert sentence.count("\n") == 1
 
 
-def test_options_of_weights_are_refused_for_a_run(run, photo, tmp_path):
-    for option in (
-        "resize=64",
-        "style=timm",
-        "size=64",
-        "fraction=1",
-        "model=vgg16",
-        "source=timm",
-    ):
-        name = option.partition("=")[0]
-        for command in (
-            lambda *a: predict.main([*a, photo]),
-            lambda *a: evaluate([*a]),
-            lambda *a: export([*a, f"--out={tmp_path}/x"]),
-        ):
-            with pytest.raises(UserError, match=f"--{name} can only be given with --weights"):
-                command(f"--workdir={run}", f"--{option}")
-    with pytest.raises(UserError, match="--step, --raw can only be given with --workdir"):
-        predict.main(["--weights=x", "--step=best", "--raw", photo])
+PREDICT, EVALUATE, EXPORT, REPORT = (
+    lambda *a: predict.main([*a, "photo.png"]),
+    lambda *a: evaluate([*a]),
+    lambda *a: export([*a, "--out=x"]),
+    lambda *a: report([*a]),
+)
+
+
+@pytest.mark.parametrize("command", [PREDICT, EVALUATE, EXPORT])
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("resize=64", "style=timm", "interpolation=bicubic", "size=64", "fraction=1"),
+        *("model=vgg16", "source=timm", "class-names=names.txt"),
+    ],
+)
+def test_options_of_weights_are_refused_for_a_run(command, option):
+    name = option.partition("=")[0]
+    with pytest.raises(UserError, match=f"--{name} has no effect without --weights"):
+        command("--workdir=run", f"--{option}")
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "sentence"),
+    [
+        (
+            PREDICT,
+            "--weights=x --step=best --raw",
+            "--step, --raw have no effect without --workdir",
+        ),
+        (PREDICT, "--workdir=x --features=f.npz --json", "--json has no effect with --features"),
+        (EVALUATE, "--workdir=x --watch --step=best", "--step has no effect with --watch"),
+        (EVALUATE, "--compare a b --data=npz:x", "--data has no effect with --compare"),
+        (EVALUATE, "--compare a b --watch", "--watch has no effect with --compare"),
+        (
+            EVALUATE,
+            "--weights=x --data=npz:x --predictions=csv",
+            "--predictions has no effect with --weights but without --out",
+        ),
+        (
+            EXPORT,
+            "--workdir=x --format=safetensors --without-preprocessing",
+            "--without-preprocessing has no effect with --format=safetensors",
+        ),
+        (EXPORT, "--weights=x --resize=64", "--resize has no effect on a program"),
+        (EXPORT, "--weights=x --class-names=y", "--class-names has no effect on a program"),
+        (EXPORT, "--weights=x --format=onnx --dtype=bfloat16", "--dtype has no effect with"),
+        (REPORT, "--compare a b --step=best", "--step has no effect with --compare"),
+        (REPORT, "--workdir=a --out=x.html", "--out has no effect without --compare"),
+    ],
+)
+def test_an_option_without_effect_is_refused(command, options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        command(*options.split())
+
+
+def test_memory_that_does_not_suffice(capsys):
+    def command():
+        raise MemoryError("Unable to allocate 27.9 GiB")
+
+    assert errors.run(command) == 2
+    said = capsys.readouterr().err
+    assert said == "error: memory does not suffice: Unable to allocate 27.9 GiB\n"
 
 
 def test_a_folder_before_an_image(run, photo, capsys):
@@ -208,6 +252,25 @@ def test_no_image_that_can_be_read(run, photo, tmp_path, capsys):
     assert errors.run(lambda: predict.main([f"--workdir={run}", missing])) == 3
     assert "error: none of the images can be read" in capsys.readouterr().err
     assert errors.run(lambda: predict.main([f"--workdir={run}", missing, photo])) == 0
+
+
+def test_files_that_would_never_end(run, tmp_path, capsys):
+    """A FIFO without a writer, and a device: named at once, wherever a file is read by its name."""
+    fifo, device = str(tmp_path / "fifo.png"), str(tmp_path / "device.png")
+    os.mkfifo(fifo)
+    os.symlink("/dev/zero", device)
+    for name in (fifo, device):
+        assert errors.run(lambda name=name: predict.main([f"--workdir={run}", name])) == 3
+        said = f"{name} cannot be read: it is not a regular file"
+        assert said in capsys.readouterr().err
+        with pytest.raises(DataError, match="not a regular file"):
+            evaluate(["--compare", name, name])
+        with pytest.raises(DataError, match="not a regular file"):
+            evaluate([f"--workdir={run}", f"--data=npz:{name}"])
+        with pytest.raises(weights.WeightsError, match="not a regular file"):
+            weights.load(name)
+        with pytest.raises(UserError, match="not a regular file"):
+            read_names(name)
 
 
 # Names and streams

@@ -1,5 +1,7 @@
 """Every protocol against crops that are enumerated by hand, one image at a time."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from train.classifier import Classifier
 from train.config import Data, Transform
 from train.errors import DataError, UserError
 from train.evaluate import evaluation, protocols
-from train.evaluate.answers import Network
+from train.evaluate.answers import Network, ask
 
 SIZE = 32
 
@@ -205,6 +207,19 @@ def test_unreadable_images_are_left_out_of_every_protocol(folder, tmp_path, caps
         assert len(answers.labels) == len(split) - 1 and "cat/000.jpg" not in [
             split.name(i) for i in answers.examples
         ]
+
+
+def test_grey_arrays_for_a_network_of_colour_images():
+    grey = np.random.default_rng(0).integers(0, 256, (4, 40, 44, 1), np.uint8)
+    labels = np.arange(4, dtype=np.int32)
+    classifier = make("nowhere")
+    crop = protocols.bind(protocols.find("ten_crop"), SIZE, (), classifier.data.transform)
+    config = dataclasses.replace(classifier.data, channels=3)
+    of_grey, of_color = (
+        ask(classifier._replace(data=config), data.Arrays(images, labels, CLASSES), crop, devices=1)
+        for images in (grey, grey.repeat(3, axis=-1))
+    )
+    np.testing.assert_array_equal(of_grey.log_probabilities, of_color.log_probabilities)
 
 
 def test_the_kernel_is_that_of_the_weights():

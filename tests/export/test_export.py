@@ -1,7 +1,10 @@
 """Exported networks give the network's answers, in a process that knows nothing of this project."""
 
+import dataclasses
+import json
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import numpy as np
@@ -15,9 +18,11 @@ from tests.helpers import ROOT
 from train import predict
 from train.__main__ import main as train
 from train.classifier import from_weights
+from train.config import Data, Transform
 from train.errors import CheckpointError, UserError
 from train.export import onnx, programs
 from train.export.__main__ import main as export
+from train.step import normalize
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +83,28 @@ def test_a_savedmodel_answers_alike_here_and_in_another_process(weights_file, tm
     program = tf.saved_model.load(str(out)).signatures["serving_default"]
     answers = program(images=tf.constant(images))["probabilities"]
     np.testing.assert_allclose(answers, jax.nn.softmax(logits), atol=1e-5)
+
+
+def test_programs_say_how_a_photograph_becomes_an_image(weights_file, tmp_path, capsys):
+    import onnxruntime
+
+    loaded = from_weights(weights_file, None, "cnnjax")
+    classifier = loaded._replace(
+        classes=("cat", "dog"),
+        preprocess=partial(normalize, mean=(0.5,), std=(0.5,)),
+        data=Data(size=96, channels=3),
+        image_shape=(96, 96, 3),
+    )
+    cut = programs.preparation(classifier)
+    assert "uint8 (N, 96, 96, 3), RGB" in cut and "short side to 110 pixels (bilinear, with" in cut
+    whole = dataclasses.replace(classifier.data, transform=Transform(fraction=1.0))
+    told = programs.preparation(classifier._replace(data=whole))
+    assert "Scale the whole photograph to 96x96 pixels" in told
+    path = str(tmp_path / "lenet.onnx")
+    programs.write_program(path, "onnx", loaded._replace(classes=tuple("abcdefghij")))
+    about = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
+    assert json.loads(about["class_names"]) == list("abcdefghij")
+    assert about["preparation"] in capsys.readouterr().err
 
 
 def test_a_program_that_differs_is_not_written(weights_file, tmp_path, monkeypatch):

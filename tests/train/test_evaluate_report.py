@@ -174,6 +174,11 @@ def test_report_is_one_page_with_the_numbers(finished):
         "Config",
     ):
         assert f"<h2>{title}</h2>" in page
+    for head in ("trained on", "evaluated on", "recall", "precision"):
+        assert f'<th scope="col">{head}</th>' in page
+    assert "lowest recall: angle" in page and "balanced accuracy" in page
+    assert re.search(r"<td>1</td><td>example \d+</td>", page)  # of a mistake
+    assert f"python -m train --config={workdir}/config.json" in page
     assert not re.search(r'(src|href)="(?!data:)', page) and "<script" not in page
 
 

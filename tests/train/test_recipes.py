@@ -9,8 +9,9 @@ import pytest
 
 from cnnjax import create_model, get_spec, list_models
 from tests.helpers import ROOT
+from tests.models.expected import EXPECTED
 from train import recipe
-from train.build import Task
+from train.build import Task, build_model
 from train.config import Config
 from train.data import affine
 from train.errors import UserError
@@ -202,3 +203,27 @@ def test_the_modern_recipe_takes_every_model(name):
     model = create_model(name)
     batch_norm = hasattr(model, "bn_momentum") and getattr(model, "batch_norm", True)
     assert config.optim.name == ("sgd" if batch_norm else "adamw")
+
+
+@pytest.mark.parametrize("name", sorted(set(list_models()) - {"lenet5_1998"}))  # for ten digits
+def test_the_folder_recipe_takes_every_network(name):
+    """Naming another network leaves out the options of the recipe's that it does not have."""
+    config = recipe.load(str(RECIPES["folder"]), [f"--config.model.name={name}"])
+    model = build_model(config, 2)
+    assert model.num_classes == 2 and not getattr(model, "aux", False)
+    assert config.data.size >= EXPECTED[name].smallest
+    assert config.data.transform.fraction == 1 and min(config.data.augment.area) >= 0.8
+
+
+def test_options_that_are_given_are_not_left_out():
+    given = ["--config.model.name=lenet5", "--config.model.options.aux=false"]
+    with pytest.raises(UserError, match="lenet5 has no option 'aux'"):
+        recipe.load(str(RECIPES["folder"]), given)
+
+
+def test_recipes_of_the_package_have_names():
+    assert recipe.load("inception_v3:tpu") == recipe.load(f"{ROOT}/configs/inception_v3.py:tpu")
+    assert list(recipe.known()) == sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+    assert all(recipe.known().values())
+    with pytest.raises(UserError, match="inception_v5 does not exist; did you mean inception_v"):
+        recipe.load("inception_v5")

@@ -94,12 +94,21 @@ def test_checksums_are_those_of_the_values(run):
 
 def test_metrics_of_a_checkpoint_that_cannot_be_read(run, capfd):
     (run / "checkpoints/8/metrics/metrics").write_text("")
-    with pytest.raises(CheckpointError, match="8 is damaged: its metrics"):
+    with pytest.raises(CheckpointError, match="8 is damaged: metrics cannot be read"):
         evaluate([f"--workdir={run}"])
     main([*SHORT, f"--workdir={run}"])
-    assert "8 is damaged: its metrics; going back" in capfd.readouterr().err
+    assert "8 is damaged: metrics cannot be read; going back" in capfd.readouterr().err
     with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.best() is not None
+
+
+def test_a_fifo_in_a_checkpoint(run, capfd):
+    (run / "checkpoints/8/_CHECKPOINT_METADATA").unlink()
+    os.mkfifo(run / "checkpoints/8/_CHECKPOINT_METADATA")
+    with pytest.raises(CheckpointError, match="8 is damaged: _CHECKPOINT_METADATA cannot be read"):
+        evaluate([f"--workdir={run}"])
+    main([*SHORT, f"--workdir={run}"])
+    assert "_CHECKPOINT_METADATA cannot be read; going back" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"[]", b"3", b"null", b"{}", b'{"data": 5}'])

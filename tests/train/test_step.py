@@ -20,6 +20,7 @@ from train import losses, state, step
 from train.config import Augment, Loss
 from train.data import affine
 from train.mix import warp
+from train.optim import make_optimizer
 from train.parallel import Parallel
 
 
@@ -48,16 +49,21 @@ class Small(nn.Module):
         return Outputs(nn.Dense(self.num_classes, name="head")(x), aux, x)
 
 
-def run(model, mapping, devices, steps=20, shape=(8, 8, 1), batch=16, distorted=None):
-    """Parameters, statistics and metrics after some steps on fixed random data."""
+def run(
+    model, mapping, devices, steps=20, shape=(8, 8, 1), batch=16, distorted=None, trains=None, **own
+):
+    """Parameters, statistics and metrics after some steps on fixed random data.
+
+    `trains` is the layer whose parameters alone are updated; `own` are arguments of the step.
+    """
     spread = Parallel(mapping, devices)
-    tx = optax.sgd(0.1, 0.9)
+    tx = make_optimizer("sgd", lambda _: 0.1, lr_scale=[f"^{trains}/=1", "=0"] if trains else ())
     loss_fn = partial(losses.objective, **dataclasses.asdict(Loss(label_smoothing=0.1)))
     preprocess = partial(step.normalize, mean=(0.5,), std=(0.5,))
     create = jax.jit(partial(state.create_state, model, tx, image_shape=shape, ema=True))
     current = spread.replicate(create(jax.random.key(0)))
     share = partial(
-        step.train_step, model=model, tx=tx, loss_fn=loss_fn, preprocess=preprocess, ema=0.9
+        step.train_step, model=model, tx=tx, loss_fn=loss_fn, preprocess=preprocess, ema=0.9, **own
     )
     mapped = spread.map(share, split=(False, True, False), donate=True)
     random = np.random.RandomState(0)
@@ -177,3 +183,54 @@ def test_a_batch_that_does_not_divide_is_refused():
         UserError, match=r"data\.batch_size=6 must be a positive multiple of the 4 device"
     ):
         Parallel("pmap", 4).check("data.batch_size", 6)
+
+
+def all_but_head(params):
+    return jax.tree.map_with_path(lambda path, _: path[0].key != "head", params)
+
+
+def products(frozen):
+    """How many convolutions and dense products a step of `Small` makes."""
+    model, tx = Small(bn_axis=None), optax.sgd(0.1)
+    abstract = jax.eval_shape(
+        partial(state.create_state, model, tx, image_shape=(8, 8, 1)), jax.random.key(0)
+    )
+    batch = {"image": jnp.zeros((4, 8, 8, 1)), "label": jnp.zeros(4, jnp.int32)}
+    loss_fn = partial(losses.objective, label_smoothing=0.0, main_weight=1.0, aux_weight=0.3)
+    share = partial(
+        step.train_step,
+        model=model,
+        tx=tx,
+        loss_fn=loss_fn,
+        preprocess=lambda images: images,
+        frozen=all_but_head(abstract.params) if frozen else None,
+    )
+    return count_products(share, abstract, batch, jax.random.key(0))
+
+
+def count_products(function, *arguments):
+    traced = str(jax.make_jaxpr(function)(*arguments))
+    return traced.count("conv_general_dilated[") + traced.count("dot_general[")
+
+
+def test_a_frozen_trunk_costs_no_backward_pass():
+    model, images = Small(bn_axis=None), jnp.zeros((4, 8, 8, 1))
+    variables = jax.eval_shape(partial(model.init, train=True), jax.random.key(0), images)
+    forward = count_products(
+        partial(model.apply, train=True, mutable=["batch_stats"]), variables, images
+    )
+    assert products(frozen=True) == forward + 1  # the gradient of the head's kernel
+    assert products(frozen=False) > forward + 5
+
+
+@pytest.mark.parametrize(("mapping", "devices", "parts"), [("pmap", 2, 1), ("shard_map", 2, 2)])
+def test_what_trains_beside_frozen_parts_gets_the_same_gradient(mapping, devices, parts):
+    create = partial(Small(bn_axis=None).init, train=True)
+    params = jax.eval_shape(create, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
+    options = dict(steps=3, trains="head", accumulate=parts)
+    without, _ = run(Small(bn_axis=None), mapping, devices, **options)
+    frozen, values = run(
+        Small(bn_axis=None), mapping, devices, frozen=all_but_head(params), **options
+    )
+    assert_trees_close(frozen, without)
+    assert values["grad_norm"] > 0

@@ -115,7 +115,7 @@ def test_waiting_for_data_is_told_once(tmp_path, monkeypatch, capsys):
     main([*FLAGS, f"--workdir={tmp_path / 'slow'}"])
     said = capsys.readouterr().err
     assert said.count("the devices wait for data") == 1
-    assert float(re.search(r"data_wait ([\d.]+)%", said)[1]) > 50
+    assert float(re.search(r"devices wait for data ([\d.]+)% of the time", said)[1]) > 50
 
 
 def test_only_idle_devices_wait():

@@ -9,7 +9,7 @@ import pytest
 import cnnjax
 from cnnjax import weights
 from cnnjax.trees import nest
-from cnnjax.weights.read import safetensors_metadata
+from cnnjax.weights.read import read, safetensors_metadata
 from tests.helpers import assert_trees_close
 from tests.weights.files import variables, write
 
@@ -148,9 +148,36 @@ def test_loading_says_what_is_wrong(tmp_path):
         {"cnnjax": json.dumps({"version": 99})},
     )
     with pytest.raises(
-        weights.WeightsError, match=r"written by a newer cnnjax \(format 99, this one reads 1\)"
+        weights.WeightsError, match=r"written by a newer cnnjax \(format 99, this one reads 2\)"
     ):
         weights.load(tmp_path / "c.safetensors")
     write(tmp_path / "d.safetensors", {"x": np.zeros(3, np.float32)}, {"cnnjax": "{"})
     with pytest.raises(weights.WeightsError, match="is damaged: its metadata cannot be read"):
         weights.load(tmp_path / "d.safetensors")
+
+
+def test_flipped_bits_are_noticed(tmp_path):
+    path, dice = tmp_path / "a.safetensors", np.random.default_rng(0)
+    weights.save(path, pretrained())
+    sound = path.read_bytes()
+    start = 8 + int.from_bytes(sound[:8], "little")
+    header, values = range(start), range(start, len(sound))
+    for place in (*dice.choice(header, 60), *dice.choice(values, 20)):
+        damaged = bytearray(sound)
+        damaged[place] ^= 1 << dice.integers(8)
+        path.write_bytes(damaged)
+        with pytest.raises(weights.WeightsError, match=str(path)):
+            weights.load(path)
+
+
+def test_files_of_before_the_digest(tmp_path):
+    path, saved = tmp_path / "a.safetensors", pretrained()
+    weights.save(path, saved)
+    content = json.loads(safetensors_metadata(path)["cnnjax"])
+    del content["digest"]
+    tensors = read(path)[1]
+    write(path, tensors, {"cnnjax": json.dumps(content | {"version": 1})})
+    assert_trees_close(weights.load(path).variables, saved.variables)
+    write(path, tensors, {"cnnjax": json.dumps(content)})
+    with pytest.raises(weights.WeightsError, match="is damaged: its content is not what was saved"):
+        weights.load(path)

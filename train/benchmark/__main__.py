@@ -17,6 +17,7 @@ their times. See train/benchmark/README.md for how it is taken and for what was 
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from cnnjax.spelling import choice
@@ -32,6 +33,14 @@ ALLOWED = {  # peers; the others have none
     "infer": peers.PEERS,
     "compile": ("torch-compile",),
     "data": ("torchvision",),
+}
+FIXED = ("growth", "scaling", "soak")  # measure what they measure
+UNUSED = {  # option: kinds of measurement that take no notice of it
+    **dict.fromkeys(("--config", "--model", "--batch", "--dtype"), ("data", *FIXED)),
+    "--steps": ("data", "compile", "startup", *FIXED),
+    "--rounds": ("compile", *FIXED),
+    "--remat": ("infer", "loop", "data", "startup", *FIXED),
+    "--trace": ("loop", "data", "compile", "startup", *FIXED),
 }
 
 
@@ -50,6 +59,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--steps", type=int, default=100, help="steps a round")
     add("--write", action="store_true", help="tpu: commit the figures that come out")
     add("--trace", default="", help="step, infer: a folder for a profile of our first round")
+    of_models = ("--model", "--batch", "--dtype")
+    parser.no_effect("with --config", lambda args: args.config, *of_models)
+    for option, kinds in UNUSED.items():
+        where = f"with --what={'|'.join(kinds)}"
+        parser.no_effect(where, partial(lambda kinds, args: args.what in kinds, kinds), option)
     args = parser.parse_args(argv)
     choice("--what", args.what, WHAT, UserError)
     args.peer = [peer for peer in args.peer if peer != "none"]

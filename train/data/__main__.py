@@ -20,7 +20,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = cli.Parser("python -m train.data", __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
-    def command(group, name: str, text: str) -> argparse.ArgumentParser:
+    def command(group, name: str, text: str) -> cli.Parser:
         return group.add_parser(name, help=text, doc=text)
 
     prepare = command(commands, "prepare", "pack images into ArrayRecord")
@@ -39,24 +39,33 @@ def make_parser() -> argparse.ArgumentParser:
     folder.add_argument("out", help="where to")
     folder.add_argument(
         "--short-side",
-        type=int,
+        type=cli.whole("--short-side", 0),
         default=0,
         help="scale larger images down to this, turned by EXIF; 0: leave them",
     )
     folder.add_argument(
-        "--quality", type=int, default=95, help="of the JPEG files of scaled images"
+        "--quality",
+        type=cli.whole("--quality", 1, 100),
+        default=95,
+        help="of the JPEG files of scaled images",
     )
+    folder.no_effect("without --short-side", lambda args: not args.short_side, "--quality")
 
     check = command(commands, "check", "list the images that cannot be read")
     check.add_argument("dir", help="any folder; all images below it are checked")
 
-    show = command(commands, "show", "a picture of 4 x 8 training examples")
+    show = command(commands, "show", "a picture of examples as the network reads them")
     show.add_argument("--out", default="augmented.png", help="the picture")
+    show.add_argument(
+        "--split", default="", help="the training split by default; val: as evaluation reads it"
+    )
+    images = cli.whole("--images", 1, 1000)
+    show.add_argument("--images", type=images, default=0, help="how many; 4, or 32 of evaluation")
     stats = command(commands, "stats", "classes, mean, standard deviation")
     stats.add_argument("--split", default="", help="the training split by default")
     stats.add_argument(
         "--limit",
-        type=int,
+        type=cli.whole("--limit"),
         default=10_000,
         help="measure mean and deviation on at most this many images",
     )
@@ -96,9 +105,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     else:
         config = recipe.override(Config(), overrides)
     if args.command == "show":
-        return look.show(config, args.out)
-    if args.limit < 1:
-        raise UserError(f"--limit={args.limit} must be positive")
+        return look.show(config, args.out, args.split, args.images)
     return look.stats(config, args.split, args.limit)
 
 

@@ -306,3 +306,34 @@ def custom(reference: str) -> Callable:
         raise UserError(
             f"data.augment.custom={reference!r} cannot be loaded: {type(error).__name__}: {error}"
         ) from None
+
+
+def check_custom(reference: str, changes: list[Change], shape: tuple[int, int, int]) -> None:
+    """Builds the user's function, if there is one, for images (H, W, C), without running it.
+
+    Raises:
+        UserError: it is no TensorFlow code, or makes images of another shape.
+    """
+    from train.data.tf import tf
+
+    specs = tf.TensorSpec(shape, tf.uint8), tf.TensorSpec((CUSTOM_COLUMNS,), tf.float32)
+    for change in changes:
+        if change.name != "custom":
+            continue
+        try:
+            made = tf.function(change.apply).get_concrete_function(*specs).structured_outputs
+            made = tf.TensorSpec(made.shape, made.dtype)
+        except Exception as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            reason = lines[-1] if lines else type(error).__name__
+            raise UserError(
+                f"data.augment.custom={reference!r} failed: {reason} "
+                f"It is given TensorFlow tensors, an image uint8 (H, W, C) and {CUSTOM_COLUMNS} "
+                "numbers uniform in [0, 1), and has to be written with tf, not numpy: "
+                "tf.where(numbers[0] < 0.5, 255 - image, image)"
+            ) from None
+        if not made.shape.is_compatible_with(shape):
+            raise UserError(
+                f"data.augment.custom={reference!r} makes images of {tuple(made.shape)}; "
+                f"they have to stay {shape}"
+            )

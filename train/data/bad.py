@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from cnnjax.images import BadImage
 from cnnjax.spelling import choice
 from train.config import Data
-from train.data.decode import BadImage, decode_as_training
+from train.data.decode import decode_as_training
 from train.data.split import Split
 from train.errors import DataError, UserError
 

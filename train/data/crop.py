@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cnnjax.images import decode
 from train.config import Data
 from train.data.augment import METHODS, check_crop
-from train.data.decode import decode
 from train.data.tf import tf
 
 TRIES = 10  # of `area_crop`, as in torchvision's RandomResizedCrop

@@ -1,6 +1,7 @@
 """Looking at data: broken files, training examples, statistics."""
 
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,14 +11,19 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
+from cnnjax.images import BadImage, decode
+from train.cli import printable
 from train.config import Config, Data
-from train.data import bad, decode
+from train.data import bad
+from train.data.counts import advice, describe
+from train.data.counts import counts as class_counts
 from train.data.pipeline import Batch, read, train_batches
 from train.data.plan import Plan
 from train.data.sources import folder, load
 from train.data.split import Split, Stream
 from train.data.threads import ahead, threads
 from train.errors import DataError
+from train.progress import columns, waiting
 
 ROWS, COLUMNS = 4, 8  # of the picture that `show` draws
 
@@ -25,12 +31,14 @@ ROWS, COLUMNS = 4, 8  # of the picture that `show` draws
 def check(path: str, config: Data | None = None) -> dict[str, Any]:
     """Decodes every image below a folder, as training and as evaluation do.
 
+    Standard error says what training would make of the folder: its splits and their classes.
+
     Returns:
         {"images": their number, "bad": how many cannot be read, "files": their sorted names,
         "left_out": how many files do not have the suffix of an image}.
 
     Raises:
-        DataError: the folder is missing or has no images.
+        DataError: the folder is missing or has no images, or its splits have different classes.
     """
     path = folder.check_folder(path)
     config = config or Data()
@@ -48,11 +56,13 @@ def check(path: str, config: Data | None = None) -> dict[str, Any]:
             return why
         try:
             payload = split.fetch(np.array([index]))[0][0]
-            decode.decode(split.load(payload), 3, max_pixels=config.max_pixels)
-        except (decode.BadImage, OSError) as error:
+            decode(split.load(payload), 3, max_pixels=config.max_pixels)
+        except (BadImage, OSError) as error:
             return str(error)
         return None
 
+    for line in as_training(path):
+        say(line)
     broken: list[str] = []
     with (
         ThreadPoolExecutor(threads(config)) as pool,
@@ -65,12 +75,41 @@ def check(path: str, config: Data | None = None) -> dict[str, Any]:
                 broken.append(split.name(index))
                 bar.write(f"{split.name(index)}: {why}", file=sys.stderr)
             bar.update()
+    say(f"{len(split):,} images, {len(broken) or 'none'} of which cannot be read")
     return {
         "images": len(split),
         "bad": len(broken),
         "files": sorted(broken),
         "left_out": left_out.total(),
     }
+
+
+def as_training(path: str) -> list[str]:
+    """The splits and classes that training finds in a folder, or why it finds none.
+
+    Raises:
+        DataError: the splits have different classes.
+    """
+    if splits := folder.splits_of(path, path):
+        return classes_of(f"folder:{path}", splits)
+    try:
+        lines = classes_of(f"folder:{path}", ["train", "test"])
+    except DataError as error:  # any folder of images may be checked
+        return [f"not ready for training: {error}"]
+    return ["no folder train: a fifth of the images, by their names, is held out", *lines]
+
+
+def classes_of(source: str, splits: list[str]) -> list[str]:
+    """A line for each split: its classes and how many images they have.
+
+    Raises:
+        DataError: the splits have different classes.
+    """
+    return [f"{name}: {describe(load(source, name))}" for name in splits]
+
+
+def say(text: str) -> None:
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 class Repeated(Plan):
@@ -84,34 +123,63 @@ class Repeated(Plan):
         return self._indices
 
 
-def show(config: Config, out: str) -> dict[str, Any]:
-    """Writes a picture of 4 examples, each augmented 8 times; of a stream, of 32 examples.
+def show(config: Config, out: str, split_name: str = "", images: int = 0) -> dict[str, Any]:
+    """Writes a picture of training examples, each augmented 8 times; of a stream, once each.
 
     Args:
         config: whose `data` and `seed` count.
         out: the picture.
+        split_name: the training split by default. Of another split, the picture shows what
+            evaluation reads of each example.
+        images: how many examples; 0: as many as fit into 4 rows.
 
     Returns:
-        {"picture": out, "examples": names of the four; empty for a stream}.
+        {"picture": out, "examples": their names; empty for a stream}.
 
     Raises:
         DataError: an image cannot be read, or the picture cannot be written.
     """
-    split = load(config.data.source, config.data.train_split)
-    chosen = np.sort(Plan(len(split), ROWS, config.seed).indices(0))
-    if isinstance(split, Stream):
-        plan, examples = Plan(len(split), ROWS * COLUMNS, config.seed), []
+    name = split_name or config.data.train_split
+    split = load(config.data.source, name)
+    evaluated = name != config.data.train_split
+    stream = isinstance(split, Stream)
+    count = min(images or (ROWS * COLUMNS if evaluated or stream else ROWS), len(split))
+    chosen = choose(split, count, config.seed)
+    examples = [] if stream else [split.name(int(index)) for index in chosen]
+    if evaluated:
+        pixels, labels = read(split, chosen, config.data), split.fetch(chosen)[1]
+        what = "as evaluation reads them"
     else:
-        plan = Repeated(chosen, COLUMNS, config.seed)
-        examples = [split.name(int(index)) for index in chosen]
-    batch = next(train_batches(split, plan, config.data, start=0, stop=1))
-    images = on_device(batch, config, len(split.class_names))
-    titles = [split.class_names[label] for label in batch["label"][::COLUMNS]]
+        plan = (
+            Plan(len(split), count, config.seed)
+            if stream
+            else Repeated(chosen, COLUMNS, config.seed)
+        )
+        with waiting("changing images"):
+            batch = next(train_batches(split, plan, config.data, start=0, stop=1))
+        pixels, labels = on_device(batch, config, len(split.class_names)), batch["label"]
+        what = "as training reads them" + ("" if stream else f", each {COLUMNS} times")
+    titles = [split.class_names[label] for label in labels]
+    if not evaluated and not stream:  # a row of one example
+        titles = [title if place % COLUMNS == 0 else "" for place, title in enumerate(titles)]
     try:
-        montage(images, titles).save(out)
+        montage(pixels, titles).save(out)
     except (OSError, ValueError) as error:
         raise DataError(f"--out={out} cannot be written: {error}") from None
+    say(f"open {out}: {count} {name} images, {what}")
     return {"picture": out, "examples": examples}
+
+
+def choose(split: Split, count: int, seed: int) -> np.ndarray:
+    """Examples (count,) at random, in order; in turn from each class where labels are at hand."""
+    order = Plan(len(split), len(split), seed).indices(0)
+    if class_counts(split) is not None:
+        labels = split.labels[order]
+        turn = np.empty(len(order), int)
+        for label in np.unique(labels):
+            turn[labels == label] = np.arange(np.count_nonzero(labels == label))
+        order = order[np.argsort(turn, kind="stable")]
+    return np.sort(order[:count])
 
 
 def on_device(batch: Batch, config: Config, classes: int) -> np.ndarray:
@@ -132,20 +200,18 @@ def on_device(batch: Batch, config: Config, classes: int) -> np.ndarray:
 
 
 def montage(images: np.ndarray, titles: list[str]) -> Image.Image:
-    """Images (rows * COLUMNS, H, W, C) in rows, each under its title; small images are enlarged."""
+    """Images (N, H, W, C) in rows, each under its title; small images are enlarged."""
     zoom = max(1, 96 // images.shape[1])
     images = images.repeat(zoom, 1).repeat(zoom, 2)
     height, width = images.shape[1] + 2, images.shape[2] + 2
-    line = 16
-    sheet = Image.new("RGB", (COLUMNS * width + 2, len(titles) * (height + line) + 2), "white")
+    line, rows = 16, -(-len(images) // COLUMNS)
+    sheet = Image.new("RGB", (COLUMNS * width + 2, rows * (height + line) + 2), "white")
     draw = ImageDraw.Draw(sheet)
-    for row, title in enumerate(titles):
-        top = row * (height + line)
-        draw.text((4, top + 2), title, fill="black")
-        for column in range(COLUMNS):
-            pixels = images[row * COLUMNS + column]
-            picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-            sheet.paste(picture, (2 + column * width, top + line + 2))
+    for place, (pixels, title) in enumerate(zip(images, titles)):
+        left, top = place % COLUMNS * width + 2, place // COLUMNS * (height + line)
+        draw.text((left + 2, top + 2), title, fill="black")
+        picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        sheet.paste(picture, (left, top + line + 2))
     return sheet
 
 
@@ -162,6 +228,9 @@ def stats(config: Config, split_name: str = "", limit: int = 10_000) -> dict[str
     """
     name = split_name or config.data.train_split
     split = load(config.data.source, name)
+    others = {config.data.train_split, config.data.eval_split} - {name}
+    for line in classes_of(config.data.source, [name, *others]):
+        say(line)
     counts = np.bincount(split.labels, minlength=len(split.class_names))
     sums, squares = np.zeros(1), np.zeros(1)
     pixels = measured = 0
@@ -176,6 +245,9 @@ def stats(config: Config, split_name: str = "", limit: int = 10_000) -> dict[str
         raise DataError(f"none of the images of {config.data.source} can be read")
     mean = sums / pixels
     std = np.sqrt(np.maximum(squares / pixels - mean**2, 0))  # rounding may leave -1e-17
+    grey = len(mean) == 3 and bool(np.ptp(mean) < 1e-6 and np.ptp(std) < 1e-6)
+    for line in advice(mean, std, grey, counts, split.class_names):
+        say("\n".join(textwrap.wrap(line, min(columns(), 100), subsequent_indent="  ")))
     return {
         "split": name,
         "examples": len(split),
@@ -201,8 +273,8 @@ def sample(split: Split, config: Data, limit: int) -> Iterator[np.ndarray]:
     def pixels(index: int, payload: Any) -> np.ndarray | None:
         try:
             data = split.load(payload)
-            return decode.decode(data, channels, exif=config.exif, max_pixels=config.max_pixels)
-        except (decode.BadImage, OSError) as error:
+            return decode(data, channels, exif=config.exif, max_pixels=config.max_pixels)
+        except (BadImage, OSError) as error:
             bad.report(split, index, str(error), skip=config.on_bad_image == "skip")
             return None
 

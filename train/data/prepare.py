@@ -17,7 +17,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from train.data import decode
+from cnnjax.images import BadImage, open_image
 from train.data.sources import folder, tfds
 from train.data.sources.arrays import split_kind
 from train.data.split import Split
@@ -177,7 +177,7 @@ def packed(split: Split, short_side: int, quality: int) -> Iterator[tuple[bytes,
         payload = split.fetch(np.array([index]))[0][0]
         try:
             return shrink(split.load(payload), short_side, quality)
-        except (decode.BadImage, OSError) as error:
+        except (BadImage, OSError) as error:
             raise DataError(
                 f"{split.name(index)} cannot be read: {error}; remove it; "
                 "python -m train.data check lists all such files"
@@ -197,7 +197,7 @@ def shrink(data: bytes, short_side: int, quality: int) -> bytes:
     Raises:
         BadImage: the file cannot be read.
     """
-    image = decode.open_image(data, 3, exif=True, max_pixels=2**31)
+    image = open_image(data, 3, exif=True, max_pixels=2**31)
     if not short_side or min(image.size) <= short_side:
         return data
     scale = short_side / min(image.size)
@@ -208,7 +208,8 @@ def shrink(data: bytes, short_side: int, quality: int) -> bytes:
 
 
 def described(builder: Any, source: str) -> dict[str, Any]:
-    """The result of a command that prepared a data set."""
+    """The result of a command that prepared a data set, which is sealed."""
+    tfds.seal(epath.Path(builder.data_path))
     counts = {name: split.num_examples for name, split in builder.info.splits.items()}
     return {"source": source, "path": str(builder.data_path), "splits": counts}
 

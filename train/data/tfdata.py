@@ -10,7 +10,7 @@ import numpy as np
 
 from train.config import Data
 from train.data import bad
-from train.data.augment import Change, apply_all
+from train.data.augment import Change, apply_all, check_custom
 from train.data.crop import NO_CROP, decode_with_pillow, is_plain_jpeg, make_crop, make_load
 from train.data.plan import Plan, uniform
 from train.data.shape import is_whole
@@ -82,6 +82,7 @@ class Reader:
             crop = NO_CROP
             same_channels = shape[2] == split.image_shape[2]
             self._load = load_whole(config, shape, split.encoded, same_channels)
+        check_custom(config.augment.custom, changes, shape)
         self._change = apply_all(changes)
         self._drawn = [
             ("interpolation", 1, lambda numbers: numbers),

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from cnnjax.images import BadImage, central, decode, open_image
+from cnnjax.resize import resize_and_crop
 from cnnjax.spelling import choice
 from train.config import Data, Transform
-from train.data.decode import BadImage, decode, decode_as_training, open_image
-from train.data.resize import resize_and_crop
+from train.data.decode import decode_as_training
 from train.errors import UserError
 
 PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -114,7 +115,7 @@ def _pillow(
         image = Image.fromarray(source[..., 0] if source.shape[-1] == 1 else source)
     try:
         if fraction:
-            image = image.resize((size, size), kernel, box=_central(*image.size, fraction))
+            image = image.resize((size, size), kernel, box=central(*image.size, fraction))
         else:
             image = resize_and_crop(image, size, short_side, kernel)
     except ValueError as error:
@@ -141,7 +142,7 @@ def _tensorflow(
         image = decode_as_training(source, channels, exif=exif, max_pixels=max_pixels)
     height, width = image.shape[:2]
     if fraction:
-        left, top, right, bottom = _central(width, height, fraction)
+        left, top, right, bottom = central(width, height, fraction)
         image, shape = image[top:bottom, left:right], [size, size]
     else:
         scale = np.float32(short_side) / np.float32(min(height, width))
@@ -151,9 +152,3 @@ def _tensorflow(
     )[0].numpy()
     top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
     return (image[top : top + size, left : left + size] + 0.5).astype(np.uint8)
-
-
-def _central(width: int, height: int, fraction: float) -> tuple[int, int, int, int]:
-    """The central fraction of both sides, as (left, top, right, bottom)."""
-    left, top = int((width - width * fraction) / 2), int((height - height * fraction) / 2)
-    return left, top, width - left, height - top

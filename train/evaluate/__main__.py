@@ -3,6 +3,7 @@
 python -m train.evaluate --workdir=runs/lenet [--step=best] [--split=test] [--protocol=ten_crop]
 python -m train.evaluate --workdir runs/a runs/b           # several networks: as an ensemble
 python -m train.evaluate --workdir=runs/lenet --watch      # each new checkpoint of a running job
+python -m train.evaluate --pretrained=timm/inception_v3 --data=folder:imagenette2 --subset
 python -m train.evaluate --weights=vgg16.h5 --source=keras --model=vgg16 --data=folder:photos
 python -m train.evaluate --compare a/eval/center-900.csv b/eval/center-900.csv
 
@@ -16,7 +17,7 @@ from typing import Any
 from etils import epath
 
 from train import cli, data, errors
-from train.classifier import add_weights, check_options, one_of, published
+from train.classifier import add_weights, one_of, published
 from train.config import Data
 from train.errors import UserError
 from train.evaluate.evaluation import evaluate_all, from_runs, short, watch
@@ -53,16 +54,24 @@ def make_parser() -> cli.Parser:
         metavar="CSV",
         help="two files of predictions for the same images",
     )
+    comparing = parser.all_but("--compare")
+    parser.no_effect("with --compare", lambda args: args.compare, *comparing)
+    parser.no_effect("with --watch", lambda args: args.watch, "--step")
+    parser.no_effect(
+        "with --weights but without --out",
+        lambda args: args.weights and not args.out,
+        "--predictions",
+    )
     return parser
 
 
 def main(argv: list[str] | None = None) -> dict:
     args = make_parser().parse_args(argv)
-    one_of(args, "workdir", "weights", "compare")
-    check_options(args)
+    one_of(args, "workdir", "pretrained", "weights", "compare")
     if args.compare:
         return compare(*args.compare)
     start()
+    folder = epath.Path(args.out) if args.out else None
     options: dict[str, Any] = dict(
         protocol=args.protocol,
         scales=args.scales,
@@ -75,17 +84,18 @@ def main(argv: list[str] | None = None) -> dict:
     if args.watch:
         if len(args.workdir) != 1:
             raise UserError("--watch needs one --workdir")
-        return short(watch(args.workdir[0], args.split, raw=args.raw, dtype=args.dtype, **options))
+        options |= dict(source=args.data, folder=folder, raw=args.raw, dtype=args.dtype)
+        return short(watch(args.workdir[0], args.split, **options))
     if args.workdir:
-        classifiers, split, split_name, folder = from_runs(
+        classifiers, split, split_name, of_run = from_runs(
             args.workdir, args.step, args.split, source=args.data, raw=args.raw, dtype=args.dtype
         )
+        folder = folder or of_run
     else:
         if not args.data:
-            raise UserError("--weights needs --data=SOURCE: folder:DIR, tfds:NAME, npz:FILE, …")
-        split_name, folder = args.split or Data().eval_split, None
+            raise UserError("published weights need --data=SOURCE: folder:DIR, tfds:NAME, …")
+        split_name = args.split or Data().eval_split
         split, classifiers = data.load(args.data, split_name), published(args, args.data)
-    folder = epath.Path(args.out) if args.out else folder
     return short(evaluate_all(classifiers, split, split_name, folder, **options))
 
 

@@ -14,12 +14,13 @@ import numpy as np
 from etils import epath
 
 from cnnjax.spelling import choice
-from train import data, files
+from train import cli, data, files
 from train.classifier import Classifier, from_run, match_classes
-from train.errors import CheckpointError, UserError
+from train.errors import CheckpointError, UserError, json_line
 from train.evaluate import protocols, statistics
 from train.evaluate.answers import Answers, as_counted, ask, combine, select_classes
 from train.evaluate.predictions import write_predictions
+from train.progress import accuracy, waiting
 from train.run import Run
 
 LONG = ("reliability", "classes", "confusion", "mistakes")  # in the file, not in the JSON line
@@ -130,9 +131,13 @@ def from_runs(
         for run in runs
         for step in steps.split(",")
     ]
-    # Each source has a folder of its own for its results.
-    folder = runs[0].folder / "eval" / re.sub(r"[^\w.-]+", "_", source)
-    return classifiers, split, split_name or runs[0].config.data.eval_split, folder
+    split_name = split_name or runs[0].config.data.eval_split
+    return classifiers, split, split_name, results_folder(runs[0], source)
+
+
+def results_folder(run: Run, source: str = "") -> epath.Path:
+    """Where the results of a run are written: each source other than its own has a folder."""
+    return run.folder / "eval" / re.sub(r"[^\w.-]+", "_", source)
 
 
 def evaluate_all(
@@ -175,18 +180,20 @@ def evaluate_all(
     """
     if predictions:
         choice("--predictions", predictions, ("csv", "parquet"), UserError)
-    began = time.perf_counter()
-    answers = answer(
-        classifiers,
-        split,
-        protocol,
-        scales=scales,
-        average=average,
-        subset=subset,
-        batch=batch,
-        devices=devices,
-        progress=_progress(len(split), protocol),
-    )
+    began, first = time.perf_counter(), jax.process_index() == 0
+    told = f"evaluating {len(split):,} {split_name} images, {protocol}"
+    with waiting(told, quiet=not first) as progress:
+        answers = answer(
+            classifiers,
+            split,
+            protocol,
+            scales=scales,
+            average=average,
+            subset=subset,
+            batch=batch,
+            devices=devices,
+            progress=progress,
+        )
     seconds = time.perf_counter() - began
     label = "+".join(dict.fromkeys(classifier.label for classifier in classifiers))
     result: dict[str, Any] = {
@@ -204,7 +211,7 @@ def evaluate_all(
     unreadable = len(split) - len(answers.examples) - unlabelled
     counts = {"unlabelled": unlabelled, "unreadable": unreadable}
     result |= {name: count for name, count in counts.items() if count}
-    if folder is not None and jax.process_index() == 0:
+    if folder is not None and first:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{protocol}-{label}.json"
         files.write(path, json.dumps(result, indent=1))
@@ -213,7 +220,23 @@ def evaluate_all(
             path = folder / f"{protocol}-{label}.{predictions}"
             write_predictions(path, answers, split)
             result["predictions"] = str(path)
+    if first:
+        print(sentence(result, folder), file=sys.stderr, flush=True)
     return result
+
+
+def sentence(result: dict[str, Any], folder: epath.Path | None) -> str:
+    """What a result says to people: accuracy, the weakest class, the report if there is one."""
+    told = accuracy(result, result["split"])
+    classes = [row for row in result["classes"] if row["examples"]]
+    weakest = min(classes, key=lambda row: row["top1"])
+    if len(classes) > 1 and weakest["top1"] < result["top1"]:
+        told += (
+            f"\nweakest class: {cli.printable(weakest['name'])}, {weakest['right']:,} of "
+            f"{weakest['examples']:,} right ({weakest['top1']:.0%})"
+        )
+    report = folder and folder.parent / "report.html"
+    return f"{told}\nopen {report}" if report and report.exists() else told
 
 
 def watch(
@@ -221,19 +244,23 @@ def watch(
     split_name: str = "",
     *,
     every: float = 20.0,
+    source: str = "",
+    folder: epath.Path | None = None,
     raw: bool = False,
     dtype: str = "",
     **options: Any,
 ) -> dict:
     """Evaluates each checkpoint of a running job as it comes, until the run's last step.
 
-    Only `eval/` of the run folder is written. Each result but the last is printed as a line of
+    Of the run folder only `eval/` is written. Each result but the last is printed as a line of
     JSON.
 
     Args:
         workdir: the run folder.
         split_name: the split; by default the evaluation split of the run.
         every: seconds between two looks at the folder.
+        source: the data; by default that of the run.
+        folder: for the results; by default `eval/` of the run folder.
         raw, dtype: as `from_run` takes them.
         **options: those of `evaluate_all`.
 
@@ -244,21 +271,23 @@ def watch(
         CheckpointError: no checkpoint could be read.
     """
     run, done, last = Run(workdir), set(), None
-    split, split_name = run.load_split(split_name), split_name or run.config.data.eval_split
+    split = run.load_split(split_name, source)
+    split_name = split_name or run.config.data.eval_split
+    folder = folder or results_folder(run, source)
     while run.last_step not in done:
         fresh = [step for step in run.steps() if step not in done]
         for step in fresh:
             done.add(step)
             try:
-                classifier = from_run(run, str(step), raw=raw, dtype=dtype)
+                classifier = from_run(run, str(step), raw=raw, dtype=dtype, source=source)
             except CheckpointError as error:
                 if step in run.steps():
                     raise
                 print(f"{error}; the run has deleted it meanwhile", file=sys.stderr, flush=True)
                 continue
             if last is not None:
-                print(json.dumps(short(last)), flush=True)
-            last = evaluate_all([classifier], split, split_name, run.folder / "eval", **options)
+                print(json_line(short(last)), flush=True)
+            last = evaluate_all([classifier], split, split_name, folder, **options)
         if not fresh:
             time.sleep(every)
     if last is None:
@@ -269,21 +298,3 @@ def watch(
 def short(result: dict[str, Any]) -> dict[str, Any]:
     """The numbers of a result that fit into one line."""
     return {key: value for key, value in result.items() if key not in LONG}
-
-
-def _progress(count: int, protocol: str) -> Callable[[int], None]:
-    """Shows on a terminal how far it is; elsewhere nothing."""
-    if not sys.stderr.isatty() or jax.process_index():
-        return lambda done: None
-    last = [0.0]
-
-    def show(done: int) -> None:
-        if time.monotonic() - last[0] > 0.5 or done >= count:
-            last[0] = time.monotonic()
-            print(
-                f"\r{protocol}: {min(done, count):,} of {count:,}",
-                end="\n" if done >= count else "",
-                file=sys.stderr,
-            )
-
-    return show

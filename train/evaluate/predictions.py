@@ -1,12 +1,13 @@
 """Each image's answer as CSV or Parquet, and the comparison of two such files."""
 
 import csv
+import io
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from train import cli, data
+from train import cli, data, files
 from train.errors import DataError, UserError
 from train.evaluate import statistics
 from train.evaluate.answers import Answers
@@ -79,10 +80,10 @@ def compare(first: str, second: str) -> dict[str, Any]:
 def _read_predictions(path: str) -> dict[str, tuple[str, bool]]:
     """File of an image -> (label, whether the first answer is right)."""
     try:
-        with epath.Path(path).open() as file:
-            return {
-                row["file"]: (row["label"], row["label"] == row["class1"])
-                for row in csv.DictReader(file)
-            }
+        content = files.read(epath.Path(path).expanduser()).decode()
+        return {
+            row["file"]: (row["label"], row["label"] == row["class1"])
+            for row in csv.DictReader(io.StringIO(content, newline=""))
+        }
     except (OSError, KeyError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is no CSV file of --predictions: {error}") from None

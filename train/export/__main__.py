@@ -4,7 +4,10 @@ python -m train.export --workdir=runs/lenet --format=stablehlo --out=lenet.stabl
 python -m train.export --workdir=runs/lenet --format=onnx --out=lenet.onnx
 python -m train.export --workdir=runs/lenet --format=savedmodel --out=lenet
 python -m train.export --workdir=runs/lenet --format=safetensors --out=lenet.safetensors
-python -m train.export --weights=vgg16.h5 --source=keras --model=vgg16 --format=onnx --out=vgg.onnx
+python -m train.export --workdir=runs/v3 --format=torchvision --out=inception_v3.pth
+python -m train.export --pretrained=keras/vgg16 --format=onnx --out=vgg.onnx
+
+torchvision, timm, keras and slim are files of values that the publishers' own code loads.
 
 StableHLO, ONNX and SavedModel are programs: uint8 images (N, H, W, C) of any number N to
 probabilities, values included. They run without this project, in jax, ONNX runtimes, TensorFlow:
@@ -16,22 +19,41 @@ probabilities, values included. They run without this project, in jax, ONNX runt
 import sys
 from pathlib import Path
 
+from cnnjax.weights.export import WRITERS
 from train import cli, errors
-from train.classifier import add_weights, one_classifier
+from train.classifier import TRANSFORM, add_weights, one_classifier
 from train.errors import UserError
-from train.export.programs import PROGRAMS, write_program, write_safetensors
+from train.export.files import write_published, write_safetensors
+from train.export.programs import PROGRAMS, write_program
+
+FILES = ("safetensors", *WRITERS)
 
 
 def main(argv: list[str] | None = None) -> dict:
     parser = cli.Parser("python -m train.export", __doc__)
     add_weights(parser)
     add = parser.add_argument
-    add("--format", default="stablehlo", choices=[*PROGRAMS, "safetensors"])
+    add("--format", default="stablehlo", choices=[*PROGRAMS, *FILES])
     add("--out", required=True, help="the file to write, or the folder of a SavedModel")
     add(
         "--without-preprocessing",
         action="store_true",
         help="a program of what the network reads, instead of uint8 images",
+    )
+    parser.no_effect(
+        "on a file of values, which is no program",
+        lambda args: args.format in FILES,
+        *("--without-preprocessing", "--dtype"),
+    )
+    parser.no_effect(
+        "with --format=onnx, which computes in float32",
+        lambda args: args.format == "onnx",
+        "--dtype",
+    )
+    parser.no_effect(
+        "on a program, which reads images of its size and has no names",
+        lambda args: args.format in PROGRAMS,
+        *("--class-names", *TRANSFORM),
     )
     args = parser.parse_args(argv)
     classifier = one_classifier(args)
@@ -39,6 +61,8 @@ def main(argv: list[str] | None = None) -> dict:
         raise UserError(f"--out={args.out}: there is no such folder")
     if args.format == "safetensors":
         return write_safetensors(args.out, classifier)
+    if args.format in FILES:
+        return write_published(args.out, args.format, classifier)
     return write_program(args.out, args.format, classifier, not args.without_preprocessing)
 
 

@@ -1,5 +1,6 @@
 """Writes a network for use elsewhere, after a check that it gives the network's answers there."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from cnnjax import ops, weights
-from train.classifier import Classifier
+from cnnjax import ops
+from train.classifier import Classifier, describe
+from train.cli import printable
 from train.errors import CheckpointError, UserError
 from train.report.explain import exact
 
@@ -59,6 +60,25 @@ def _answer(
     return jax.nn.softmax(classifier.model.apply(variables, x, train=False).logits)
 
 
+def preparation(classifier: Classifier) -> str:
+    """What has to be done to a photograph before the program is given its pixels."""
+    height, width, channels = classifier.image_shape
+    colour = "grey" if channels == 1 else "RGB"
+    images = f"images: uint8 (N, {height}, {width}, {channels}), {colour}"
+    try:
+        known = describe(classifier)
+    except UserError:
+        return images
+    kernel = f"{known.interpolation}, {'with' if known.antialias else 'without'} antialiasing"
+    if known.resize:
+        return (
+            f"{images}. Scale a photograph's short side to {known.resize} pixels ({kernel}), then "
+            f"cut out the central {height}x{width}."
+        )
+    part = "whole photograph" if known.fraction == 1 else f"central {known.fraction:.1%} of a side"
+    return f"{images}. Scale the {part} to {height}x{width} pixels ({kernel})."
+
+
 def random_images(classifier: Classifier, preprocessing: bool, count: int = 3) -> np.ndarray:
     """Images (count, H, W, C) as the program reads them."""
     shape = count, *classifier.image_shape
@@ -95,6 +115,10 @@ def make_onnx(path: Path, classifier: Classifier, preprocessing: bool) -> None:
     example = random_images(classifier, preprocessing, 1)
     program = function(classifier, preprocessing)
     model = to_onnx(program, example.shape[1:], example.dtype, classifier.name)
+    about = {"preparation": preparation(classifier)}
+    if classifier.classes:
+        about["class_names"] = json.dumps([printable(name) for name in classifier.classes])
+    onnx.helper.set_model_props(model, about)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
 
@@ -204,6 +228,8 @@ def write_program(
         part.replace(path)
     finally:
         _remove(part)
+    if preprocessing:
+        print(f"{path} reads {preparation(classifier)}", file=sys.stderr, flush=True)
     return {"file": path, "format": kind, "bytes": size, "difference": difference}
 
 
@@ -211,71 +237,3 @@ def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
-
-
-def write_safetensors(path: str, classifier: Classifier) -> dict[str, Any]:
-    """Writes a network in our own format, from which `cnnjax.weights.load` builds it again.
-
-    Args:
-        path: the file.
-        classifier: the network.
-
-    Returns:
-        `file`, `format`, `bytes`, and `difference`, the largest of the probabilities.
-
-    Raises:
-        CheckpointError: the file cannot be written, or differs from the network.
-        UserError: the format has no place for the preprocessing.
-    """
-    variables = jax.device_get(classifier.variables)
-    pretrained = weights.Pretrained(
-        classifier.model,
-        {name: values for name, values in variables.items() if values},
-        _preprocessing(classifier),
-        classifier.classes,
-        classifier.name,
-        image_shape=classifier.image_shape,
-    )
-    part = Path(path + PARTIAL)
-    try:
-        weights.save(part, pretrained)
-        loaded = weights.load(part)
-        images = jnp.asarray(random_images(classifier, True))
-        outputs = loaded.model.apply(loaded.variables, loaded.preprocessing(images))
-        difference = float(
-            np.abs(jax.nn.softmax(outputs.logits) - function(classifier)(images)).max()
-        )
-        if not difference <= CLOSE:
-            raise CheckpointError(f"the file differs from the network by {difference:.1e}")
-        size = part.stat().st_size
-        part.replace(path)
-    except (weights.WeightsError, ValueError) as error:
-        raise CheckpointError(f"--out={path}: {error}") from None
-    finally:
-        part.unlink(missing_ok=True)
-    return {"file": path, "format": "safetensors", "bytes": size, "difference": difference}
-
-
-def _preprocessing(classifier: Classifier) -> weights.Preprocessing:
-    """A classifier's preprocessing as the file format describes it."""
-    from train.data.transforms import STYLES
-
-    if isinstance(classifier.preprocess, weights.Preprocessing):
-        return classifier.preprocess
-    transform, size = classifier.data.transform, classifier.image_shape[0]
-    style = STYLES.get(transform.style)
-    values: dict[str, Any] = getattr(classifier.preprocess, "keywords", {})
-    if style is None or "mean" not in values:
-        raise UserError("the file format has no place for this preprocessing")
-    fraction = transform.fraction or (0.0 if transform.resize else style.fraction)
-    short_side = transform.resize or style.round_short_side(size / 0.875)
-    return weights.Preprocessing(
-        size,
-        mean=tuple(255 * value for value in values["mean"]),
-        std=tuple(255 * value for value in values["std"]),
-        resize=None if fraction else short_side,
-        fraction=fraction or 1.0,
-        interpolation=transform.interpolation or style.interpolation,
-        antialias=style.half_pixels is None,
-        channels="L" if classifier.data.channels == 1 else "RGB",
-    )

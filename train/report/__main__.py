@@ -23,6 +23,8 @@ def main(argv: list[str] | None = None) -> dict:
     examples, images = "examples to look into the network with; 0: none", cli.whole("--images", 0)
     add("--images", type=images, default=500, help=examples)
     add("--step", default="latest", help="latest, best or a number")
+    parser.no_effect("with --compare", lambda args: args.compare, "--images", "--step")
+    parser.no_effect("without --compare", lambda args: not args.compare, "--out")
     args = parser.parse_args(argv)
     if bool(args.workdir) == bool(args.compare):
         raise UserError("either --workdir or --compare is needed")

@@ -232,19 +232,26 @@ def receptive_fields(model: nn.Module, input_size: tuple[int, int, int]) -> dict
     }
 
 
+def flat(heat: np.ndarray) -> bool:
+    """Whether a heat map says the same of all places: nothing, as far as one can see."""
+    positive = np.maximum(heat, 0)
+    return bool(np.ptp(positive) <= 0.05 * positive.max())
+
+
 def overlay(image: np.ndarray, heat: np.ndarray, strength: float = 0.55) -> np.ndarray:
     """A heat map over an image: (H, W, 3) uint8.
 
     Args:
         image: (H, W, C) uint8.
-        heat: (h, w), which is resized to the image and divided by its maximum.
+        heat: (h, w), which is resized to the image and divided by its maximum. A flat one leaves
+            the image as it is.
         strength: the opacity of the hottest place.
     """
     import matplotlib
     from PIL import Image
 
     height, width = image.shape[:2]
-    positive = np.maximum(heat, 0)
+    positive = np.zeros_like(heat) if flat(heat) else np.maximum(heat, 0)
     scaled = Image.fromarray((positive / max(positive.max(), 1e-12)).astype(np.float32))
     smooth = np.asarray(scaled.resize((width, height), Image.Resampling.BILINEAR))
     colour = matplotlib.colormaps["inferno"](np.clip(smooth, 0, 1))[..., :3]

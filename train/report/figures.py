@@ -9,11 +9,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import NullFormatter, PercentFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 from train.classifier import Classifier
 from train.report import explain
 from train.report.branches import Contribution
+from train.report.explain import flat
 
 CURVES = (("loss", "loss"), ("top1", "error (1 - top-1)"), ("lr", "learning rate"))
 BLUE = "#4c78a8"
@@ -57,12 +58,21 @@ def plot_curves(runs: dict[str, list[dict[str, Any]]]) -> Figure:
     for ax, (name, title) in zip(axes.flat, CURVES):
         ax.set(xlabel="step", title=title)
         if name != "lr":
-            ax.set_yscale("log")
-            ax.yaxis.set_minor_formatter(NullFormatter())
+            if wide(ax):
+                ax.set_yscale("log")
+                ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                ax.yaxis.set_minor_formatter(NullFormatter())
             if ax.lines:
                 ax.legend(fontsize=8)
         ax.grid(alpha=0.3, which="both")
     return fig
+
+
+def wide(ax: Axes, times: float = 10) -> bool:
+    """Whether the largest value of a plot is more than `times` the smallest above zero."""
+    values = [float(y) for line in ax.lines for y in np.ravel(line.get_ydata()) if y > 0]
+    return bool(values) and max(values) > times * min(values)
 
 
 def plot_reliability(table: list[dict[str, float]]) -> Figure:
@@ -122,36 +132,40 @@ def show(ax: Axes, image: np.ndarray) -> None:
     ax.set_yticks([])
 
 
+def worst(probabilities: np.ndarray, labels: np.ndarray, count: int = 24) -> np.ndarray:
+    """The rows of the wrong answers with the highest probability, at most `count`."""
+    predicted = probabilities.argmax(-1)
+    wrong = np.flatnonzero(predicted != labels)
+    return wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:count]
+
+
 def plot_mistakes(
+    wrong: np.ndarray,
     probabilities: np.ndarray,
     labels: np.ndarray,
     names: tuple[str, ...],
     read: Callable,
-    count: int = 24,
-) -> Figure | None:
-    """The wrong answers with the highest probability, with both names; None where there are none.
+) -> Figure:
+    """Wrong answers, with both names and a number.
 
     Args:
+        wrong: (M,) their rows.
         probabilities: (N, K)
         labels: (N,)
         names: of the K classes.
         read: the images (M, H, W, C) of M of the N examples.
-        count: the most images to show.
     """
     predicted = probabilities.argmax(-1)
-    wrong = np.flatnonzero(predicted != labels)
-    wrong = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:count]
-    if not len(wrong):
-        return None
     columns = min(8, len(wrong))
     lines = -(-len(wrong) // columns)
     fig, axes = subplots(lines, columns, 1.5 * columns, 1.85 * lines)
     for ax in axes.flat[len(wrong) :]:
         ax.axis("off")
-    for ax, i, image in zip(axes.flat, wrong, read(wrong)):
+    for number, (ax, i, image) in enumerate(zip(axes.flat, wrong, read(wrong)), start=1):
         show(ax, image)
         name, truth = names[predicted[i]], names[labels[i]]
-        ax.set_title(f"{name} ({probabilities[i, predicted[i]]:.0%})\ntrue {truth}", fontsize=9)
+        title = f"{number}: {name} ({probabilities[i, predicted[i]]:.0%})\ntrue {truth}"
+        ax.set_title(title, fontsize=9)
     return fig
 
 
@@ -199,9 +213,21 @@ def images_in_rows(rows: list[list[tuple[np.ndarray, str]]], size: float = 1.5) 
 
 
 def plot_attention(
-    classifier: Classifier, images: np.ndarray, probabilities: np.ndarray, names: tuple[str, ...]
+    classifier: Classifier,
+    images: np.ndarray,
+    probabilities: np.ndarray,
+    names: tuple[str, ...],
+    truth: list[str],
 ) -> Figure:
-    """Images with Grad-CAM and occlusion, both for the class that the network answers."""
+    """Images with Grad-CAM and occlusion, both for the class that the network answers.
+
+    Args:
+        classifier: the network.
+        images: (N, H, W, C) uint8.
+        probabilities: (N, K)
+        names: of the K classes.
+        truth: the class of each image.
+    """
     x, answers = classifier.preprocess(images), probabilities.argmax(-1)
     heat = explain.grad_cam(classifier.model, classifier.variables, x, answers)
     side = min(images.shape[1:3])
@@ -217,14 +243,25 @@ def plot_attention(
     )
     return images_in_rows(
         [
-            [(image, names[answer]) for image, answer in zip(images, answers)],
-            [(explain.overlay(*pair), "Grad-CAM") for pair in zip(images, heat)],
             [
-                (explain.overlay(image, fall), f"occlusion {fall.max():+.0%}")
-                for image, fall in zip(images, falls)
+                (image, f"{names[answer]} ({own[answer]:.0%})\ntrue {true}")
+                for image, answer, own, true in zip(images, answers, probabilities, truth)
             ],
+            [
+                (explain.overlay(image, one), "Grad-CAM" + (": flat" if flat(one) else ""))
+                for image, one in zip(images, heat)
+            ],
+            [occluded(image, fall) for image, fall in zip(images, falls)],
         ]
     )
+
+
+def occluded(image: np.ndarray, fall: np.ndarray) -> tuple[np.ndarray, str]:
+    """An image with the falls of a probability, and the largest in words; alone if it is none."""
+    largest = float(fall.max())
+    if largest < 0.005:
+        return image, "occlusion: no fall"
+    return explain.overlay(image, fall), f"occlusion: −{largest:.0%}"
 
 
 def plot_maps(maps: np.ndarray, image: np.ndarray, stage: str) -> Figure:

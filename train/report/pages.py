@@ -1,5 +1,7 @@
 """The report of a run: its sections in the order of the page, and what they are made of."""
 
+import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,9 +9,12 @@ import numpy as np
 from train import cli, data, files, logs
 from train.classifier import Classifier, from_run
 from train.config import flatten, to_dict
+from train.data.counts import counts
+from train.errors import DataError
 from train.evaluate import statistics
 from train.evaluate.answers import Answers
 from train.evaluate.evaluation import answer
+from train.progress import accuracy, waiting
 from train.report import explain, figures
 from train.report.branches import contributions
 from train.report.markup import page, section, tabular
@@ -62,29 +67,36 @@ def write_report(workdir: str, step: str = "latest", images: int = 500) -> dict[
     """
     run = Run(workdir)
     split, classifier = run.load_split(), from_run(run, step)
-    answers = answer([classifier], split)
+    on_terminal = sys.stderr.isatty()
+    with waiting(f"evaluating {len(split):,} {run.config.data.eval_split} images") as progress:
+        answers = answer([classifier], split, progress=progress)
     answers = answers._replace(classes=tuple(map(cli.printable, answers.classes)))
     numbers = statistics.summarize(answers.log_probabilities, answers.labels, answers.classes)
     evaluation = Evaluation(run, split, classifier, answers, numbers)
-    sections = [
-        training(evaluation),
-        confusion(evaluation),
-        weakest_classes(evaluation),
-        calibration(evaluation),
-        mistakes(evaluation),
-        first_layer(classifier),
-    ]
+    wanted: dict[str, Callable[[], str | list[str]]] = {
+        "curves": lambda: training(evaluation),
+        "confusions": lambda: confusion(evaluation),
+        "classes": lambda: weakest_classes(evaluation),
+        "calibration": lambda: calibration(evaluation),
+        "mistakes": lambda: mistakes(evaluation),
+        "filters": lambda: first_layer(classifier),
+    }
     if images:
         sample = draw(evaluation, images)
-        sections += [
-            attention(classifier, sample, answers.classes),
-            *feature_maps(classifier, sample),
-            neighbours(classifier, sample),
-            units(classifier, sample),
-            branches(classifier, sample),
-            receptive_fields(classifier, sample),
-        ]
-    sections.append(options(run))
+        wanted |= {
+            "where it looks": lambda: attention(classifier, sample, answers.classes),
+            "feature maps": lambda: feature_maps(classifier, sample),
+            "neighbours": lambda: neighbours(classifier, sample),
+            "units": lambda: units(classifier, sample),
+            "branches": lambda: branches(classifier, sample),
+            "receptive fields": lambda: receptive_fields(classifier, sample),
+        }
+    wanted["options"] = lambda: options(run)
+    sections: list[str] = []
+    for number, (name, make) in enumerate(wanted.items(), start=1):
+        with waiting(f"report, part {number} of {len(wanted)}: {name}", quiet=not on_terminal):
+            made = make()
+        sections += made if isinstance(made, list) else [made]
 
     path, config = run.folder / "report.html", run.config
     title = f"{config.model.name} on {config.data.source}"
@@ -92,6 +104,7 @@ def write_report(workdir: str, step: str = "latest", images: int = 500) -> dict[
         f"Checkpoint of step {classifier.label}, evaluated on the {config.data.eval_split} split."
     )
     files.write(path, page(title, subtitle, headline(evaluation), sections))
+    print(f"{accuracy(numbers, config.data.eval_split)}\nopen {path}", file=sys.stderr, flush=True)
     return {
         "report": str(path),
         "step": int(classifier.label),
@@ -104,12 +117,39 @@ def headline(evaluation: Evaluation) -> dict[str, str]:
     numbers, count = evaluation.numbers, evaluation.numbers["examples"]
     low, high = numbers["top1_interval"]
     wrong = count - sum(row["right"] for row in numbers["classes"])
-    return {
-        "top-1 accuracy": f"{numbers['top1']:.2%}",
-        "95 % interval": f"{low:.1%} – {high:.1%}",
+    found = {row["name"]: row["top1"] for row in numbers["classes"] if row["examples"]}
+    least = min(found, key=lambda name: found[name])
+    told = {
+        "images right (top-1)": f"{numbers['top1']:.2%}",
+        "95 % sure": f"{low:.1%} – {high:.1%}",
         "mistakes": f"{wrong:,} of {count:,}",
+    }
+    if len(found) > 1:
+        told["balanced accuracy: mean of the classes"] = f"{np.mean(list(found.values())):.1%}"
+        told[f"lowest recall: {short(least)}"] = f"{found[least]:.1%}"
+    exact = {name: value for name, value in precisions(evaluation).items() if value is not None}
+    if len(exact) > 1:
+        least = min(exact, key=lambda name: exact[name])
+        told[f"lowest precision: {short(least)}"] = f"{exact[least]:.1%}"
+    return told | {
         "step": f"{int(evaluation.classifier.label):,}",
         "classes": f"{len(numbers['classes']):,}",
+    }
+
+
+def short(name: str, most: int = 24) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def precisions(evaluation: Evaluation) -> dict[str, float | None]:
+    """Of the answers that are a class, the share that is right; None for a class never answered."""
+    matrix, numbers = evaluation.numbers.get("confusion"), evaluation.numbers
+    if matrix is None:
+        return {}
+    answered = np.sum(matrix, axis=0)
+    return {
+        row["name"]: row["right"] / count if count else None
+        for row, count in zip(numbers["classes"], answered)
     }
 
 
@@ -149,29 +189,56 @@ def confusion(evaluation: Evaluation) -> str:
 def weakest_classes(evaluation: Evaluation) -> str:
     classes = [row for row in evaluation.numbers["classes"] if row["examples"]]
     weakest = sorted(classes, key=lambda row: row["top1"])[:20]
+    trained, exact = training_counts(evaluation.run), precisions(evaluation)
     rows = []
     for row in weakest:
         low, high = statistics.wilson(row["right"], row["examples"])
+        own = exact.get(row["name"])
         numbers = [row["examples"], row["right"], f"{row['top1']:.1%}", f"{low:.0%} – {high:.0%}"]
-        rows.append([row["name"], *numbers])
+        rows.append(
+            [
+                row["name"],
+                trained.get(row["name"], "–"),
+                *numbers,
+                "–" if own is None else f"{own:.1%}",
+            ]
+        )
     return tabular(
         "Classes",
-        f"The {len(rows)} with the lowest accuracy, and Wilson's interval of 95 %.",
-        ["class", "examples", "right", "top-1", "interval"],
+        f"The {len(rows)} with the lowest recall. Recall: of the images of the class, how many are "
+        "answered so; we are 95 % sure that it lies in the range. Precision: of the answers that "
+        "are the class, how many are right.",
+        ["class", "trained on", "evaluated on", "right", "recall", "range", "precision"],
         rows,
     )
+
+
+def training_counts(run: Run) -> dict[str, int]:
+    """How many training images each class has, where these are still there and quickly counted."""
+    try:
+        of_class = counts(run.load_split(run.config.data.train_split))
+    except DataError:
+        of_class = None
+    if of_class is None:
+        return {}
+    return {cli.printable(name): int(n) for name, n in zip(run.class_names, of_class)}
 
 
 def calibration(evaluation: Evaluation) -> str:
     numbers = evaluation.numbers
     if "reliability" not in numbers:
         return ""
-    text = f"Expected calibration error {numbers['ece']:.2%}."
+    text = (
+        "Can the probabilities be believed? Of the answers given with a probability of 90 %, nine "
+        "in ten should be right: the bars then end at the line. On average, probability and "
+        "accuracy differ by "
+        f"{numbers['ece']:.1%} (expected calibration error)."
+    )
     if "temperature" in numbers:
         text += (
-            f" A temperature of {numbers['temperature']:.2f}, fitted on one half, changes that of "
-            f"the other half from {numbers['ece_held_out']:.2%} to "
-            f"{numbers['ece_held_out_with_temperature']:.2%}."
+            f" Dividing the network's scores by {numbers['temperature']:.2f} (its temperature, "
+            "fitted on one half of the images) changes that of the other half from "
+            f"{numbers['ece_held_out']:.1%} to {numbers['ece_held_out_with_temperature']:.1%}."
         )
     return section(
         "Calibration",
@@ -182,18 +249,23 @@ def calibration(evaluation: Evaluation) -> str:
 
 
 def mistakes(evaluation: Evaluation) -> str:
-    answers = evaluation.answers
-    fig = figures.plot_mistakes(
-        evaluation.probabilities, answers.labels, answers.classes, evaluation.read
-    )
-    if fig is None:
+    answers, probabilities = evaluation.answers, evaluation.probabilities
+    wrong = figures.worst(probabilities, answers.labels)
+    if not len(wrong):
         return ""
-    return section(
+    pictures = section(
         "Most confident mistakes",
-        "Predicted class with its probability, above the true one.",
-        fig,
+        "Predicted class with its probability, above the true one. Some may be wrong labels.",
+        figures.plot_mistakes(
+            wrong, probabilities, answers.labels, answers.classes, evaluation.read
+        ),
         "The misclassified images with the highest probabilities",
     )
+    rows = [
+        [number, cli.printable(evaluation.split.name(int(answers.examples[row])))]
+        for number, row in enumerate(wrong, start=1)
+    ]
+    return pictures + tabular("Their files", "By the numbers above.", ["number", "file"], rows)
 
 
 def first_layer(classifier: Classifier) -> str:
@@ -231,10 +303,13 @@ def attention(classifier: Classifier, sample: Sample, classes: tuple[str, ...]) 
     images, probabilities = sample.images[sample.few], sample.probabilities[sample.few]
     return section(
         "Where it looks",
-        "Above: what the network answered. Grad-CAM: where the last map speaks for that answer. "
-        "Occlusion: how far the answer's probability falls when a grey square covers the place; "
-        "the number is the largest fall.",
-        figures.plot_attention(classifier, images, probabilities, classes),
+        "Above: what the network answered, and the true class. Grad-CAM: where the last map speaks "
+        "for that answer; flat: all places alike, and nothing is drawn. Occlusion: how far the "
+        "answer's probability falls when a grey square covers the place; the number is the largest "
+        "fall.",
+        figures.plot_attention(
+            classifier, images, probabilities, classes, [sample.names[i] for i in sample.few]
+        ),
         "Images with heat maps of Grad-CAM and of occlusion",
     )
 
@@ -312,5 +387,14 @@ def receptive_fields(classifier: Classifier, sample: Sample) -> str:
 
 
 def options(run: Run) -> str:
-    rows = [[key, value] for key, value in flatten(to_dict(run.config)).items()]
-    return tabular("Config", "Every option of the run.", ["option", "value"], rows)
+    default = flatten(to_dict(type(run.config)()))
+    chosen = flatten(to_dict(run.config))
+    own = [[key, value] for key, value in chosen.items() if value != default.get(key)]
+    rest = [[key, value] for key, value in chosen.items() if value == default.get(key)]
+    command = f"python -m train --config={run.folder}/config.json --workdir=runs/again"
+    return tabular(
+        "Config",
+        f"Options that are not the default. The same run again: {command}",
+        ["option", "value"],
+        own,
+    ) + tabular("Defaults", "All other options.", ["option", "value"], rest)

@@ -37,16 +37,16 @@ def with_large_pages(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def start_with_large_pages(module: str) -> None:
-    """Starts `python -m module` again with large pages, as the same process.
+    """Starts `python -m module`, or `cnnjax module`, again with large pages, as the same process.
 
     To be called first of all. Does nothing where large pages are not to be had, in a program that
-    was started again already, and where the program is not `python -m module` (a notebook).
+    was started again already, and where the program is another one (a notebook).
     """
     environment = with_large_pages(os.environ)
     # Some systems remove GLIBC_TUNABLES; RESTARTED keeps the program from starting for ever.
     if environment == dict(os.environ) or RESTARTED in os.environ:
         return
-    command = ["-m", module, *sys.argv[1:]]
+    command = [module, *sys.argv[1:]]
     if sys.executable and sys.orig_argv[-len(command) :] == command:
         arguments = [sys.executable, *sys.orig_argv[1:]]
         with contextlib.suppress(OSError):

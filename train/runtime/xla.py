@@ -1,6 +1,8 @@
 """How XLA is started for a CPU. The effect of each setting is in `train/benchmark/README.md`."""
 
 import os
+from importlib import metadata
+from pathlib import Path
 
 import jax
 
@@ -28,6 +30,8 @@ def tune(*, recomputes: bool = False, small: bool = False) -> str:
         return ""
     if TRIED and "JAX_CPU_ENABLE_ASYNC_DISPATCH" not in os.environ:
         jax.config.update("jax_cpu_enable_async_dispatch", small)
+    if jax.config.values["jax_platforms"] is None and is_cpu_alone():
+        jax.config.update("jax_platforms", "cpu")
     before = os.environ.get("XLA_FLAGS")
     now = flags(before or "", recomputes=recomputes, small=small)
     os.environ["XLA_FLAGS"] = now
@@ -39,6 +43,17 @@ def tune(*, recomputes: bool = False, small: bool = False) -> str:
         if before is not None:
             os.environ["XLA_FLAGS"] = before
     return now
+
+
+def is_cpu_alone() -> bool:
+    """Whether this machine has no TPU and jax no plugin for other chips.
+
+    libtpu, which is installed to compile for TPUs elsewhere, complains in five lines where it
+    finds none. Google's PCI devices may be TPUs.
+    """
+    vendors = Path("/sys/bus/pci/devices").glob("*/vendor")
+    google = any(vendor.read_text().strip() == "0x1ae0" for vendor in vendors)
+    return not google and not metadata.entry_points(group="jax_plugins")
 
 
 def is_started() -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from cnnjax.spelling import nearest
+from train import files
 from train.data.split import Arrays, Split
 from train.errors import DataError
 
@@ -22,6 +23,7 @@ SPLITS = {
 }
 LARGEST_ARRAY = 2**36  # bytes
 MOST_CLASSES = 2**20
+LONGEST_SIDE = 8192  # of synthetic images
 
 
 def split_kind(name: str) -> str:
@@ -112,6 +114,7 @@ def npz(path: str, split: str) -> Split:
     if not path:
         raise DataError("npz: needs a file, as in npz:digits.npz")
     try:
+        files.check_regular(epath.Path(path).expanduser())
         with (
             epath.Path(path).expanduser().open("rb") as file,
             zipfile.ZipFile(file) as archive,
@@ -317,6 +320,11 @@ def synthetic(spec: str, split: str) -> Split:
             f"synthetic:{spec} must read synthetic:HxWxC/K, for example synthetic:28x28x1/10"
         )
     height, width, channels, classes = map(int, match.groups())
+    if max(height, width) > LONGEST_SIDE or channels > 4 or classes > MOST_CLASSES:
+        raise DataError(
+            f"synthetic:{spec} is too large: images are at most {LONGEST_SIDE}x{LONGEST_SIDE}x4, "
+            f"of at most {MOST_CLASSES} classes"
+        )
     split = synonym(split, ("train", "test"), "synthetic")
     most = max(1, 2**26 // (height * width * channels))  # in 64 MiB
     examples = min(most, 2048 if split == "train" else 512)

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import stat
 import sys
 import unicodedata
 from collections import Counter
@@ -13,6 +12,7 @@ import numpy as np
 from etils import epath
 
 from cnnjax.spelling import nearest
+from train import files
 from train.data.sources.arrays import split_kind, synonym
 from train.data.split import Split
 from train.errors import DataError
@@ -21,7 +21,6 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp"),
     *(".tif", ".tiff", ".ppm", ".pgm"),
 )
-NOT_A_FILE = "it is not a regular file"
 
 _reported: set[str] = set()  # the folders whose left-out files this process has reported
 
@@ -74,13 +73,7 @@ class Files(Split):
         return payloads, self._labels[indices]
 
     def load(self, payload: bytes) -> bytes:
-        name = os.fsdecode(payload)
-        if "://" in name:
-            return epath.Path(name).read_bytes()
-        if not stat.S_ISREG(os.stat(name).st_mode):  # opening a FIFO would wait for its writer
-            raise OSError(NOT_A_FILE)
-        with open(name, "rb") as file:
-            return file.read()
+        return files.read(os.fsdecode(payload))
 
     def name(self, index: int | str) -> str:
         return f"{self.root}/{self.paths[int(index)]}"
@@ -315,7 +308,7 @@ def entries(path: str) -> list[Entry]:
 def _entry(entry: os.DirEntry) -> Entry:
     try:
         is_dir = entry.is_dir()
-        return Entry(entry.name, is_dir, "" if is_dir or entry.is_file() else NOT_A_FILE)
+        return Entry(entry.name, is_dir, "" if is_dir or entry.is_file() else files.NOT_A_FILE)
     except OSError as error:  # a link to itself
         return Entry(entry.name, False, error.strerror or str(error))
 

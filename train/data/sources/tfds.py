@@ -4,9 +4,12 @@ They are looked up in TFDS_DATA_DIR, by default ~/tensorflow_datasets, or by pat
 `tfds:imagenet2012:5.1.0`, `tfds:/data/photos`. Nothing is downloaded or prepared here.
 """
 
+import contextlib
 import functools
 import itertools
+import json
 import os
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,12 +17,14 @@ import numpy as np
 from etils import epath
 
 from cnnjax.spelling import nearest
+from train import files
 from train.data.sources.arrays import synonym
 from train.data.split import Split, Stream
 from train.errors import DataError
 
 # Sets with some of ImageNet's classes, evaluated on these alone: Hendrycks et al. 2019 and 2020.
 OF_SOME_CLASSES = ("imagenet_a", "imagenet_r")
+CHECKSUMS = "checksums.json"  # of a packed set's descriptions; ArrayRecord checks its own content
 SHUFFLE_BUFFER = 2048  # encoded images of a TFRecord stream
 
 
@@ -32,14 +37,55 @@ def prepared(name: str, split: str) -> Split:
     """A split of a prepared data set. TFDS is imported only after the set has been found.
 
     Raises:
-        DataError: the set or the split does not exist, or the set has no image or class label.
+        DataError: the set or the split does not exist, the set is damaged, or it has no image or
+            class label.
     """
     if not name:
         raise DataError("tfds: needs a name or a folder, as in tfds:mnist")
     path = find(name)
+    check_files(path)
     import tensorflow_datasets
 
-    return open_split(tensorflow_datasets.builder_from_directory(path), split, f"tfds:{name}")
+    with damage_named(path):
+        builder = tensorflow_datasets.builder_from_directory(path)
+    return open_split(builder, split, f"tfds:{name}")
+
+
+def descriptions(path: epath.Path) -> dict[str, int]:
+    """The CRC-32 of each text file of a prepared data set: its features, its class names."""
+    texts = [file for file in path.iterdir() if file.suffix in (".json", ".txt")]
+    return {file.name: zlib.crc32(file.read_bytes()) for file in texts if file.name != CHECKSUMS}
+
+
+def seal(path: epath.Path) -> None:
+    """Writes the checksums that `check_files` compares."""
+    files.write(path / CHECKSUMS, json.dumps(descriptions(path)))
+
+
+def check_files(path: epath.Path) -> None:
+    """Raises DataError where a description is not the one that was packed. Old sets have no seal.
+
+    ArrayRecord itself notices a flipped bit among the images.
+    """
+    with damage_named(path):
+        if not (path / CHECKSUMS).exists():
+            return
+        sealed, found = json.loads((path / CHECKSUMS).read_text()), descriptions(path)
+        for name in sealed:
+            if found.get(name) != sealed[name]:
+                raise DataError(f"{path / name} is damaged: it is not the file that was packed")
+
+
+@contextlib.contextmanager
+def damage_named(path: epath.PathLike) -> Iterator[None]:
+    """Any error as a DataError: TFDS and ArrayRecord have no class for damaged files."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{path} cannot be read: {reason}") from None
 
 
 def find(name: str) -> epath.Path:
@@ -171,6 +217,9 @@ class Prepared(Split):
         """One feature of every example, in order."""
         raise NotImplementedError
 
+    def _damage_named(self) -> contextlib.AbstractContextManager[None]:
+        return damage_named(self._name)
+
     @property
     def labels(self) -> np.ndarray:
         return np.array([*self.values(self._label)], np.int32)
@@ -187,23 +236,26 @@ class Records(Prepared):
 
         super().__init__(builder, split, source, *features)
         decoders = {self._image: tfds.decode.SkipDecoding()}
-        try:
+        with self._damage_named():
             self._source = builder.as_data_source(split, decoders=decoders)
-        except ValueError as error:
-            raise DataError(f"{source}, split {split!r}: {error}") from None
 
     def __len__(self) -> int:
         return len(self._source)
 
     def values(self, feature: str) -> Iterator[Any]:
         for part in np.array_split(np.arange(len(self)), -(-len(self) // 1024)):
-            yield from (record[feature] for record in self._source.__getitems__(part.tolist()))
+            yield from (record[feature] for record in self._records(part.tolist()))
 
     def fetch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        records = self._source.__getitems__([int(i) for i in indices])
+        records = self._records([int(i) for i in indices])
         payloads = np.empty(len(records), object)
         payloads[:] = [record[self._image] for record in records]
         return payloads, np.array([record[self._label] for record in records], np.int32)
+
+    def _records(self, indices: list[int]) -> list[dict[str, Any]]:
+        """Records by their places. DataError: the file is damaged."""
+        with self._damage_named():
+            return self._source.__getitems__(indices)
 
 
 class TFRecords(Prepared, Stream):
@@ -219,7 +271,8 @@ class TFRecords(Prepared, Stream):
         return self._length
 
     def values(self, feature: str) -> Iterator[Any]:
-        return self._records().map(lambda record: record[feature]).as_numpy_iterator()
+        with self._damage_named():
+            yield from self._records().map(lambda record: record[feature]).as_numpy_iterator()
 
     def _read(self, shuffle_seed: int | None = None) -> Any:
         """tf.data of (image, label, name)."""
@@ -247,7 +300,9 @@ class TFRecords(Prepared, Stream):
         )
 
     def items(self) -> Iterator[tuple[bytes, int]]:
-        return ((image, label) for image, label, _ in self._read().as_numpy_iterator())
+        with self._damage_named():
+            for image, label, _ in self._read().as_numpy_iterator():
+                yield image, label
 
     def shuffled(self, seed: int, position: int) -> Iterator[tuple[bytes, int, str]]:
         """As `Stream.shuffled`; skips earlier records of the epoch without decoding them."""
@@ -257,7 +312,7 @@ class TFRecords(Prepared, Stream):
             records = self._read(key).shuffle(
                 SHUFFLE_BUFFER, seed=key, reshuffle_each_iteration=False
             )
-            for image, label, name in records.skip(
-                offset if epoch == first else 0
-            ).as_numpy_iterator():
-                yield image, label, name.decode()
+            records = records.skip(offset if epoch == first else 0)
+            with self._damage_named():
+                for image, label, name in records.as_numpy_iterator():
+                    yield image, label, name.decode()
