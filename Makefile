@@ -51,7 +51,7 @@ slurm: $(VENV)/.ready ## run configs/cluster/slurm.sh on a SLURM of one node (in
 lineage: $(VENV)/.ready ## train 15 networks on small digits, write .readme/lineage.md (an hour; SEEDS=3)
 	$(PY) -m train.lineage --config=configs/lineage_mnist5k.py --workdir=runs/lineage --out=.readme/lineage.md --seeds=$(or $(SEEDS),1)
 
-TPU := alexnet_owt,vgg16,inception_v3
+TPU := alexnet_owt,vgg16,inception_v1_bn,inception_v3
 
 tpu: $(VENV)/.ready ## compile the large networks for TPUs, compare with the committed figures (minutes)
 	$(PY) -m train.benchmark --what=tpu --model=$(TPU)

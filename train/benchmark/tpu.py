@@ -22,6 +22,7 @@ TOPOLOGY = "v5e:1x1"
 IMAGES = {  # on the chip
     "alexnet_owt": 256,
     "vgg16": 128,
+    "inception_v1_bn": 256,
     "inception_v3": 128,
 }
 KEPT = ("bound_ms", "share_of_peak", "traffic_bytes", "device_bytes")
