@@ -42,22 +42,6 @@ def test_a_step_for_four_tpus(lenet, mapping):
     assert 0 < step.work.seconds < 1e-3
 
 
-@needs_libtpu
-@pytest.mark.slow
-def test_the_verdict_on_memory_around_a_chips_limit():
-    """LeNet-5 on as many images as a chip holds, and on a few more."""
-
-    def at(images):
-        config = recipe.load(LENET, [f"--config.data.batch_size={images}"])
-        return topology.compile_step(config, "v5e:1x1")
-
-    some = at(100_000)
-    limit = 100_000 * some.chip.memory / some.total
-    below, above = at(int(0.98 * limit)), at(int(1.02 * limit))
-    assert below.fits and below.total < below.chip.memory
-    assert not above.fits and above.total > above.chip.memory
-
-
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
