@@ -42,6 +42,16 @@ def test_a_step_for_four_tpus(lenet, mapping):
     assert 0 < step.work.seconds < 1e-3
 
 
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.parametrize(("images", "fits"), [(150_000, True), (260_000, False)])
+def test_the_verdict_on_memory(images, fits):
+    """LeNet-5 on more images than a chip of 16 GiB holds, and on fewer."""
+    config = recipe.load(LENET, [f"--config.data.batch_size={images}"])
+    step = topology.compile_step(config, "v5e:1x1")
+    assert step.fits == fits == (step.total < step.chip.memory)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
