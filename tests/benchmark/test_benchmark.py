@@ -15,12 +15,12 @@ from cnnjax import create_model, get_spec
 from cnnjax.analysis import abstract_variables, count_parameters
 from cnnjax.models.layers import PooledConvBN
 from tests.helpers import ROOT
-from train import hlo, topology
 from train.benchmark import contestants, peers, race, roofline, scaling, tpu
 from train.benchmark.__main__ import main as benchmark
 from train.benchmark.plain import plain_flax
 from train.benchmark.workloads import for_model
 from train.errors import UserError
+from train.forecast import hlo, topology
 
 HIDE = """
 from importlib.machinery import PathFinder
@@ -203,7 +203,7 @@ def test_tpu_figures_are_the_committed_ones(monkeypatch, tmp_path):
         tpu, "compile_step", lambda config, name, module: modules.append(module) or step
     )
     result = benchmark(["--what=tpu", "--model=vgg16", "--write"])["runs"]["vgg16"]
-    assert modules == ["train.topology", "train.benchmark.plain"]
+    assert modules == ["train.forecast.topology", "train.benchmark.plain"]
     assert result["ours"]["bound_ms"] == 20 and result["ratio"] == 1
     assert json.loads(file.read_text()) == {"vgg16": result}
     benchmark(["--what=tpu", "--model=vgg16"])

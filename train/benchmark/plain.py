@@ -1,6 +1,6 @@
 """The networks as others write them in plain Flax, to compile beside ours for TPUs.
 
-`python -m train.benchmark.plain` stands in for `python -m train.topology`.
+`python -m train.benchmark.plain` stands in for `python -m train.forecast.topology`.
 """
 
 import contextlib
@@ -12,7 +12,8 @@ import flax.linen as nn
 
 from cnnjax import ops
 from cnnjax.models.layers import ConvBN, PooledConvBN
-from train import errors, topology
+from train import errors
+from train.forecast import topology
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from train.benchmark.race import say
 from train.config import Config
 from train.errors import UserError
 from train.forecast import figures
-from train.topology import GIB, compile_step
+from train.forecast.topology import GIB, compile_step
 
 HERE = Path(__file__).parent
 FILE = HERE / "tpu.json"
@@ -50,7 +50,10 @@ def measure(names: list[str], *, write: bool = False) -> dict[str, Any]:
     committed, found = json.loads(FILE.read_text()) if FILE.exists() else {}, {}
     for name in names:
         config, kinds = configure(name), {}
-        for kind, module in (("ours", "train.topology"), ("plain", "train.benchmark.plain")):
+        for kind, module in (
+            ("ours", "train.forecast.topology"),
+            ("plain", "train.benchmark.plain"),
+        ):
             step = compile_step(config, TOPOLOGY, module=module)
             every = figures(step, config.data.batch_size)
             kinds[kind] = {key: float(f"{every[key]:.5g}") for key in KEPT}

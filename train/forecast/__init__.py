@@ -13,8 +13,8 @@ from typing import Any
 from cnnjax import create_model
 from train.config import Config
 from train.errors import UserError
+from train.forecast.topology import GIB, Step, compile_step, count_chips
 from train.schema import check
-from train.topology import GIB, Step, compile_step, count_chips
 
 NOTE = """\
 bounds     each operation at the chip's published peaks (cloud.google.com/tpu/docs), one after

@@ -1,9 +1,9 @@
 """Compiles a recipe's training step for TPUs that are not here.
 
 libtpu (`pip install 'cnnjax[tpu]'`) holds the TPU's own compiler, which needs no TPU. Each step is
-compiled in a process of its own, `python -m train.topology`. It ends when XLA has optimized the
-program and given every array its place in memory. It does not wait for the machine code, which
-takes most of the time and changes neither.
+compiled in a process of its own, `python -m train.forecast.topology`. It ends when XLA has
+optimized the program and given every array its place in memory. It does not wait for the machine
+code, which takes most of the time and changes neither.
 """
 
 import glob
@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 
 from cnnjax.spelling import nearest
 from train import config as configs
-from train import errors, hlo
+from train import errors
 from train.errors import UserError
+from train.forecast import hlo
 
 # Without these libtpu asks the network which machine this is, and takes a lock for real chips.
 ENVIRONMENT = {
@@ -117,7 +118,9 @@ def count_chips(topology: str) -> int:
     return math.prod(sides)
 
 
-def compile_step(config: configs.Config, topology: str, *, module: str = "train.topology") -> Step:
+def compile_step(
+    config: configs.Config, topology: str, *, module: str = "train.forecast.topology"
+) -> Step:
     """Compiles the step that training would run on a topology.
 
     Args:

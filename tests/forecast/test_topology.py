@@ -9,10 +9,11 @@ import pytest
 from jax import export
 
 from tests.helpers import ROOT
-from train import dry_run, forecast, hlo, recipe, topology
+from train import dry_run, forecast, recipe
 from train.__main__ import main
 from train.build import Task
 from train.errors import UserError
+from train.forecast import hlo, topology
 from train.parallel import Parallel
 
 LENET = f"{ROOT}/configs/lenet_1998.py"
