@@ -23,7 +23,7 @@ demo: $(VENV)/.ready ## train LeNet-5 on real digits, evaluate the checkpoint, w
 	$(PY) -m train.report --workdir=runs/demo
 	$(PY) -m train.evaluate --workdir=runs/demo
 
-test: $(VENV)/.ready ## run the tests, except parity and slow
+test: $(VENV)/.tpu ## run the tests, except parity and slow
 	$(PY) -m pytest -n 2 --dist worksteal -m "not slow and not parity" tests
 
 check: $(VENV)/.ready ## check lint, format and types
@@ -53,7 +53,7 @@ lineage: $(VENV)/.ready ## train 15 networks on small digits, write .readme/line
 
 TPU := alexnet_owt,vgg16,inception_v1_bn,inception_v3
 
-tpu: $(VENV)/.ready ## compile the large networks for TPUs, compare with the committed figures (minutes)
+tpu: $(VENV)/.tpu ## compile the large networks for TPUs, compare with the committed figures (minutes)
 	$(PY) -m train.benchmark --what=tpu --model=$(TPU)
 
 clean: ## remove environments and caches
@@ -65,6 +65,12 @@ $(VENV)/.ready: $(SET_UP)
 	@echo "setting up $(VENV) (a minute or two)…"
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@$(INSTALL) -e '.[test]'
+	@touch $@
+
+# Only the tests, and forecasts, need the TPUs' compiler: hundreds of megabytes.
+$(VENV)/.tpu: $(VENV)/.ready
+	@echo "adding libtpu to $(VENV)…"
+	@$(INSTALL) -e '.[tpu]'
 	@touch $@
 
 # Parity compares definitions on random weights, so these packages' own dependencies are not needed.

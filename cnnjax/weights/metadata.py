@@ -46,7 +46,10 @@ class Preprocessing:
     channels: str = "RGB"
 
     def __call__(self, images: Any) -> Any:
-        """uint8 (…, H, W, C) in RGB, numpy or jax, to the network's input, float32."""
+        """uint8 (…, H, W, C) in RGB, numpy or jax, to the network's input, float32.
+
+        It takes images as they are: the resize and the crop are part of a call of `Pretrained`.
+        """
         x = images.astype(np.float32)
         if self.channels == "BGR":
             x = x[..., ::-1]

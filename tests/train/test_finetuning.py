@@ -6,11 +6,13 @@ import jax
 import numpy as np
 import pytest
 
+import cnnjax
 from cnnjax import create_model
 from cnnjax.analysis import abstract_variables
 from tests.helpers import ROOT, assert_trees_close
 from train import build
 from train.__main__ import main
+from train.classifier import from_run
 from train.config import Config, Optim
 from train.errors import CheckpointError, UserError
 from train.run import Run
@@ -55,6 +57,17 @@ def test_a_new_head_is_fresh_and_the_rest_is_taken(tmp_path, trained, capsys):
         {k: v for k, v in after.items() if k != "output"},
         {k: v for k, v in before.items() if k != "output"},
     )
+
+
+def test_a_run_folder_by_name(trained):
+    net, images = cnnjax.pretrained(trained), np.arange(2 * 28 * 28).reshape(2, 28, 28, 1)
+    images = images.astype(np.uint8)
+    run = Run(str(trained))
+    of_run = from_run(run, run.best_or_latest())
+    direct = of_run.model.apply(of_run.variables, of_run.preprocess(images)).logits
+    np.testing.assert_allclose(net(images).logits, direct, atol=1e-4)
+    assert net.predict(images, top=1)[0][0].name in run.class_names == net.class_names
+    assert cnnjax.pretrained(trained, num_classes=3).fresh == ("output",)
 
 
 def test_without_frozen_parts_all_moves_on(tmp_path, trained):
