@@ -3,13 +3,15 @@
 import io
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from cnnjax.resize import resize_and_crop
-from cnnjax.weights.metadata import Preprocessing
+
+if TYPE_CHECKING:  # reading images needs no jax
+    from cnnjax.weights.metadata import Preprocessing
 
 Image.MAX_IMAGE_PIXELS = None  # `max_pixels` replaces Pillow's own limit
 # Pillow knows more, and runs other programs for some of them: Ghostscript for PostScript.
@@ -130,7 +132,7 @@ def pixels(source: Any, channels: int) -> np.ndarray:
     return array if array.ndim == 3 else array[..., None]
 
 
-def fit(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+def fit(image: np.ndarray, preprocessing: "Preprocessing") -> np.ndarray:
     """The square that a network reads, by the resize and crop that its weights were trained with.
 
     Args:
@@ -154,7 +156,7 @@ def fit(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     return np.asarray(square).reshape(size, size, channels)
 
 
-def scale(image: np.ndarray, height: int, width: int, preprocessing: Preprocessing) -> np.ndarray:
+def scale(image: np.ndarray, height: int, width: int, preprocessing: "Preprocessing") -> np.ndarray:
     """The whole image, (height, width, C) uint8, for a network of images that are not square."""
     channels = image.shape[-1]
     if image.shape[:2] == (height, width):
@@ -172,7 +174,7 @@ def central(width: int, height: int, fraction: float) -> tuple[int, int, int, in
     return left, top, width - left, height - top
 
 
-def _without_antialias(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+def _without_antialias(image: np.ndarray, preprocessing: "Preprocessing") -> np.ndarray:
     """As `fit`, with the kernel of TensorFlow 1, which the TF-slim weights were trained with."""
     size, (height, width) = preprocessing.size, image.shape[:2]
     if preprocessing.resize:

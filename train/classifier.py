@@ -351,7 +351,7 @@ def one_classifier(args: argparse.Namespace) -> Classifier:
     Raises:
         UserError: they name none, or a run folder and a file.
     """
-    one_of(args, "workdir", "pretrained", "weights")
+    one_of(args, "workdir", "weights", "pretrained")
     if not args.workdir:
         return published(args)[0]
     return from_run(Run(args.workdir[0]), args.step, raw=args.raw, dtype=args.dtype, source="-")

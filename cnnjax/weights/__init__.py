@@ -42,6 +42,11 @@ __all__ = [
 ]
 
 VERSION = 2  # from 2 on with a digest
+# The metadata, beside the digest.
+CONTENT = (
+    *("version", "model", "num_classes", "options"),
+    *("image_shape", "preprocessing", "class_names", "origin"),
+)
 
 
 def load(
@@ -320,14 +325,15 @@ def _load_ours(
             raise WeightsError(
                 f"{path} was written by a newer cnnjax (format {version}, this one reads {VERSION})"
             )
-        if digest != _digest(content, tensors) and (digest is not None or version >= 2):
+        # The first files had neither a digest nor a shape.
+        first = "image_shape" not in content or (version < 2 and digest is None)
+        if set(content) - set(CONTENT) or not (first or digest == _digest(content, tensors)):
             raise WeightsError(f"{path} is damaged: its content is not what was saved")
         name, origin = content["model"], content["origin"]
         stored = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in content["options"].items()
         }
-        # Files of older versions have no shape.
         shape = tuple(content["image_shape"]) if "image_shape" in content else None
         names = tuple(content["class_names"]) if content["class_names"] else None
         preprocessing = Preprocessing.from_dict(content["preprocessing"])

@@ -65,7 +65,7 @@ def make_parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> dict:
     args = make_parser().parse_args(argv)
-    one_of(args, "workdir", "pretrained", "weights", "compare")
+    one_of(args, "workdir", "weights", "compare", "pretrained")
     if args.compare:
         return compare(*args.compare)
     start()
