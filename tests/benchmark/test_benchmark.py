@@ -48,6 +48,7 @@ def without_peers(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_step_needs_no_other_framework(without_peers):
     done = without_peers("--what=step", "--batch=2,4", "--rounds=2", "--steps=2")
     assert done.returncode == 0, done.stderr

@@ -225,6 +225,7 @@ def test_resuming_at_the_end_of_an_epoch_of_imagenet_starts_within_a_second(root
     assert best < 1
 
 
+@pytest.mark.slow
 def test_memory_stays_flat(root):
     """After ten thousand batches."""
     split, config = data.load(f"folder:{root}", "train"), options(root, size=16)

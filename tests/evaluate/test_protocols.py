@@ -234,6 +234,7 @@ def test_the_kernel_is_that_of_the_weights():
     np.testing.assert_array_equal(slim, image[::2, ::2])
 
 
+@pytest.mark.slow
 def test_dense_vgg_is_its_classifier_slid_over_the_map():
     """256x320 pixels make a map of 8x10, over which the dense layers have 2x4 places."""
     model = cnnjax.create_model("vgg11", num_classes=5)

@@ -121,11 +121,12 @@ def test_a_folder_is_not_written_over(weights_file, tmp_path):
 
 
 OTHERS = [*{*cnnjax.list_models()} - {"lenet5_1998", "inception_v1", "inception_v3"}]
+V3 = pytest.param("inception_v3", 75, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("lenet5_1998", 32), ("inception_v1", 64), ("inception_v3", 75)]
+    [("lenet5_1998", 32), ("inception_v1", 64), V3]
     + [pytest.param(name, 0, marks=pytest.mark.slow) for name in sorted(OTHERS)],
 )
 def test_onnx_of_other_networks(name, size):

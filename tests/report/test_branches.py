@@ -48,7 +48,11 @@ def test_the_branch_that_decides():
 
 
 @pytest.mark.parametrize(
-    ("name", "block"), [("inception_v1", "mixed4c"), ("inception_resnet_v1", "block17_2")]
+    ("name", "block"),
+    [
+        ("inception_v1", "mixed4c"),
+        pytest.param("inception_resnet_v1", "block17_2", marks=pytest.mark.slow),
+    ],
 )
 def test_a_silent_branch_is_one_without_weights(name, block):
     model, shape = cnnjax.create_model(name, num_classes=6), (80, 80, 3)

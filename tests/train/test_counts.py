@@ -14,7 +14,13 @@ PROGRAMS = COMMITTED["programs"].get(jax.__version__, {})
 WRITE = "if this was meant: python -m tests.train.counts"
 
 
-@pytest.mark.parametrize("model", counts.TRACED)
+LARGE = ("inception_v3", "inception_resnet_v2")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [pytest.param(x, marks=pytest.mark.slow) if x in LARGE else x for x in counts.TRACED],
+)
 def test_equations(model):
     assert counts.of_equations(model) == COMMITTED["equations"][model], WRITE
 
