@@ -22,7 +22,7 @@ from etils import epath
 
 from cnnjax.trees import flatten
 from train import files
-from train.errors import CheckpointError
+from train.errors import CheckpointError, tell
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
@@ -139,7 +139,7 @@ class Checkpoints:
                 self._set_aside(place, reason)
 
     def _set_aside(self, place: epath.Path, reason: str) -> None:
-        print(f"warning: {reason}; going back to the one before", file=sys.stderr, flush=True)
+        tell(f"warning: {reason}; going back to the one before")
         if jax.process_index() == 0:
             aside = self.folder.with_name("damaged") / place.name
             if aside.exists():
@@ -192,11 +192,9 @@ class Checkpoints:
         reason = " ".join(str(error).split())[:200]
         if "No space left" in reason:
             reason = "no space is left"
-        print(
+        tell(
             f"warning: checkpoint {step} could not be written: {reason}. Training continues; "
-            "earlier checkpoints are untouched.",
-            file=sys.stderr,
-            flush=True,
+            "earlier checkpoints are untouched."
         )
         self._failed.add(step)
         self._sweep()

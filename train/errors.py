@@ -1,5 +1,6 @@
 """Mistakes that a user can make or mend: each is one sentence and an exit code."""
 
+import contextlib
 import json
 import os
 import sys
@@ -50,6 +51,12 @@ class Preempted(UserError):
     """The run was asked to end, and is saved: not a mistake, but not done either."""
 
     exit_code = 75  # EX_TEMPFAIL, which tells schedulers to run the job again
+
+
+def tell(text: str) -> None:
+    """Prints a line on standard error, which a closed terminal or a full disk may refuse."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def json_line(result: dict) -> str:

@@ -1,7 +1,6 @@
 """What a run writes: `metrics.jsonl`, the source of every plot, trackers, and traces."""
 
 import json
-import sys
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +9,7 @@ import jax
 from etils import epath
 
 from train import files
-from train.errors import CheckpointError, UserError
+from train.errors import CheckpointError, UserError, tell
 
 
 class Metrics:
@@ -66,11 +65,9 @@ class Metrics:
                 self._text = "".join(json.dumps(row) + "\n" for row in read(self._path.parent))
             self._torn = True
             if not self._told:
-                print(
+                tell(
                     f"warning: {self._path} cannot be written: {error.strerror or error}; "
-                    "its rows wait until it can be",
-                    file=sys.stderr,
-                    flush=True,
+                    "its rows wait until it can be"
                 )
             self._told = True
             return False

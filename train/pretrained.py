@@ -1,6 +1,5 @@
 """Fine-tuning: a new run that starts from a run folder or from published weights."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import cnnjax
 from cnnjax.trees import flatten, name
 from cnnjax.weights.assemble import TRAINING
 from train.config import Init
-from train.errors import CheckpointError, UserError
+from train.errors import CheckpointError, UserError, tell
 from train.state import TrainState
 
 # Fields of a model that may differ from those that its weights were trained with.
@@ -161,4 +160,4 @@ def from_file(task: Any) -> dict[str, Any]:
 
 def warn(text: str) -> None:
     if jax.process_index() == 0:
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        tell(f"warning: {text}")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from train.cli import bar
+from train.errors import tell
 
 CLEAR = "\x1b[K"  # the rest of the line
 FIRST = ("loss", "top1", "top5")  # of a row, before all else
@@ -46,7 +47,7 @@ class Line:
         if self.live:
             self._write(text + "\n")
         else:
-            print(text, file=sys.stderr, flush=True)
+            tell(text)
 
     def close(self) -> None:
         if self.live and not self._over.is_set():

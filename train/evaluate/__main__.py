@@ -91,7 +91,8 @@ def main(argv: list[str] | None = None) -> dict:
         folder = folder or of_run
     else:
         if not args.data:
-            raise UserError("published weights need --data=SOURCE: folder:DIR, tfds:NAME, …")
+            owner = "--weights" if args.weights else "--pretrained"
+            raise UserError(f"{owner} needs --data=SOURCE: folder:DIR, tfds:NAME, npz:FILE, …")
         split_name = args.split or Data().eval_split
         split, classifiers = data.load(args.data, split_name), published(args, args.data)
     return short(evaluate_all(classifiers, split, split_name, folder, **options))
