@@ -7,7 +7,7 @@ squeezed into a square, and random crops of at least 80 % of the area, so that w
 `--config.model.name` takes any other network. With a few hundred photographs, start from published
 weights of the same network and train the classifier alone at first:
 
-    … --config.init.weights=weights.safetensors --config.optim.freeze=trunk
+    … --config.init.weights=weights.safetensors --config.optim.lr_scale=freeze=trunk
 
 Values: our choice.
 Expected: it depends on the photographs; `python -m train.report` shows which ones go wrong.

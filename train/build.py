@@ -19,7 +19,7 @@ from train.config import Config, decided_by
 from train.data.fingerprint import fingerprint
 from train.errors import UserError
 from train.parallel import Parallel
-from train.schema import check
+from train.schema import FREEZE, check
 
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 MOST_STEPS = 2**31  # steps are counted in int32
@@ -55,20 +55,29 @@ def build_model(config: Config, classes: int) -> nn.Module:
 
 def keeps_statistics(config: Config) -> bool:
     """Whether BatchNorm runs as in evaluation. It does where a part of the network is frozen."""
-    return config.optim.freeze_batchnorm or bool(config.optim.freeze)
+    presets = any(rule.startswith(FREEZE) for rule in config.optim.lr_scale)
+    return config.optim.freeze_batchnorm or presets
 
 
 def rate_rules(config: Config, model: nn.Module, image_shape: tuple[int, int, int]) -> list[str]:
-    """The rules of `optim.rate_factors`: those of `optim.freeze`, then `optim.lr_scale`.
+    """The rules of `optim.lr_scale` as `optim.rate_factors` takes them.
+
+    "freeze=trunk" freezes all but the classifiers, "freeze=mixed6e" what comes up to that stage.
 
     Raises:
         UserError: the network has no such stage.
     """
-    what, rules = config.optim.freeze, list(config.optim.lr_scale)
-    if not what:
-        return rules
+    return [
+        expanded(rule, model, image_shape) if rule.startswith(FREEZE) else rule
+        for rule in config.optim.lr_scale
+    ]
+
+
+def expanded(rule: str, model: nn.Module, image_shape: tuple[int, int, int]) -> str:
+    """The rule that "freeze=trunk" or "freeze=mixed6e" stands for."""
+    what = rule.removeprefix(FREEZE)
     if what == "trunk":
-        return [f"^(?!{'|'.join(CLASSIFIERS)})=0", *rules]
+        return f"^(?!{'|'.join(CLASSIFIERS)})=0"
 
     def outputs(key):
         image = jnp.zeros((1, *image_shape))
@@ -76,9 +85,8 @@ def rate_rules(config: Config, model: nn.Module, image_shape: tuple[int, int, in
         return apply_with_stages(model, variables, image, train=False)[1]
 
     stages = list(jax.eval_shape(outputs, jax.random.key(0)))
-    choice("optim.freeze", what, ["trunk", *stages], UserError)
-    before = "|".join(stages[: stages.index(what) + 1])
-    return [f"^({before})/=0", *rules]
+    choice("optim.lr_scale=freeze", what, ["trunk", *stages], UserError)
+    return f"^({'|'.join(stages[: stages.index(what) + 1])})/=0"
 
 
 def keeps_products(config: Config, model: nn.Module, *, one_cpu: bool) -> bool:
@@ -248,7 +256,7 @@ class Task:
             raise UserError(str(error)) from None
         if keeps_statistics(config) and shapes.batch_stats and not hasattr(self.model, "bn_frozen"):
             raise UserError(
-                "optim.freeze and optim.freeze_batchnorm need a field bn_frozen of the network; "
+                "freezing BatchNorm needs a field bn_frozen of the network; "
                 f"{config.model.name} has none"
             )
         self.abstract_state = self.spread.abstract(shapes)

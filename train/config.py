@@ -86,8 +86,7 @@ class Optim:
     weight_decay: float = 0.0  # sgd, rmsprop, lars: L2 in the gradient; adamw, lamb: decoupled
     decayed: str = "kernels"  # kernels | biases (and kernels) | all (and BatchNorm)
     clip: float = 0.0  # largest global norm of the gradient; 0: any
-    lr_scale: tuple[str, ...] = ()  # ('bias$=2', '^conv1/=0'): factors of the rate; 0 freezes
-    freeze: str = ""  # trunk: train the classifier alone; a stage (mixed6e): what comes after it
+    lr_scale: tuple[str, ...] = ()  # ('bias$=2', '^conv1/=0'): factors of the rate; or freeze=trunk
     freeze_batchnorm: bool = False  # BatchNorm as in evaluation
     schedule: str = "cosine"  # or step, exponential, polynomial, piecewise, plateau, constant
     warmup: float = 0.0  # epochs of linear warm-up from zero

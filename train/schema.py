@@ -15,6 +15,8 @@ from cnnjax.weights import SOURCES
 from train.config import Config
 from train.errors import UserError
 
+FREEZE = "freeze="  # begins a rule of optim.lr_scale that is a preset
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "on_nan": ("stop", "skip", "rollback"),
     "model.dtype": ("float32", "bfloat16"),
@@ -153,7 +155,8 @@ def check(config: Config) -> None:
     if not (config.data.mean and config.data.std):
         raise UserError("data.mean and data.std are one value, or one for each channel")
     for rule in config.optim.lr_scale:
-        parse_rule(rule)
+        if not rule.startswith(FREEZE):
+            parse_rule(rule)
 
 
 def parse_rule(rule: str) -> tuple[re.Pattern, float]:

@@ -49,7 +49,9 @@ def test_a_new_head_is_fresh_and_the_rest_is_taken(tmp_path, trained, capsys):
         "--config.epochs=0.1",
         f"--config.init.weights={trained}",
     ]
-    main([*FLAGS, *options, "--config.optim.freeze=trunk", f"--workdir={tmp_path / 'run'}"])
+    main(
+        [*FLAGS, *options, "--config.optim.lr_scale=freeze=trunk", f"--workdir={tmp_path / 'run'}"]
+    )
     assert f"starting from {trained}; fresh: output" in capsys.readouterr().err
     before, after = params(trained), params(tmp_path / "run")
     assert after["output"]["kernel"].shape == (84, 6)
@@ -100,13 +102,13 @@ def test_another_network_is_refused_by_name(tmp_path, trained):
 
 def test_frozen_up_to_a_stage():
     model, shape = create_model("inception_v3"), (299, 299, 3)
-    rules = build.rate_rules(Config(optim=Optim(freeze="mixed6a")), model, shape)
+    rules = build.rate_rules(Config(optim=Optim(lr_scale=("freeze=mixed6a",))), model, shape)
     frozen = build.frozen_parameters(abstract_variables(model, shape, train=True)["params"], rules)
     assert {layer: all(jax.tree.leaves(tree)) for layer, tree in frozen.items()} == {
         layer: layer < "mixed6b" and layer not in ("aux", "head") for layer in frozen
     }
-    with pytest.raises(UserError, match=r"optim\.freeze='mixed9a' is unknown; did you mean mixed"):
-        build.rate_rules(Config(optim=Optim(freeze="mixed9a")), model, shape)
+    with pytest.raises(UserError, match=r"freeze='mixed9a' is unknown; did you mean mixed"):
+        build.rate_rules(Config(optim=Optim(lr_scale=("freeze=mixed9a",))), model, shape)
 
 
 def test_rules_that_fit_nothing_are_refused(tmp_path):
