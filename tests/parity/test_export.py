@@ -25,7 +25,8 @@ from tests.weights.slim_names import INCEPTION_RESNET_V2, INCEPTION_V4
 
 pytestmark = pytest.mark.parity
 
-VGG = [f"vgg{depth}{suffix}" for depth in (11, 13, 16, 19) for suffix in ("", "_bn")]
+# The rules of the other VGGs are made by the same loops; each has half a gigabyte of values.
+VGG = ["vgg11", "vgg16_bn"]
 TORCH = [
     *(("torchvision", name, name) for name in VGG),
     ("torchvision", "alexnet", "alexnet_owt"),
@@ -68,7 +69,6 @@ def test_torch(source, name, model, tmp_path):
     ("name", "model", "size"),
     [
         ("vgg_16", "vgg16", 224),
-        ("vgg_19", "vgg19", 224),
         ("inception_v1", "inception_v1_bn", 224),
         ("inception_v2", "inception_v2_slim", 224),
         ("inception_v3", "inception_v3", 299),
@@ -111,7 +111,6 @@ def test_slim_names(name, layers, tmp_path):
     ("name", "model", "size"),
     [
         ("VGG16", "vgg16", 224),
-        ("VGG19", "vgg19", 224),
         ("InceptionV3", "inception_v3", 299),
         ("InceptionResNetV2", "inception_resnet_v2", 299),
     ],
