@@ -6,6 +6,7 @@ Environment variables:
     CNNJAX_MIRROR     an address that has the same files, for machines without internet
 """
 
+import http.client
 import os
 import shutil
 import sys
@@ -24,6 +25,8 @@ from cnnjax.weights.read import digest
 HUB = "https://huggingface.co/"
 CHUNK = 1 << 20
 TIMEOUT = 30  # seconds without an answer
+# What a connection ends with. An OSError of any other class is one of the disk.
+LOST = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
 
 
 def cache() -> Path:
@@ -164,7 +167,7 @@ def _download(address: str, partial: Path, path: Path, what: str) -> None:
         if error.code == 404:
             raise WeightsError(f"{what} was not found at {address}") from error
         raise WeightsError(f"{what}: {address} answered {error.code} {error.reason}") from error
-    except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+    except LOST as error:
         reason = getattr(error, "reason", error)
         raise WeightsError(
             f"{what} cannot be fetched from {address} ({reason}): without a network, put it at "

@@ -156,7 +156,8 @@ def _safetensors(path: Path) -> Content:
     try:
         with safe_open(path, "numpy") as file:
             # NumPy has no types of 8 bits and fewer, and the library raises what it likes.
-            types = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+            names = list(file.keys())  # an open file is no mapping: it cannot be iterated
+            types = {name: file.get_slice(name).get_dtype() for name in names}
             strange = next((name for name, type in types.items() if type.startswith("F8")), None)
             if strange is not None:
                 raise WeightsError(

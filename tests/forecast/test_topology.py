@@ -159,12 +159,12 @@ ENTRY %main (image: bf16[1,4,4,2], kernel: bf16[3,3,2,8]) -> f32[64] {
   %kernel = bf16[3,3,2,8]{3,2,1,0:T(8,128)S(1)} parameter(1)
   %f = bf16[1,4,4,8]{3,2,1,0} fusion(%image, %kernel), kind=kOutput, calls=%inside
   %v = (f32[64]{0}, s32[]) parameter(2)
-  %w = (f32[64]{0}, s32[]) while(%v), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %w = (f32[64]{0}, s32[]) while(%v), condition=%cond, body=%body, FIVE_TIMES
   %y = f32[64]{0} get-tuple-element(%w), index=0
   %r = f32[64]{0} all-reduce(%y), replica_groups={{0,1}}, to_apply=%add
   ROOT %q = f32[64]{0} conditional(%i, %r, %r), branch_computations={%few, %few}
 }
-"""  # noqa: E501
+""".replace("FIVE_TIMES", 'backend_config={"known_trip_count":{"n":"5"}}')
 
 
 def test_reading_a_program():

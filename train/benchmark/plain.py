@@ -25,6 +25,7 @@ def plain_flax() -> Iterator[None]:
         if not isinstance(layer, PooledConvBN) or context.method_name != "__call__":
             return function(*args, **kwargs)
         pooled = nn.avg_pool(args[0], (3, 3), (1, 1), "SAME", count_include_pad=layer.count_pad)
+        # linen wraps methods, which the type checker does not know: here it is called inside of one
         return ConvBN.__call__.__wrapped__(layer, pooled)  # type: ignore[attr-defined]
 
     with ops.plain(), nn.intercept_methods(call):
