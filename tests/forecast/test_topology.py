@@ -140,7 +140,7 @@ HloModule step, is_scheduled=true, input_output_alias={ {0}: (0, {}, may-alias) 
 %inside (p0: bf16[1,4,4,2], p1: bf16[3,3,2,8]) -> bf16[1,4,4,8] {
   %p0 = bf16[1,4,4,2]{3,2,1,0} parameter(0)
   %p1 = bf16[3,3,2,8]{3,2,1,0} parameter(1)
-  ROOT %c = bf16[1,4,4,8]{3,2,1,0} convolution(%p0, %p1), window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f
+  ROOT %c = bf16[1,4,4,8]{3,2,1,0} convolution(%p0, %p1), LABELS
 }
 
 %body (s: (f32[64], s32[])) -> (f32[64], s32[]) {
@@ -164,7 +164,9 @@ ENTRY %main (image: bf16[1,4,4,2], kernel: bf16[3,3,2,8]) -> f32[64] {
   %r = f32[64]{0} all-reduce(%y), replica_groups={{0,1}}, to_apply=%add
   ROOT %q = f32[64]{0} conditional(%i, %r, %r), branch_computations={%few, %few}
 }
-""".replace("FIVE_TIMES", 'backend_config={"known_trip_count":{"n":"5"}}')
+""".replace("LABELS", "window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f").replace(
+    "FIVE_TIMES", 'backend_config={"known_trip_count":{"n":"5"}}'
+)
 
 
 def test_reading_a_program():
