@@ -9,7 +9,7 @@ import numpy as np
 
 import cnnjax
 from cnnjax.trees import flatten, name
-from cnnjax.weights.assemble import TRAINING
+from cnnjax.weights.assemble import HOW, TRAINING
 from train.config import Init
 from train.errors import CheckpointError, UserError, tell
 from train.state import TrainState
@@ -138,7 +138,7 @@ def from_file(task: Any) -> dict[str, Any]:
     fields = [
         field
         for field in vars(loaded.model)
-        if not field.startswith("_") and field not in (*weights.HOW, *FREE)
+        if not field.startswith("_") and field not in (*HOW, *FREE)
     ]
     options = [
         f"model.options.{field}={getattr(loaded.model, field)!r}"
