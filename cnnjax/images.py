@@ -54,21 +54,26 @@ def open_image(data: bytes, channels: int, *, exif: bool, max_pixels: int) -> Im
         raise BadImage("the file is empty")
     try:
         image = check_size(data, max_pixels)
-        bits = bits_of_grey(image)
-        if exif:
-            image = ImageOps.exif_transpose(image)
-        if bits > 8:
-            levels = np.asarray(image).astype(np.int64) >> bits - 8
-            image = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
-        mode = "L" if channels == 1 else "RGB"
-        if image.mode != mode:
-            return image.convert(mode)
-        image.load()  # `convert` would copy the image
-        return image
+        return in_mode(image, channels, exif=exif)
     except BadImage:
         raise
     except Exception as error:  # damaged files raise OSError, SyntaxError, struct.error, …
         raise BadImage(str(error) or type(error).__name__) from None
+
+
+def in_mode(image: Image.Image, channels: int, *, exif: bool = False) -> Image.Image:
+    """An image in mode L for one channel and RGB for three. BadImage: see `bits_of_grey`."""
+    bits = bits_of_grey(image)
+    if exif:
+        image = ImageOps.exif_transpose(image)
+    if bits > 8:
+        levels = np.asarray(image).astype(np.int64) >> bits - 8
+        image = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode != mode:
+        return image.convert(mode)
+    image.load()  # `convert` would copy the image
+    return image
 
 
 def bits_of_grey(image: Image.Image) -> int:
@@ -128,7 +133,10 @@ def pixels(source: Any, channels: int) -> np.ndarray:
         if array.shape[2:] == (channels,):
             return array
         source = Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
-    array = np.asarray(source.convert("L" if channels == 1 else "RGB"))
+    try:
+        array = np.asarray(in_mode(source, channels))
+    except (OSError, SyntaxError) as error:  # a damaged file that Pillow has only opened so far
+        raise BadImage(f"the image cannot be read: {error}") from None
     return array if array.ndim == 3 else array[..., None]
 
 
@@ -144,6 +152,8 @@ def fit(image: np.ndarray, preprocessing: "Preprocessing") -> np.ndarray:
     """
     size, resize = preprocessing.size, preprocessing.resize
     height, width, channels = image.shape
+    if resize and resize < size:
+        raise ValueError(f"the crop of {size} does not fit into a short side of {resize}")
     if not preprocessing.antialias:
         return _without_antialias(image, preprocessing)
     kernel = Image.Resampling[preprocessing.interpolation.upper()]

@@ -194,24 +194,31 @@ def describe(classifier: Classifier) -> Any:
     """
     from cnnjax import weights
 
-    if isinstance(classifier.preprocess, weights.Preprocessing):
-        return classifier.preprocess
     transform, size = classifier.data.transform, classifier.image_shape[0]
-    style = STYLES.get(transform.style)
-    values: dict[str, Any] = getattr(classifier.preprocess, "keywords", {})
+    style, published = STYLES.get(transform.style), classifier.preprocess
+    if isinstance(published, weights.Preprocessing):
+        if not classifier.data.size:  # not square: images are scaled whole
+            return published
+        values: dict[str, Any] = {"mean": published.mean, "std": published.std}
+        channels, unit = published.channels, 1
+    else:
+        values = getattr(published, "keywords", {})
+        channels, unit = "L" if classifier.data.channels == 1 else "RGB", 255
     if style is None or "mean" not in values:
         raise UserError("the file format has no place for this preprocessing")
     fraction = transform.fraction or (0.0 if transform.resize else style.fraction)
     short_side = transform.resize or style.round_short_side(size / 0.875)
+    if not fraction and short_side < size:
+        raise UserError(f"a crop of {size} does not fit into a short side of {short_side}")
     return weights.Preprocessing(
         size,
-        mean=tuple(255 * value for value in values["mean"]),
-        std=tuple(255 * value for value in values["std"]),
+        mean=tuple(unit * value for value in values["mean"]),
+        std=tuple(unit * value for value in values["std"]),
         resize=None if fraction else short_side,
         fraction=fraction or 1.0,
         interpolation=transform.interpolation or style.interpolation,
         antialias=style.half_pixels is None,
-        channels="L" if classifier.data.channels == 1 else "RGB",
+        channels=channels,
     )
 
 

@@ -111,8 +111,8 @@ class Progress:
 
     def restart(self) -> None:
         """Time counts from here: after the first step, which compiles."""
-        self._wait = None
         self._began, self._timed_from = time.perf_counter(), self._at
+        self._wait = None  # last: from here on the thread that draws reads the others
 
     @contextlib.contextmanager
     def evaluating(self, split: str) -> Iterator[None]:
@@ -141,18 +141,19 @@ class Progress:
 
     def _left(self) -> float:
         """Seconds that the rest will take, once a step has been timed."""
-        done, rest = self._at - self._timed_from, self._steps - self._at
+        # Never 0, though the other thread may restart the clock meanwhile.
+        done, rest = max(1, self._at - self._timed_from), self._steps - self._at
         evaluations = self._steps // self._eval_every - self._at // self._eval_every
         evaluations += self._steps % self._eval_every != 0 and rest > 0
         pace = (time.perf_counter() - self._began) / done
         return pace * rest + self._eval_seconds * evaluations
 
     def _last_line(self) -> str:
-        if self._wait:
-            text, since = self._wait
+        if wait := self._wait:
+            text, since = wait
             return f"{text}… {time.perf_counter() - since:.0f} s"
         done = self._at - self._timed_from
-        if not done:
+        if done <= 0:
             return ""
         speed = done * self._batch_size / (time.perf_counter() - self._began)
         parts = [

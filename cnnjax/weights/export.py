@@ -14,6 +14,7 @@ from cnnjax.weights.assemble import HOW, TRAINING
 from cnnjax.weights.keras import count_from_zero
 from cnnjax.weights.layout import Map, Tensors, WeightsError, unfill
 from cnnjax.weights.network import Pretrained
+from cnnjax.weights.own import write_safetensors
 from cnnjax.weights.publishers import SOURCES
 from cnnjax.weights.read import library
 
@@ -88,18 +89,16 @@ def _torch(path: Path, tensors: Tensors, pretrained: Pretrained) -> None:
     }
     tensors = tensors | counters
     if path.suffix == ".safetensors":
-        library("safetensors", path, "to be a safetensors file")
-        from safetensors.numpy import save_file
-
-        save_file(tensors, path)
+        library("safetensors", path, "to be a safetensors file", "writing")
+        write_safetensors(path, tensors)
         return
-    torch = library("torch", path, "to be a torch file (one of .safetensors needs none)")
+    torch = library("torch", path, "to be a torch file (one of .safetensors needs none)", "writing")
     torch.save({name: torch.from_numpy(x.copy()) for name, x in tensors.items()}, path)
 
 
 def _keras(path: Path, tensors: Tensors, pretrained: Pretrained) -> None:
     """Keras' own network, filled and saved by Keras."""
-    keras = library("keras", path, "to be Keras' file")
+    keras = library("keras", path, "to be Keras' file", "writing")
     builders: dict[str, Callable] = {
         "vgg16": keras.applications.VGG16,
         "vgg19": keras.applications.VGG19,
@@ -122,7 +121,7 @@ def _keras(path: Path, tensors: Tensors, pretrained: Pretrained) -> None:
 
 def _tensorflow(path: Path, tensors: Tensors, pretrained: Pretrained) -> None:
     """A checkpoint of version 2."""
-    tf = library("tensorflow", path, "to be a TensorFlow checkpoint")
+    tf = library("tensorflow", path, "to be a TensorFlow checkpoint", "writing")
     tf.raw_ops.SaveV2(
         prefix=str(path),
         tensor_names=list(tensors),

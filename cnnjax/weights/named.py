@@ -103,11 +103,19 @@ def _tagged(record: Record) -> str:
 def _of_run(folder: Path, num_classes: int | None, options: dict[str, Any]) -> Pretrained:
     """The network of a run folder's best checkpoint."""
     # The one place where the networks need the trainer: only it can read a run folder.
-    from train.classifier import from_run, to_pretrained
-    from train.run import Run
-
-    run = Run(str(folder))
-    trained = to_pretrained(from_run(run, run.best_or_latest(), source="-"))
+    try:
+        from train.classifier import from_run, to_pretrained
+        from train.errors import UserError
+        from train.run import Run
+    except ImportError as error:
+        raise WeightsError(
+            f"{folder} is a run folder, and reading it needs pip install 'cnnjax[train,data]'"
+        ) from error
+    try:
+        run = Run(str(folder))
+        trained = to_pretrained(from_run(run, run.best_or_latest(), source="-"))
+    except UserError as error:
+        raise WeightsError(str(error)) from error
     other = num_classes not in (None, trained.model.num_classes)
     if not other and not options:
         return trained

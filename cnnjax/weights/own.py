@@ -48,8 +48,6 @@ def save(path: str | os.PathLike, pretrained: Pretrained) -> None:
     >>> pretrained = cnnjax.weights.Pretrained(model, variables, preprocessing, name="lenet5")
     >>> cnnjax.weights.save(tempfile.mkdtemp() + "/lenet5.safetensors", pretrained)
     """
-    from safetensors.numpy import save_file
-
     path, network = Path(path), pretrained.model
     default = create_model(pretrained.name, num_classes=network.num_classes)
     if type(network) is not type(default):
@@ -80,15 +78,33 @@ def save(path: str | os.PathLike, pretrained: Pretrained) -> None:
     except TypeError as error:
         message = f"an option of {pretrained.name} cannot be written: {options}"
         raise WeightsError(message) from error
+    write_safetensors(path, tensors, {"cnnjax": text})
+
+
+def write_safetensors(path: Path, tensors: Tensors, metadata: dict[str, str] | None = None) -> None:
+    """Writes a whole file or nothing, with the mode that the umask gives.
+
+    Args:
+        path: the file; one that is there is replaced.
+        tensors: by name.
+        metadata: one key at most, because the order of several is not fixed.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)
     try:
         partial.touch()
-        mode = partial.stat().st_mode  # by the umask; safetensors makes files for their owner only
-        # A single key, because the order of several is not fixed.
-        save_file(tensors, partial, {"cnnjax": text})
+        mode = partial.stat().st_mode  # safetensors makes files for their owner only
+        save_file(tensors, partial, metadata)
         partial.chmod(mode)
         os.replace(partial, path)
+    except SafetensorError as error:  # a full disk, for example
+        raise OSError(str(error)) from error
     finally:
         partial.unlink(missing_ok=True)
 

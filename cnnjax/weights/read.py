@@ -32,13 +32,13 @@ HOLDERS = ("model.", "backbone.", "net.", "network.", "encoder.")
 TABLE_MAGIC = bytes.fromhex("57fb808b247547db")
 
 
-def library(name: str, path: Path, what: str) -> Any:
+def library(name: str, path: Path, what: str, verb: str = "reading") -> Any:
     """Imports a library. WeightsError: it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise WeightsError(
-            f"{path} is {what}, and reading it needs {name.partition('.')[0]}: pip install it first"
+            f"{path} is {what}, and {verb} it needs {name.partition('.')[0]}: pip install it first"
         ) from error
 
 

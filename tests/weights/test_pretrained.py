@@ -2,12 +2,14 @@
 
 import http.server
 import io
+import os
 import subprocess
 import sys
 import tarfile
 import threading
 import urllib.parse
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +21,7 @@ from safetensors.numpy import load_file
 
 import cnnjax
 from cnnjax import weights
-from cnnjax.images import fit
+from cnnjax.images import fit, pixels
 from cnnjax.trees import nest
 from cnnjax.weights import fetch, imagenet, metadata, named
 from tests.helpers import assert_trees_close
@@ -111,6 +113,12 @@ def server(file, tmp_path, monkeypatch):
     server.shutdown()
 
 
+def umask():
+    before = os.umask(0)
+    os.umask(before)
+    return before
+
+
 def sentence(name=NAME):
     with pytest.raises(ValueError) as error:
         cnnjax.pretrained(name)
@@ -159,6 +167,8 @@ def test_not_found_offline_no_network_no_space(server, monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("CNNJAX_MIRROR", "http://127.0.0.1:1")
     assert "cannot be fetched from http://127.0.0.1:1/" in sentence()
+    monkeypatch.setenv("CNNJAX_MIRROR", "mirror.example")
+    assert sentence() == "CNNJAX_MIRROR=mirror.example is no address: it begins with https://"
     monkeypatch.setenv("CNNJAX_MIRROR", server.address)
     server.files[FILE] = b"0" * 1000
     monkeypatch.setattr(fetch.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
@@ -250,24 +260,53 @@ def net():
 
 
 def test_images_of_every_kind(net, tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 1), np.uint8)
-    Image.fromarray(pixels[..., 0]).save(tmp_path / "a.png")
-    expected = net(pixels)
+    grey = np.random.default_rng(0).integers(0, 256, (40, 60, 1), np.uint8)
+    Image.fromarray(grey[..., 0]).save(tmp_path / "a.png")
+    expected = net(grey)
     assert isinstance(expected, cnnjax.Outputs) and expected.features.shape == (1, 84)
-    square = fit(pixels, net.preprocessing)
+    square = fit(grey, net.preprocessing)
     assert square.shape == (32, 32, 1)
     direct = net.model.apply(net.variables, net.preprocessing(square[None])).logits
     np.testing.assert_allclose(expected.logits, direct, rtol=1e-5, atol=1e-5)
-    path, colour = tmp_path / "a.png", np.repeat(pixels, 3, 2)
-    kinds = (path, str(path), Image.open(path), pixels[..., 0], pixels[None], [pixels], colour)
+    path, colour = tmp_path / "a.png", np.repeat(grey, 3, 2)
+    kinds = (path, str(path), Image.open(path), grey[..., 0], grey[None], [grey], colour)
     for same in (*kinds, [colour], Image.fromarray(colour)):
         assert_trees_close(net(same).logits, expected.logits)
-    mixed = net([path, pixels, Image.open(path)] * 12)  # more than one batch
+    mixed = net([path, grey, Image.open(path)] * 12)  # more than one batch
     assert mixed.features.shape == (36, 84)
     np.testing.assert_allclose(
         mixed.logits, np.repeat(expected.logits, 36, 0), rtol=1e-5, atol=1e-5
     )
     np.testing.assert_array_equal(net.features(path), expected.features)
+
+
+def test_deep_pixels_are_the_same_by_path_and_opened(net, tmp_path):
+    levels = np.arange(16, dtype=np.uint16).reshape(4, 4) * 4369
+    Image.fromarray(levels).save(tmp_path / "deep.png")
+    by_path = pixels(tmp_path / "deep.png", 1)
+    np.testing.assert_array_equal(by_path[..., 0], levels >> 8)
+    np.testing.assert_array_equal(pixels(Image.open(tmp_path / "deep.png"), 1), by_path)
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_a_crop_that_does_not_fit(antialias):
+    small = weights.Preprocessing(64, resize=32, antialias=antialias)
+    with pytest.raises(ValueError, match="crop of 64 does not fit into a short side of 32"):
+        fit(np.zeros((90, 90, 3), np.uint8), small)
+
+
+def test_an_own_resize_is_what_the_file_says(net, tmp_path):
+    weights.save(tmp_path / "net.safetensors", net)
+    out = tmp_path / "out.safetensors"
+    flags = [f"--pretrained={tmp_path}/net.safetensors", f"--out={out}", "--format=safetensors"]
+    export(flags)
+    assert weights.load(out).preprocessing == net.preprocessing
+    export([*flags, "--resize=40"])
+    assert weights.load(out).preprocessing == replace(net.preprocessing, resize=40)
+    with pytest.raises(UserError, match="crop of 32 does not fit into a short side of 20"):
+        export([*flags, "--resize=20"])
+    with pytest.raises(UserError, match="is a folder: name a file"):
+        export([*flags[:1], f"--out={tmp_path}", "--format=safetensors"])
 
 
 def test_predictions_and_stages(net):
@@ -294,6 +333,12 @@ def test_predictions_and_stages(net):
 def test_no_images(net, image, text):
     with pytest.raises(ValueError, match=text):
         net(image)
+
+
+def test_a_run_folder_without_a_checkpoint(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(weights.WeightsError, match="is not the config of a run"):
+        cnnjax.pretrained(tmp_path)
 
 
 def test_a_random_classifier_does_not_predict(server):
@@ -364,8 +409,8 @@ def test_the_readme_from_a_name_to_an_own_classifier(server, tmp_path, monkeypat
     code = text.partition("From a name to an own classifier")[2].split("```")[1]
     monkeypatch.chdir(tmp_path)
     for seed, name in enumerate(("photo", "other")):
-        pixels = np.random.default_rng(seed).integers(0, 256, (240, 320, 3), np.uint8)
-        Image.fromarray(pixels).save(f"{name}.jpg")
+        image = np.random.default_rng(seed).integers(0, 256, (240, 320, 3), np.uint8)
+        Image.fromarray(image).save(f"{name}.jpg")
     exec(code.removeprefix("python"), {})
     predictions, loss = capsys.readouterr().out.splitlines()
     assert "probability=" in predictions and float(loss) < np.log(2)
@@ -376,6 +421,7 @@ def test_there_and_back_by_command(server, values, tmp_path, capsys):
     out = tmp_path / "out.safetensors"
     done = export([f"--pretrained={NAME}", "--format=torchvision", f"--out={out}"])
     assert done["format"] == "torchvision" and done["bytes"] == out.stat().st_size
+    assert out.stat().st_mode & 0o777 == 0o666 & ~umask()
     written, published = load_file(out), torchvision_tensors("inception_v1_bn", values)
     counters = {name for name in written if name.endswith("num_batches_tracked")}
     assert set(written) - counters == set(published) and len(counters) == 57

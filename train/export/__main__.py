@@ -22,7 +22,7 @@ from pathlib import Path
 from cnnjax.weights.export import WRITERS
 from train import cli, errors
 from train.classifier import TRANSFORM, add_weights, one_classifier
-from train.errors import UserError
+from train.errors import CheckpointError, UserError
 from train.export.files import write_published, write_safetensors
 from train.export.programs import PROGRAMS, write_program
 
@@ -56,14 +56,19 @@ def main(argv: list[str] | None = None) -> dict:
         *("--class-names", *TRANSFORM),
     )
     args = parser.parse_args(argv)
-    classifier = one_classifier(args)
     if not Path(args.out).resolve().parent.is_dir():
         raise UserError(f"--out={args.out}: there is no such folder")
-    if args.format == "safetensors":
-        return write_safetensors(args.out, classifier)
-    if args.format in FILES:
-        return write_published(args.out, args.format, classifier)
-    return write_program(args.out, args.format, classifier, not args.without_preprocessing)
+    if args.format != "savedmodel" and Path(args.out).is_dir():
+        raise UserError(f"--out={args.out} is a folder: name a file")
+    classifier = one_classifier(args)
+    try:
+        if args.format == "safetensors":
+            return write_safetensors(args.out, classifier)
+        if args.format in FILES:
+            return write_published(args.out, args.format, classifier)
+        return write_program(args.out, args.format, classifier, not args.without_preprocessing)
+    except OSError as error:
+        raise CheckpointError(f"--out={args.out}: {error.strerror or error}") from None
 
 
 if __name__ == "__main__":
