@@ -230,6 +230,7 @@ class Checkpoints:
             state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore()
         )
         with damage_named(place):
+            read_through(place / "state")
             with ocp.StandardCheckpointer() as reader:
                 saved = reader.metadata((place / "state").resolve()).item_metadata.tree
             compare(saved, {part: getattr(like, part, None) for part in PARTS}, place)
@@ -249,6 +250,7 @@ class Checkpoints:
         place = self.folder / str(step)
         state = (place / "state").resolve()
         with damage_named(place), ocp.PyTreeCheckpointer() as reader:
+            read_through(state)
             saved = reader.metadata(state).item_metadata.tree
             averaged = bool(saved.get("ema")) and not raw
             compare(saved["ema"] if averaged else saved, like, place)
@@ -289,6 +291,23 @@ def damage_named(place: epath.Path):
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{place} cannot be restored: {reason}") from error
+
+
+def read_through(state: epath.Path) -> None:
+    """Raises ValueError at the first array that cannot be read.
+
+    orbax reads all at once. When one fails it closes its event loop while others are under way,
+    and their answers have crashed the process. What lies remote is read once, by orbax alone.
+    """
+    import tensorstore as ts
+
+    if "://" in str(state) or not (state / "manifest.ocdbt").exists():
+        return
+    store = {"driver": "ocdbt", "base": state.resolve().as_uri()}
+    for key in ts.KvStore.open(store).result().list().result():
+        if key.endswith(b"/.zarray"):
+            place = store | {"path": key.decode().removesuffix(".zarray")}
+            ts.open({"driver": "zarr", "kvstore": place}).result().read().result()
 
 
 def checksums(state: Any) -> dict[str, int]:

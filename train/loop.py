@@ -1,4 +1,8 @@
-"""Trains a config in a run folder; the same call resumes it, to the same bits."""
+"""Trains a config in a run folder; the same call resumes it, to the same bits.
+
+One file from the first line of a run to its last, because what is saved, resumed and undone has to
+be seen together.
+"""
 
 import contextlib
 import sys

@@ -28,13 +28,14 @@ import numpy as np
 
 from cnnjax.images import BadImage
 from train import cli, errors, files
-from train.classifier import Classifier, add_weights, one_classifier
+from train.classifier import Classifier
 from train.cli import bar
 from train.data.sources.folder import is_image
 from train.data.threads import ahead, threads
 from train.data.transforms import make_transform
 from train.errors import DataError, UserError
 from train.evaluate.protocols import squeeze
+from train.options import add_weights, one_classifier
 from train.start import start
 
 BATCH = 32

@@ -1,4 +1,7 @@
-"""Data that was once read wrongly without a word, or that ended in a traceback or a hang."""
+"""Data that was once read wrongly without a word, or that ended in a traceback or a hang.
+
+Short cases of one kind, in one place: a new one is put beside its siblings.
+"""
 
 import io
 import os

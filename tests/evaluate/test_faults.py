@@ -1,4 +1,7 @@
-"""Unusual images, names, options and files: an answer, or one sentence and its exit code."""
+"""Unusual images, names, options and files: an answer, or one sentence and its exit code.
+
+Short cases of one kind, in one place: a new one is put beside its siblings.
+"""
 
 import csv
 import io
@@ -22,12 +25,13 @@ from cnnjax.images import decode
 from tests.helpers import ROOT, assert_trees_close
 from train import cli, errors, metrics, predict
 from train.__main__ import main as train
-from train.classifier import from_weights, read_names
+from train.classifier import from_weights
 from train.errors import DataError, UserError
 from train.evaluate import statistics
 from train.evaluate.__main__ import main as evaluate
 from train.export.__main__ import main as export
 from train.export.programs import CLOSE
+from train.options import read_names
 from train.report.__main__ import main as report
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, 28, 56), np.uint8)

@@ -1,4 +1,7 @@
-"""The command line as a user meets it: speed, exit codes, one sentence for each mistake."""
+"""The command line as a user meets it: speed, exit codes, one sentence for each mistake.
+
+Short cases of one kind, in one place: a new one is put beside its siblings.
+"""
 
 import json
 import os

@@ -146,13 +146,14 @@ def test_a_damaged_newest_checkpoint_is_passed_over(finished, tmp_path, capsys):
     assert_trees_close(final_state(workdir), final_state(finished))
 
 
-def test_nothing_but_damaged_checkpoints_is_an_error(finished, tmp_path):
+def test_nothing_but_damaged_checkpoints_is_an_error(finished, tmp_path, capfd):
     workdir = copy(finished, tmp_path)
     for checkpoint in (workdir / "checkpoints").iterdir():
         damage(checkpoint)
     with pytest.raises(CheckpointError, match="cannot be restored") as caught:
         main([*OPTIONS, f"--workdir={workdir}", "--config.epochs=1"])
     assert caught.value.exit_code == 4
+    assert "Event loop" not in capfd.readouterr().err  # no read was left under way
 
 
 def test_a_half_written_row_is_dropped(finished, tmp_path):

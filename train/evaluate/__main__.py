@@ -17,12 +17,12 @@ from typing import Any
 from etils import epath
 
 from train import cli, data, errors
-from train.classifier import add_weights, one_of, published
 from train.config import Data
 from train.errors import UserError
 from train.evaluate.evaluation import evaluate_all, from_runs, short, watch
 from train.evaluate.predictions import compare
 from train.evaluate.protocols import PROTOCOLS
+from train.options import add_weights, one_of, published
 from train.start import start
 
 

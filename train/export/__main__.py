@@ -21,10 +21,10 @@ from pathlib import Path
 
 from cnnjax.weights.export import WRITERS
 from train import cli, errors
-from train.classifier import TRANSFORM, add_weights, one_classifier
 from train.errors import CheckpointError, UserError
 from train.export.files import write_published, write_safetensors
 from train.export.programs import PROGRAMS, write_program
+from train.options import TRANSFORM, add_weights, one_classifier
 
 FILES = ("safetensors", *WRITERS)
 

@@ -1,4 +1,7 @@
-"""The report of a run: its sections in the order of the page, and what they are made of."""
+"""The report of a run: its sections in the order of the page, and what they are made of.
+
+A function for each section, short ones: together they read as the page does.
+"""
 
 import sys
 from collections.abc import Callable
