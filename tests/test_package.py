@@ -23,7 +23,7 @@ from tests.models.values import starting_values
 PACKAGES = ("cnnjax", "train")
 # Imports that another name declares, and those that an error message or another package provides.
 DISTRIBUTIONS = {"PIL": "pillow", "absl": "absl-py", "orbax": "orbax-checkpoint"}
-OPTIONAL = {"keras", "libtpu", "pyarrow", "wandb"}
+OPTIONAL = {"keras", "libtpu", "mlflow", "pyarrow", "trackio", "wandb"}
 
 # What the console script does.
 COMMAND = "import sys; sys.path.pop(0); from cnnjax.__main__ import main; sys.exit(main())"

@@ -1,35 +1,52 @@
 """From a config to the things that it names: data, model, optimizer, step."""
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from cnnjax import apply_with_stages, create_model
+from cnnjax import apply_with_stages
 from cnnjax.spelling import choice
 from cnnjax.stages import CLASSIFIERS
-from train import data, losses, mix, optim, pretrained, state, step
-from train.config import Config, decided_by
+from train import data, losses, metrics, mix, optim, own, pretrained, state, step
+from train.config import Config, Optim, decided_by
 from train.data.fingerprint import fingerprint
 from train.errors import UserError
 from train.parallel import Parallel
-from train.schema import FREEZE, check
+from train.schema import FREEZE, check, class_weights
 
-DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
+DTYPES = {"float32": None, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 MOST_STEPS = 2**31  # steps are counted in int32
 MOST_BYTES = 2**35  # of a batch on the host
 # For the initial state, a program that runs once: it compiles in two thirds of the time.
 RUNS_ONCE = {"xla_backend_optimization_level": 1}
 
 
-def build_model(config: Config, classes: int) -> nn.Module:
+class Given(NamedTuple):
+    """What the caller of `train.fit` gives, in place of what the config names."""
+
+    model: nn.Module | None = None
+    loss: Callable | None = None
+    train: data.Split | None = None
+    evaluation: data.Split | None = None
+    tx: optax.GradientTransformation | None = None
+
+
+def build_model(config: Config, classes: int, given: nn.Module | None = None) -> nn.Module:
     """The model that a config names, for data with this number of classes.
+
+    Args:
+        config: with the model's name and options.
+        classes: of the data.
+        given: takes the place of the named one.
 
     Raises:
         UserError: an unknown name, option or type, or fewer classes than the data has.
@@ -41,15 +58,20 @@ def build_model(config: Config, classes: int) -> nn.Module:
         )
     needed = pretrained.needed_options(config.init, chosen.name)
     options: dict[str, Any] = {**needed, **chosen.options, "dtype": DTYPES[chosen.dtype]}
+    num_classes = chosen.num_classes or classes
     try:
-        model = create_model(chosen.name, num_classes=chosen.num_classes or classes, **options)
+        model = given or own.create(chosen.name, num_classes=num_classes, **options)
     except ValueError as error:
         raise UserError(str(error)) from None
+    if getattr(model, "num_classes", num_classes) < classes:
+        raise UserError(f"the network has {model.num_classes} classes, the data {classes}")
     fields = {field.name for field in dataclasses.fields(model)}
     if config.parallel.sync_batchnorm and "bn_axis" in fields:
         model = model.clone(bn_axis=step.AXIS)
     if keeps_statistics(config) and "bn_frozen" in fields:
         model = model.clone(bn_frozen=True)
+    if not own.is_ours(model):
+        return own.Network(model, getattr(model, "num_classes", num_classes))
     return model
 
 
@@ -121,6 +143,48 @@ def build_mix(config: Config, num_classes: int) -> Callable | None:
     )
 
 
+def build_loss(config: Config, split: data.Split, given: Callable | None = None) -> Callable:
+    """(outputs, labels) -> (loss, parts): the loss that a config names, for training on a split.
+
+    Raises:
+        UserError: there are not as many class weights as classes, or the loss cannot be loaded.
+    """
+    chosen = config.loss
+    if given or own.is_own(chosen.name):
+        return partial(losses.own, given or own.load(chosen.name, "loss.name"))
+    return partial(
+        losses.objective,
+        label_smoothing=chosen.label_smoothing,
+        main_weight=chosen.main_weight,
+        aux_weight=chosen.aux_weight,
+        kind=chosen.name,
+        gamma=chosen.gamma,
+        class_weights=weights_of_classes(config, split),
+    )
+
+
+def weights_of_classes(config: Config, split: data.Split) -> tuple[float, ...]:
+    """`loss.class_weights` as numbers, one for each output of the network; () for none."""
+    weights, classes = class_weights(config.loss.class_weights), len(split.class_names)
+    if weights == "balanced":
+        weights = tuple(losses.balanced(np.bincount(split.labels, minlength=classes).tolist()))
+    if weights and len(weights) != classes:
+        raise UserError(f"loss.class_weights has {len(weights)} numbers for {classes} classes")
+    more = max(0, config.model.num_classes - classes) if weights else 0
+    return (*weights, *([1.0] * more))
+
+
+def check_best(name: str, classes: int) -> None:
+    """Raises UserError unless an evaluation in training measures this number (`metrics.sums`)."""
+    if name == "top5" and classes <= 10:
+        raise UserError(f"checkpoint.best=top5 is measured above ten classes; there are {classes}")
+    if name == "auc" and classes > metrics.MOST_RANKED:
+        raise UserError(
+            f"checkpoint.best=auc is measured up to {metrics.MOST_RANKED} classes; "
+            f"there are {classes}"
+        )
+
+
 def count_steps(config: Config, examples: int) -> int:
     """Updates in `epochs` passes; a batch runs on across the border of two passes."""
     steps = round(config.epochs * examples / config.data.batch_size)
@@ -159,6 +223,7 @@ def build_optimizer(
         factors=chosen.factors,
     )
     plateau = build_plateau(config)
+    factory = own.load(chosen.name, "optim.name") if own.is_own(chosen.name) else None
     tx = optim.make_optimizer(
         chosen.name,
         schedule,
@@ -173,8 +238,29 @@ def build_optimizer(
         clip=chosen.clip,
         lr_scale=rules,
         plateau=plateau.scale if plateau else None,
+        own=partial(own_optimizer, chosen, factory) if factory else None,
     )
-    return tx, schedule
+    return optim.with_loss_scale(tx) if config.model.dtype == "float16" else tx, schedule
+
+
+def own_optimizer(
+    chosen: Optim, factory: Callable, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+    """The optimizer that a factory of the user's own makes, such as `optax.lion`.
+
+    Raises:
+        UserError: it makes none, or takes other options.
+    """
+    try:
+        takes = "learning_rate" in inspect.signature(factory).parameters
+        rate = {"learning_rate": schedule} if takes else {}
+        tx = factory(*([] if takes else [schedule]), **rate, **chosen.options)
+    except TypeError as error:
+        raise UserError(f"optim.name={chosen.name!r} cannot be made: {error}") from None
+    if not isinstance(tx, optax.GradientTransformation):
+        kind = type(tx).__name__
+        raise UserError(f"optim.name={chosen.name!r} makes a {kind}, not an optax transformation")
+    return tx
 
 
 def build_plateau(config: Config) -> optim.Plateau | None:
@@ -210,11 +296,12 @@ class Task:
         config: Config,
         split: data.Split | None = None,
         *,
+        given: Given | None = None,
         among: Sequence[jax.Device] | None = None,
     ):
-        """`split` stands in for the data that the config names, `among` for the devices."""
+        """`split` and `given` stand in for what the config names, `among` for the devices."""
         check(config)
-        self.config = config
+        self.config, given = config, given or Given()
         self.spread = Parallel(config.parallel.mapping, config.parallel.devices, among=among)
         self.spread.check("data.batch_size", config.data.batch_size)
         share = config.data.batch_size // len(self.spread.devices)
@@ -223,16 +310,24 @@ class Task:
             raise UserError(
                 f"parallel.accumulate={parts} does not divide the {share} examples of each device"
             )
-        self.train_split = split or data.load(config.data.source, config.data.train_split)
-        self.eval_split = split or data.load(config.data.source, config.data.eval_split)
+        source = config.data
+        self.train_split = split or given.train or data.load(source.source, source.train_split)
+        self.eval_split = split or given.evaluation or data.load(source.source, source.eval_split)
         self.class_names = self.train_split.class_names
         self.steps = count_steps(config, len(self.train_split))
-        self.model = build_model(config, len(self.class_names))
+        self.model = build_model(config, len(self.class_names), given.model)
+        check_best(config.checkpoint.best, self.model.num_classes)
         data.check(self.train_split, config.data)
         self.image_shape = data.image_shape(self.train_split, config.data)
         rules = rate_rules(config, self.model, self.image_shape)
-        self.tx, self.schedule = build_optimizer(config, self.steps, rules)
+        self.schedule: optax.Schedule | None = None
+        if given.tx:
+            half = config.model.dtype == "float16"
+            self.tx = optim.with_loss_scale(given.tx) if half else given.tx
+        else:
+            self.tx, self.schedule = build_optimizer(config, self.steps, rules)
         self.plateau = build_plateau(config)
+        self.loss = build_loss(config, self.train_split, given.loss)
         self.preprocess = build_preprocess(config, self.image_shape[-1])
         for name in ("batch_size", "eval_batch_size"):
             size = getattr(config.data, name)
@@ -272,13 +367,13 @@ class Task:
             step.train_step,
             model=self.model,
             tx=self.tx,
-            loss_fn=partial(losses.objective, **dataclasses.asdict(config.loss)),
+            loss_fn=self.loss,
             preprocess=self.preprocess,
             mix=build_mix(config, self.model.num_classes),
             ema=config.optim.ema,
             ema_warmup=config.optim.ema_warmup,
             accumulate=config.parallel.accumulate,
-            skip_bad=config.on_nan == "skip",
+            skip_bad=config.on_nan == "skip" or config.model.dtype == "float16",
             remat_policy=policy,
             frozen=self.frozen,
         )
@@ -301,6 +396,7 @@ class Task:
             "steps": self.steps,
             "mapping": self.spread.mapping,
             "devices": len(self.spread.devices),
+            "class_weights": weights_of_classes(self.config, self.train_split),
         }
 
     def fresh_state(self) -> state.TrainState:
@@ -309,8 +405,10 @@ class Task:
         self._create.clear_cache()  # it is called once, and holds 100 MB for Inception v3
         return fresh
 
-    def lr(self, current: state.TrainState, number: int) -> float:
-        """The learning rate of update `number`, counted from one."""
+    def lr(self, current: state.TrainState, number: int) -> float | None:
+        """The learning rate of update `number`, counted from one; None where nobody knows it."""
+        if self.schedule is None:
+            return None
         factor = optim.plateau_factor(current.opt_state) if self.plateau else 1.0
         return float(self.schedule(number - 1)) * factor
 

@@ -9,11 +9,11 @@ import copy
 import importlib
 import json
 import logging
+import math
 import os
 import sys
 import zlib
-from functools import cached_property
-from operator import itemgetter
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -46,8 +46,17 @@ class Checkpoints:
     A context: leaving it waits for the writes that were started.
     """
 
-    def __init__(self, folder: epath.PathLike, keep: int = 2, *, read_only: bool = False):
+    def __init__(
+        self,
+        folder: epath.PathLike,
+        keep: int = 2,
+        *,
+        best: str = "top1",
+        read_only: bool = False,
+    ):
+        """`keep` of the latest stay, and the one with the best number of that name."""
         self.folder, self._keep, self._read_only = epath.Path(folder), keep, read_only
+        self._number = best
         self._started: int | None = None  # the step of the last save
         self._failed: set[int | None] = set()  # steps that could not be written
 
@@ -58,14 +67,14 @@ class Checkpoints:
 
         self._set_aside_unreadable()
         policies = ocp.checkpoint_managers
-        accuracy = itemgetter("top1")  # of the metrics that a step is saved with
-        best = policies.BestN(get_metric_fn=accuracy, n=1, keep_checkpoints_without_metrics=False)
+        quality = partial(goodness, name=self._number)  # of the metrics a step is saved with
+        best = policies.BestN(get_metric_fn=quality, n=1, keep_checkpoints_without_metrics=False)
         # max_to_keep would delete the newest step when it is not among the best.
         both = policies.AnyPreservationPolicy([policies.LatestN(self._keep), best])
         return ocp.CheckpointManager(
             self.folder if "://" in str(self.folder) else self.folder.resolve(),
             options=ocp.CheckpointManagerOptions(
-                best_fn=accuracy,
+                best_fn=quality,
                 preservation_policy=both,
                 read_only=self._read_only,
                 create=not self._read_only,
@@ -148,7 +157,7 @@ class Checkpoints:
             place.rename(aside)
 
     def best(self) -> int | None:
-        """The step with the highest top-1 accuracy among those at hand."""
+        """The step with the best evaluation among those at hand."""
         return self._manager.best_step()
 
     def save(self, step: int, state: Any, meta: dict, metrics: dict | None) -> None:
@@ -279,6 +288,12 @@ class Checkpoints:
                 self._set_aside(self.folder / str(step), str(error))
                 self._manager.reload()
         return None
+
+
+def goodness(metrics: dict[str, float], *, name: str) -> float:
+    """How good an evaluation is by one of its numbers: higher is better."""
+    value = metrics.get(name, -math.inf)
+    return -value if name == "loss" else value
 
 
 @contextlib.contextmanager

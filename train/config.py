@@ -12,9 +12,9 @@ from typing import Any
 
 @dataclass
 class Model:
-    name: str = "lenet5"  # a name of `python -m cnnjax`
+    name: str = "lenet5"  # a name of `python -m cnnjax`, or your own: package.module:Class
     num_classes: int = 0  # 0: as many as the data has
-    dtype: str = "float32"  # compute type: float32 or bfloat16; parameters and logits stay float32
+    dtype: str = "float32"  # of computing: float32 | bfloat16 | float16; parameters stay float32
     keep: str = "auto"  # for the gradient: all | products (of convolutions, dense) | auto
     options: dict[str, Any] = field(default_factory=dict)  # fields of the model's class: dropout …
 
@@ -27,6 +27,7 @@ class Augment:
     aspect: tuple[float, ...] = (0.75, 1.3333333)  # area: range of width over height
     interpolation: str = "bilinear"  # of the crop: bilinear | bicubic | area | nearest | random
     flip: bool = False  # mirrored left to right, half of the time
+    flip_vertical: bool = False  # likewise top to bottom
     rotate: float = 0.0  # degrees: largest random angle
     scale: float = 0.0  # largest random zoom of each axis, as a share: 0.1 is 0.9 to 1.1
     shear: float = 0.0  # largest random horizontal shear
@@ -34,6 +35,10 @@ class Augment:
     distort: str = "device"  # where the four above happen: device | host (in tf.data)
     randaugment: int = 0  # random operations of RandAugment, each image
     magnitude: float = 9.0  # of RandAugment, 0 to 10
+    policy: str = "none"  # none | autoaugment | autoaugment_cifar10 | trivialaugment
+    jitter: tuple[float, ...] = (0, 0, 0, 0)  # most of brightness, contrast, saturation, hue
+    grey: float = 0.0  # probability of losing the colours
+    blur: float = 0.0  # pixels: largest deviation of a Gaussian blur
     color: str = "none"  # none | slim | slim_fast (brightness and saturation only)
     lighting: float = 0.0  # deviation of AlexNet's shift of colours; 0.1 in the paper
     permute_channels: bool = False  # red, green and blue in a random order
@@ -55,7 +60,7 @@ class Transform:
 
 @dataclass
 class Data:
-    source: str = "mnist5k"  # mnist5k | npz:FILE | folder:DIR | tfds:NAME | synthetic:HxWxC/K
+    source: str = "mnist5k"  # mnist5k | npz:FILE | folder:DIR | csv:FILE | tfds:NAME | module:name
     train_split: str = "train"  # what to learn from; of a TFDS set also train[:90%]
     eval_split: str = "test"  # val, validation and test are synonyms where there is one
     size: int = 0  # side of the images that the model reads; 0: the source's
@@ -74,7 +79,8 @@ class Data:
 
 @dataclass
 class Optim:
-    name: str = "sgd"  # sgd | rmsprop (TensorFlow's) | adamw | lars | lamb
+    name: str = "sgd"  # sgd | rmsprop (TensorFlow's) | adamw | lars | lamb | optax.contrib:muon …
+    options: dict[str, Any] = field(default_factory=dict)  # arguments of an optimizer of your own
     lr: float = 0.1  # the peak learning rate
     lr_per: int = 0  # lr is for a batch of this size, and grows with the batch; 0: it does not
     momentum: float = 0.9  # decay of the velocity; adamw, lamb: of the mean gradient
@@ -103,7 +109,12 @@ class Optim:
 
 @dataclass
 class Loss:
+    name: str = (
+        "cross_entropy"  # cross_entropy | binary | focal | your own: package.module:function
+    )
     label_smoothing: float = 0.0  # share of the target that is spread over all classes
+    class_weights: str = ""  # balanced, or one number a class: 1,2.5; empty: all classes alike
+    gamma: float = 2.0  # focal: how much less the easy examples count
     main_weight: float = 1.0  # of the classifier's cross-entropy
     aux_weight: float = 0.3  # of the mean cross-entropy of the auxiliary heads
 
@@ -121,14 +132,15 @@ class Parallel:
 class Checkpoint:
     every: int = 1000  # steps between checkpoints; the last step has one
     keep: int = 2  # how many of the latest stay; the best does too
+    best: str = "top1"  # what makes it: top1 | top5 | loss | balanced_accuracy | f1 | auc …
 
 
 @dataclass
 class Log:
     every: int = 50  # steps between rows of training metrics
     eval_every: int = 500  # steps between evaluations; the last step has one
-    tensorboard: bool = False  # event files in <workdir>/tensorboard
-    wandb: str = ""  # project of Weights & Biases to log to
+    to: tuple[str, ...] = ()  # also to tensorboard, wandb, mlflow, trackio
+    project: str = "cnnjax"  # its name in wandb, mlflow, trackio
     profile: tuple[int, ...] = ()  # (a, b): trace steps a to b into <workdir>/profile
 
 
@@ -141,6 +153,7 @@ class Init:
 @dataclass
 class Config:
     epochs: float = 40.0  # passes over the training split
+    stop_after: int = 0  # evaluations without a better one that end the run; 0: none do
     seed: int = 0  # of parameters, order of the data, augmentation, dropout
     on_nan: str = "stop"  # stop | skip (the update) | rollback (to the last checkpoint)
     rollbacks: int = 3  # how often on_nan=rollback may
@@ -161,7 +174,9 @@ HARMLESS = (
     "parallel.devices",
     "parallel.compile_cache",
     "checkpoint.",
-    "log.tensorboard",
+    "log.to",
+    "log.project",
+    "log.tensorboard",  # of earlier versions, as is the next
     "log.wandb",
     "log.profile",
     "rollbacks",

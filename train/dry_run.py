@@ -40,6 +40,9 @@ class Known(data.Split):
 KNOWN = {
     "tfds:imagenet2012": Known(1_281_167, 1000, (None, None, 3)),
     "tfds:mnist": Known(60_000, 10, (28, 28, 1)),
+    "tfds:fashion_mnist": Known(60_000, 10, (28, 28, 1)),
+    "tfds:cifar10": Known(50_000, 10, (32, 32, 3)),
+    "tfds:cifar100": Known(50_000, 100, (32, 32, 3)),
 }
 
 

@@ -24,7 +24,7 @@ class Evaluator:
         )
 
     def __call__(self, variables: Any, split: data.Split) -> dict[str, float]:
-        """loss, top1, top5 (above ten classes) and examples. `variables` are replicated.
+        """The numbers of `metrics.finalize`. `variables` are replicated.
 
         Raises:
             DataError: none of the split's images can be read.

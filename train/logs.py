@@ -1,15 +1,14 @@
 """What a run writes: `metrics.jsonl`, the source of every plot, trackers, and traces."""
 
 import json
-import zlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
 from etils import epath
 
 from train import files
-from train.errors import CheckpointError, UserError, tell
+from train.errors import CheckpointError, tell
+from train.trackers import Trackers, Where
 
 
 class Metrics:
@@ -20,16 +19,15 @@ class Metrics:
         workdir: epath.Path | None,
         *,
         resume_at: int = 0,
-        tensorboard: bool = False,
-        wandb: str = "",
+        to: tuple[str, ...] = (),
+        project: str = "",
         config: dict | None = None,
     ):
         """Drops the rows after step `resume_at`, which the run repeats. No folder: no file."""
         self._path = workdir / "metrics.jsonl" if workdir else None
         self._rows: list[str] = []  # not yet on disk
         self._told = False  # whether the user knows that they cannot be written
-        self._trackers: list[Callable[[int, str, dict], None]] = []
-        self._closers: list[Callable[[], Any]] = []
+        self._trackers: Trackers | None = None
         self.train_rows = 0  # that were there already
         if workdir and self._path:
             rows = [row for row in read(workdir) if row["step"] <= resume_at]
@@ -37,18 +35,15 @@ class Metrics:
             self._text = "".join(json.dumps(row) + "\n" for row in rows)
             self._torn = True
             self.flush()
-            if tensorboard:
-                self._track_tensorboard(workdir, resume_at)
-            if wandb:
-                self._track_wandb(workdir, wandb, config or {})
+            self._trackers = Trackers(to, Where(workdir, project, config or {}, resume_at))
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """The row is on disk when this returns, unless the disk is full; see `flush`."""
         if self._path:
             self._rows.append(json.dumps({"step": step, "split": split} | values) + "\n")
             self.flush()
-        for track in self._trackers:
-            track(step, split, values)
+        if self._trackers:
+            self._trackers.track(step, split, values)
 
     def flush(self) -> bool:
         """Whether every row is on disk. Rows that a full disk refuses wait for the next attempt."""
@@ -75,44 +70,8 @@ class Metrics:
         return True
 
     def close(self) -> None:
-        for close in self._closers:
-            close()
-
-    def _track_tensorboard(self, workdir: epath.Path, resume_at: int) -> None:
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError:
-            raise UserError(
-                "log.tensorboard needs the package tensorboardX: pip install tensorboardX"
-            ) from None
-
-        writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_at + 1)
-
-        def track(step, split, values):
-            for name, value in values.items():
-                writer.add_scalar(f"{split}/{name}", value, step)
-
-        self._trackers.append(track)
-        self._closers.append(writer.close)
-
-    def _track_wandb(self, workdir: epath.Path, project: str, config: dict) -> None:
-        try:
-            import wandb
-        except ImportError:
-            raise UserError("log.wandb needs the package wandb: pip install wandb") from None
-
-        # A run folder is one run there, whoever resumes it; folders in two places are two runs.
-        name, place = workdir.name, str(workdir if "://" in str(workdir) else workdir.resolve())
-        number = f"{name}-{zlib.crc32(place.encode()):08x}"
-        run = wandb.init(
-            project=project, name=name, id=number, resume="allow", config=config, dir=str(workdir)
-        )
-        self._trackers.append(
-            lambda step, split, values: run.log(
-                {f"{split}/{k}": v for k, v in values.items()}, step=step
-            )
-        )
-        self._closers.append(run.finish)
+        if self._trackers:
+            self._trackers.close()
 
 
 def read(workdir: epath.PathLike) -> list[dict[str, Any]]:

@@ -12,9 +12,9 @@ from typing import Any
 
 import jax
 
-from train import checkpoint, config, logs, pretrained
+from train import checkpoint, config, logs, pretrained, run
 from train.agreement import agree
-from train.build import Task
+from train.build import Given, Task
 from train.config import Config
 from train.data.counts import majority
 from train.errors import (
@@ -31,7 +31,6 @@ from train.lock import Lock
 from train.meters import Meters
 from train.opening import first_lines
 from train.progress import Progress, accuracy, duration, waiting
-from train.run import claim, make_folder
 from train.runtime import cluster, malloc, programs
 from train.runtime.signals import Interrupt
 from train.start import start
@@ -39,7 +38,12 @@ from train.state import TrainState
 
 
 def train(
-    config: Config, workdir: str, *, recipe: str = "", interrupt: Interrupt | None = None
+    config: Config,
+    workdir: str,
+    *,
+    recipe: str = "",
+    interrupt: Interrupt | None = None,
+    given: Given | None = None,
 ) -> dict[str, Any]:
     """Runs a config to its end in a run folder, from its newest checkpoint if it has one.
 
@@ -49,6 +53,7 @@ def train(
         recipe: the file, and its argument, that the config is from, where this process runs it and
             nothing else. The traced step is then cached for the next start.
         interrupt: what a signal does; by default SIGTERM and SIGUSR1 stop the run after a step.
+        given: what takes the place of things that the config names.
 
     Returns:
         The last evaluation, the step, and the speed: first (compiling) step and evaluations
@@ -67,7 +72,7 @@ def train(
     with contextlib.nullcontext(interrupt) if interrupt else Interrupt() as interrupt:
         quiet = not sys.stderr.isatty() or jax.process_index() > 0
         with waiting(f"reading {config.data.source}", quiet=quiet):
-            task = Task(config)
+            task = Task(config, given=given)
         try:
             return Training(task, workdir, interrupt, cache).run()
         except UserError:
@@ -101,20 +106,22 @@ class Training:
         if self.config.init.weights and not checkpoint.exists(workdir):
             self.given = pretrained.read(task)
         self.warned_of_waiting = False
+        self.began: float | None = None  # when the first step began
 
     def run(self) -> dict[str, Any]:
         """Holds the run folder, and trains in it."""
         if not self.first_process:
             cluster.first_process_says()  # that config.json is there, to compare with
-        self.folder = make_folder(self.workdir)
+        self.folder = run.make_folder(self.workdir)
         with contextlib.ExitStack() as held:
             if self.first_process:
                 held.enter_context(Lock(self.folder))
-            claim(self.folder, self.config, self.about)
+            run.claim(self.folder, self.config, self.about, self.task.eval_split)
             if self.first_process:
                 cluster.first_process_says()
             folder, keep = self.folder / "checkpoints", self.config.checkpoint.keep
-            self.checkpoints = held.enter_context(checkpoint.Checkpoints(folder, keep))
+            best = self.config.checkpoint.best
+            self.checkpoints = held.enter_context(checkpoint.Checkpoints(folder, keep, best=best))
             return self.attempts()
 
     def attempts(self) -> dict[str, Any]:
@@ -149,19 +156,21 @@ class Training:
         self.state: TrainState = restored[0] if restored else task.fresh_state()
         self.start = int(self.state.step)
         self.result: dict[str, float] = meta.get("result", {})
-        self.best: float = meta.get("best", -1.0)  # top-1 of the best evaluation so far
+        self.best: float | None = meta.get("best")  # `goodness` of the best evaluation so far
+        self.stale: int = meta.get("stale", 0)  # evaluations since then
         self.meters = Meters(
             config_.data.batch_size,
             task.spread.steps_ahead,
             meta.get("window", {}),
             skip_bad=config_.on_nan == "skip",
+            scaled=config_.model.dtype == "float16",
         )
         self.trace = logs.Trace(config_.log.profile if first else (), self.folder / "profile")
         self.rows = logs.Metrics(
             self.folder if first else None,
             resume_at=self.start,
-            tensorboard=config_.log.tensorboard,
-            wandb=config_.log.wandb,
+            to=config_.log.to,
+            project=config_.log.project,
             config=config.to_dict(config_),
         )
         self.progress = Progress(
@@ -172,10 +181,11 @@ class Training:
             quiet=not first,
         )
         if restored:
-            done = "nothing is left to train" if self.start >= task.steps else "resuming"
+            ended = self.start >= task.steps or self.is_enough()
+            done = "nothing is left to train" if ended else "resuming"
             self.progress.say(f"{self.workdir}: {done} at step {self.start} of {task.steps}")
             lost = -(-self.start // config_.log.every) - self.rows.train_rows
-            if self.start < task.steps:
+            if not ended:
                 lost = self.start // config_.log.every - self.rows.train_rows
             if lost > 0 and first:
                 self.progress.say(
@@ -189,7 +199,8 @@ class Training:
     def train(self) -> dict[str, Any]:
         """The loop: from the state's step to the last one."""
         task, meters, steps, every = self.task, self.meters, self.task.steps, self.config.log
-        self.announce()
+        number = steps = self.start if self.is_enough() else steps
+        self.announce(steps)
         batches = task.batches(self.start, self.attempt)
         step: Callable | None = None
         for number in range(self.start + 1, steps + 1):
@@ -216,8 +227,12 @@ class Training:
                 self.log(number)
             evaluated = self.evaluate(number) if due(every.eval_every) else None
             best, stop = self.is_best(evaluated), self.interrupt.requested(number)
-            if due(self.config.checkpoint.every) or best or stop:
+            enough = self.is_enough()
+            if due(self.config.checkpoint.every) or best or stop or enough:
                 self.save(number, evaluated)
+            if enough and not last:
+                self.end_early(number)
+                break
             if stop and not last:
                 self.require_checkpoint(number)
                 raise Preempted(
@@ -225,16 +240,16 @@ class Training:
                     "Run the same command to resume."
                 )
         if self.start < steps:
-            self.require_checkpoint(steps)
+            self.require_checkpoint(number)
         speed = meters.images_per_second()
-        result = {"step": steps, **self.result}
+        result = {"step": number, **self.result}
         self.progress.say(self.last_line())
         if speed is not None:
             result["images_per_second"] = round(speed)
         return result | self.bad_images() | {"workdir": str(self.workdir)}
 
-    def announce(self) -> None:
-        if self.start == self.task.steps:
+    def announce(self, steps: int) -> None:
+        if self.start == steps:
             return
         optim, spread = self.config.optim, self.task.spread
         if self.config.data.train_split == self.config.data.eval_split:
@@ -259,7 +274,7 @@ class Training:
         if not self.result:
             return ""
         took = ""
-        if self.start < self.task.steps:
+        if self.began is not None:
             took = f", after {duration(time.perf_counter() - self.began)}"
         common = majority(self.task.eval_split)
         if common and self.result["top1"] < common[1] + 0.005:
@@ -282,6 +297,7 @@ class Training:
 
     def first_step_done(self) -> None:
         self.meters.window.wait(0)
+        assert self.began is not None
         seconds = time.perf_counter() - self.began
         self.progress.restart()
         self.progress.say(f"compiled, first step done, in {seconds:.1f} s")
@@ -293,7 +309,10 @@ class Training:
     def log(self, number: int) -> None:
         means, speed = self.meters.row()
         epoch = number * self.config.epochs / self.task.steps
-        rate = {"lr": self.task.lr(self.state, number)}
+        if "loss" not in means:  # float16's range was exceeded by all of few steps
+            return
+        lr = self.task.lr(self.state, number)
+        rate = {} if lr is None else {"lr": lr}
         values = {"epoch": epoch} | means | rate | speed | self.bad_images()
         self.rows.write(number, "train", values)
         self.progress.row(number, "train", values)
@@ -335,10 +354,26 @@ class Training:
 
     def is_best(self, evaluated: dict[str, float] | None) -> bool:
         """Whether an evaluation is better than all before."""
-        if evaluated is None or evaluated["top1"] <= self.best:
+        if evaluated is None:
             return False
-        self.best = evaluated["top1"]
-        return True
+        value = checkpoint.goodness(evaluated, name=self.config.checkpoint.best)
+        better = self.best is None or value > self.best
+        self.best = value if better else self.best
+        self.stale = 0 if better else self.stale + 1
+        return better
+
+    def is_enough(self) -> bool:
+        """Whether so many evaluations in a row were no better that the run ends."""
+        return 0 < self.config.stop_after <= self.stale
+
+    def end_early(self, number: int) -> None:
+        best = self.config.checkpoint.best
+        self.progress.say(
+            f"the last {self.stale} evaluations brought no better {best}: the run ends at step "
+            f"{number} of {self.task.steps} (stop_after={self.config.stop_after})"
+        )
+        if self.first_process:
+            run.end(self.folder, number)
 
     def save(self, number: int, evaluated: dict | None) -> None:
         self.meters.window.fetch()  # a state that diverged is never saved
@@ -348,6 +383,7 @@ class Training:
                 "window": self.meters.window.sums,
                 "result": self.result,
                 "best": self.best,
+                "stale": self.stale,
                 "attempt": self.attempt,
             }
             self.checkpoints.save(number, self.state, meta, evaluated)

@@ -9,6 +9,8 @@ import numpy as np
 
 from train.errors import DivergedError
 
+FEW = 20  # skipped steps after which the scale of the loss should have become small enough
+
 
 class Meters:
     """The measurements of a training loop.
@@ -18,10 +20,16 @@ class Meters:
     """
 
     def __init__(
-        self, batch_size: int, steps_ahead: int, sums: dict[str, float], *, skip_bad: bool = False
+        self,
+        batch_size: int,
+        steps_ahead: int,
+        sums: dict[str, float],
+        *,
+        skip_bad: bool = False,
+        scaled: bool = False,
     ):
         """`steps_ahead`: how many steps the host may be ahead of the devices."""
-        self.window = Window(sums, skip_bad=skip_bad)
+        self.window = Window(sums, skip_bad=skip_bad, scaled=scaled)
         self._steps_ahead = steps_ahead
         self._row, self._run = Pace(batch_size), Pace(batch_size)
 
@@ -66,9 +74,10 @@ class Meters:
 class Window:
     """Metrics since the last row: some still on the devices, the sums of the others."""
 
-    def __init__(self, sums: dict[str, float], *, skip_bad: bool = False):
+    def __init__(self, sums: dict[str, float], *, skip_bad: bool = False, scaled: bool = False):
+        """`scaled`: the loss has a scale, which a gradient beyond float16's range makes smaller."""
         self.sums = dict(sums)
-        self._skip_bad = skip_bad
+        self._skip_bad, self._scaled = skip_bad, scaled
         self._pending: list[tuple[int, dict[str, jax.Array]]] = []
 
     def add(self, number: int, values: dict[str, jax.Array]) -> None:
@@ -94,7 +103,7 @@ class Window:
         self._pending.clear()
         for number, of_step in zip(numbers, values):
             bad = next((n for n in ("loss", "grad_norm") if not np.isfinite(of_step[n])), None)
-            if bad and not self._skip_bad:
+            if bad and not (self._skip_bad or (self._scaled and bad == "grad_norm")):
                 what = "loss" if bad == "loss" else "gradient's norm"
                 raise DivergedError(
                     f"the {what} of step {number} is {of_step[bad]}; "
@@ -107,12 +116,12 @@ class Window:
         """The means since the last row, and how many steps were skipped, if any."""
         sums, self.sums = self.sums, {}
         steps, skipped = sums.pop("steps", 0), sums.pop("skipped", 0)
-        if not steps:
+        if not steps and (not self._scaled or skipped >= FEW):
             raise DivergedError(
                 f"all of the last {skipped:.0f} updates were skipped: "
                 "no loss and gradient was finite"
             )
-        means = {name: value / steps for name, value in sums.items()}
+        means = {name: value / steps for name, value in sums.items()} if steps else {}
         return means | ({"skipped": skipped} if skipped else {})
 
 

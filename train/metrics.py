@@ -34,15 +34,40 @@ def correct(scores: Array, labels: Array, k: int = 1) -> Array:
     return (ahead < k) & ~xp.any(xp.isnan(scores), axis=-1)
 
 
+MOST_RANKED = 100  # classes up to which the AUC is measured during training
+BINS = 2048  # of the log-odds from -20 to 20, in which it is
+
+
 def sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
-    """Sums of loss, top-1 and top-5 over the examples that `mask` marks."""
+    """Sums over the examples that `mask` marks.
+
+    Returns:
+        loss, top1, top5, examples (); `of_class` (3, K): examples, answers and right answers of
+        each class; `ranks` (2, K, BINS), up to 100 classes: how many examples of other classes and
+        of the class have log-odds of the class in each bin.
+    """
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     values = {"loss": loss, "top1": correct(logits, labels), "top5": correct(logits, labels, 5)}
     totals = {
         name: jnp.sum(jnp.where(mask, value, 0), dtype=jnp.float32)
         for name, value in values.items()
     }
-    return totals | {"examples": jnp.sum(mask, dtype=jnp.int32)}
+    classes = logits.shape[-1]
+    answers = jnp.argmax(logits, -1)
+    right = mask & (answers == labels)
+    of_class = jnp.zeros((3, classes), jnp.int32)
+    for row, (places, counted) in enumerate([(labels, mask), (answers, mask), (labels, right)]):
+        of_class = of_class.at[row, places].add(counted.astype(jnp.int32))
+    totals |= {"examples": jnp.sum(mask, dtype=jnp.int32), "of_class": of_class}
+    if classes <= MOST_RANKED:
+        logs = jax.nn.log_softmax(logits)
+        odds = logs - jnp.log(-jnp.expm1(jnp.minimum(logs, -1e-7)))
+        bins = jnp.clip((odds + 20) / 40 * BINS, 0, BINS - 1).astype(jnp.int32)
+        is_it = jax.nn.one_hot(labels, classes, dtype=jnp.int32)
+        counts = jnp.zeros((2, classes, BINS), jnp.int32)
+        counted = jnp.broadcast_to(mask[:, None].astype(jnp.int32), bins.shape)
+        totals["ranks"] = counts.at[is_it, jnp.arange(classes), bins].add(counted)
+    return totals
 
 
 def finalize(
@@ -50,21 +75,72 @@ def finalize(
 ) -> dict[str, float]:
     """Adds the sums of all batches and divides once.
 
-    `top5` is left out where it says nothing: with ten classes or fewer.
+    `top5` is left out where it says nothing: with ten classes or fewer. The rest is that of
+    `of_classes` and `auc`.
 
     Raises:
         DataError: there is no example; the sentence calls them `images`.
     """
-    total: dict[str, float] = {}
+    total: dict[str, Any] = {}
     for batch in batches:
         for name, value in batch.items():
-            total[name] = total.get(name, 0) + value.item()
-    examples = total.pop("examples", 0)
+            wide = np.asarray(value, np.float64 if value.dtype.kind == "f" else np.int64)
+            total[name] = total.get(name, 0) + wide
+    examples, ranks = total.pop("examples", 0), total.pop("ranks", None)
+    of_class = total.pop("of_class", None)
     if not examples:
         raise DataError(f"none of {images} can be read")
     result = {
-        name: value / examples
+        name: float(value / examples)
         for name, value in total.items()
         if name != "top5" or num_classes > 10
     }
-    return result | {"examples": int(examples)}
+    result["examples"] = int(examples)
+    if of_class is not None:
+        result |= of_classes(*of_class)
+    if ranks is not None and (area := auc(ranks)) is not None:
+        result["auc"] = area
+    return result
+
+
+def of_classes(examples: np.ndarray, answers: np.ndarray, right: np.ndarray) -> dict[str, float]:
+    """Means over the classes that have examples, each of which counts alike ("macro").
+
+    Args:
+        examples, answers, right: (K,) how many there are of each class; how often the network
+            answers it, and how often it is right.
+
+    Returns:
+        `precision`, right among the answers (0 for a class that is never answered); `recall`, right
+        among the examples; `balanced_accuracy`, another name of that mean; `f1`, the mean of
+        2 right / (examples + answers).
+
+    >>> of_classes(np.array([8, 2]), np.array([9, 1]), np.array([8, 1]))["recall"]
+    0.75
+    """
+    some = examples > 0
+    examples, answers, right = examples[some], answers[some], right[some]
+    recall = float(np.mean(right / examples))
+    return {
+        "balanced_accuracy": recall,
+        "precision": float(np.mean(right / np.maximum(answers, 1))),
+        "recall": recall,
+        "f1": float(np.mean(2 * right / (examples + answers))),
+    }
+
+
+def auc(ranks: np.ndarray) -> float | None:
+    """The area under the ROC curve, one class against the others, mean over the classes.
+
+    Args:
+        ranks: (2, K, B) examples of other classes, and of the class, in bins of a rising score.
+            Within a bin scores count as equal.
+
+    Returns:
+        None where no class has examples beside others.
+    """
+    others, own = ranks.astype(np.float64)
+    below = np.cumsum(others, -1) - others / 2
+    pairs = own.sum(-1) * others.sum(-1)
+    some = pairs > 0
+    return float(np.mean((own * below).sum(-1)[some] / pairs[some])) if some.any() else None

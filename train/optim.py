@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -167,6 +167,7 @@ def make_optimizer(
     clip: float = 0.0,
     lr_scale: Iterable[str] = (),
     plateau: optax.GradientTransformation | None = None,
+    own: Callable[[optax.Schedule], optax.GradientTransformation] | None = None,
 ) -> optax.GradientTransformation:
     """The update of parameters p by a gradient g, with learning rate lr and weight decay w.
 
@@ -186,17 +187,20 @@ def make_optimizer(
         clip: largest global norm of g, before weight decay; 0: any.
         lr_scale: rules of `rate_factors`. A factor of 0 takes a parameter out of the norm too.
         plateau: `Plateau.scale`.
+        own: makes an optimizer of the schedule, in place of the named one. Of the other arguments
+            `clip`, `lr_scale` and `plateau` apply.
 
     Raises:
         UserError: an unknown name.
     """
-    choice("optim.name", name, CHOICES["optim.name"], UserError)
+    if not own:
+        choice("optim.name", name, CHOICES["optim.name"], UserError)
     mask = partial(decayed, what=decay_what)
     weights = optax.add_decayed_weights(weight_decay, mask) if weight_decay else optax.identity()
     velocity = optax.trace(momentum, nesterov) if momentum else optax.identity()
     rate = optax.chain(optax.scale_by_learning_rate(schedule), plateau or optax.identity())
     adam = optax.scale_by_adam(momentum, beta2, epsilon, nesterov=nesterov)
-    parts = {
+    known = {
         "sgd": (weights, rate, velocity) if lr_inside else (weights, velocity, rate),
         "rmsprop": (weights, optax.scale_by_rms(decay, epsilon, initial_scale=1.0), rate, velocity),
         "adamw": (adam, weights, rate),
@@ -207,7 +211,8 @@ def make_optimizer(
             velocity,
         ),
         "lamb": (adam, weights, optax.scale_by_trust_ratio(), rate),
-    }[name]
+    }
+    parts = (own(schedule), plateau or optax.identity()) if own else known[name]
     rules = tuple(lr_scale)
     if rules:
 
@@ -222,6 +227,63 @@ def make_optimizer(
     return optax.chain(
         optax.masked(optax.set_to_zero(), frozen) if rules else optax.identity(), bounded, *parts
     )
+
+
+# ------------------------------------------------------------------------------------ loss scaling
+
+
+class LossScale(NamedTuple):
+    scale: jax.Array  # () float32: the loss is multiplied by it, the gradient divided
+    streak: jax.Array  # () int32: steps since it changed
+
+
+def scale_loss(start: float = 2.0**15, patience: int = 2000) -> optax.GradientTransformation:
+    """Keeps float16's gradients in its range: Micikevicius et al. 2018, section 3.2.
+
+    It changes no gradient. One that is not finite halves the scale, down to 1; `patience` finite
+    ones double it. `loss_scale` reads it, `train_step` applies it and skips the update.
+    """
+
+    def init(_):
+        return LossScale(jnp.float32(start), jnp.int32(0))
+
+    def update(updates, state, params=None):
+        finite = jnp.isfinite(optax.tree.norm(updates))
+        grows = state.streak + 1 >= patience
+        larger = jnp.where(grows, 2 * state.scale, state.scale)
+        scale = jnp.where(finite, larger, jnp.maximum(1.0, state.scale / 2))
+        streak = jnp.where(finite & ~grows, state.streak + 1, 0)
+        return updates, LossScale(scale, streak)
+
+    return optax.GradientTransformation(init, update)
+
+
+def with_loss_scale(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    return optax.chain(scale_loss(), tx)
+
+
+def loss_scale(opt_state: Any) -> jax.Array | None:
+    """The scale of the loss; None where the optimizer has none."""
+    found = find(opt_state, LossScale)
+    return found.scale if found else None
+
+
+def evaluated_params(opt_state: Any, params: Any) -> Any:
+    """The parameters that a schedule-free optimizer evaluates; None for other optimizers.
+
+    Defazio et al. 2024: it trains at one point and evaluates a mean of them.
+    """
+    found = find(opt_state, optax.contrib.ScheduleFreeState)
+    return optax.contrib.schedule_free_eval_params(found, params) if found else None
+
+
+def find(opt_state: Any, kind: type) -> Any:
+    """The part of an optimizer's state that is of a type; None where there is none."""
+
+    def is_one(x: Any) -> bool:
+        return isinstance(x, kind)
+
+    return next((x for x in jax.tree.leaves(opt_state, is_leaf=is_one) if is_one(x)), None)
 
 
 # ------------------------------------------------------------------------------------------ plateau
@@ -260,8 +322,8 @@ class Plateau:
 
 def plateau_factor(opt_state: Any) -> float:
     """What a plateau has made of the rate so far; 1 without one."""
-    found = [x for x in jax.tree.leaves(opt_state, is_leaf=_is_plateau) if _is_plateau(x)]
-    return float(found[0].scale) if found else 1.0
+    found = find(opt_state, ReduceLROnPlateauState)
+    return float(found.scale) if found else 1.0
 
 
 def _is_plateau(x: Any) -> bool:

@@ -28,8 +28,27 @@ def read(task: Any) -> dict[str, Any]:
     weights = task.config.init.weights
     in_run = (Path(weights).expanduser() / "config.json").exists()
     published = flatten(from_run(weights) if in_run else from_file(task))
+    adapt_channels(task, published)
     fresh_layers(task, published)
     return published
+
+
+def adapt_channels(task: Any, published: dict[str, Any]) -> None:
+    """Kernels that read colour, for a network that reads grey, and the other way round.
+
+    The sum over the channels, or a third of it in each: grey images give what they gave in three
+    equal channels.
+    """
+    for path, leaf in flatten({"params": task.abstract_state.params}).items():
+        given = published.get(path)
+        if given is None or not len(leaf.shape) == len(given.shape) == 4:
+            continue
+        if {given.shape[2], leaf.shape[2]} != {1, 3}:
+            continue
+        kernel = np.asarray(given).sum(2, keepdims=True)
+        published[path] = kernel if leaf.shape[2] == 1 else np.repeat(kernel / 3, 3, axis=2)
+        layer = path.rpartition("/")[0].removeprefix("params/")
+        warn(f"{layer} was trained on {given.shape[2]} channel(s), and gets {leaf.shape[2]} here")
 
 
 def start_from(

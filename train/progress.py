@@ -15,6 +15,7 @@ from train.errors import tell
 CLEAR = "\x1b[K"  # the rest of the line
 FIRST = ("loss", "top1", "top5")  # of a row, before all else
 # Then what is most worth telling, as far as the terminal is wide.
+FILED = ("balanced_accuracy", "precision", "recall", "f1", "auc")  # in metrics.jsonl alone
 THEN = ("skipped", "bad_images", "examples", "images_per_second", "lr", "epoch", "data_wait")
 
 
@@ -178,7 +179,8 @@ def row(split: str, values: dict[str, float], last: str, width: int) -> str:
     """
     first = [name for name in FIRST if name in values]
     silent = {name for name in ("skipped", "bad_images") if not values.get(name)}
-    more = [name for name in (*THEN, *values) if name in values and name not in {*first, *silent}]
+    left_out = {*first, *silent, *FILED}
+    more = [name for name in (*THEN, *values) if name in values and name not in left_out]
     shown = [format_value(name, values[name], label=True) for name in first]
     for name in dict.fromkeys(more):
         text = format_value(name, values[name], label=True)

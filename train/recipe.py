@@ -17,6 +17,7 @@ from train.files import load_module
 from train.schema import check, describe_type, is_a
 
 PREFIX = "--config."
+EARLIER = {"log.tensorboard": "tensorboard", "log.wandb": "wandb"}  # options that are log.to now
 PACKED = Path(__file__).parent / "recipes"  # in a wheel
 FOLDER = PACKED if PACKED.is_dir() else Path(__file__).parent.parent / "configs"
 
@@ -103,6 +104,12 @@ def no_key(key: str) -> UserError:
 
 def assign(config: Config, key: str, text: str) -> None:
     """Sets one option from text; UserError where there is none of that name or type."""
+    if key in EARLIER:
+        if text.lower() not in ("", "false", "0"):
+            config.log.to = tuple(dict.fromkeys((*config.log.to, EARLIER[key])))
+        if key == "log.wandb":
+            config.log.project = text
+        return
     *groups, last = key.split(".")
     holder: Any = config
     for number, group in enumerate(groups):
@@ -115,8 +122,9 @@ def assign(config: Config, key: str, text: str) -> None:
     if key == "model.options" and text == "{}":  # another network without the recipe's options
         config.model.options.clear()
         return
-    if isinstance(holder, dict):  # model.options
-        holder[last] = parse(of_model(config, last), text, f"{PREFIX}{key}")
+    if isinstance(holder, dict):  # model.options, optim.options
+        kind = of_model(config, last) if holder is config.model.options else None
+        holder[last] = parse(kind, text, f"{PREFIX}{key}")
         return
     hints = typing.get_type_hints(type(holder)) if dataclasses.is_dataclass(holder) else {}
     if last not in hints:
@@ -137,24 +145,24 @@ def assign(config: Config, key: str, text: str) -> None:
 
 def keep_options(config: Config) -> None:
     """Leaves out the recipe's options that another network than the recipe's does not have."""
-    from cnnjax import create_model
+    from train.own import create
 
     with contextlib.suppress(ValueError):  # an unknown name, which is told later
-        known = {field.name for field in dataclasses.fields(create_model(config.model.name))}
+        known = {field.name for field in dataclasses.fields(create(config.model.name))}
         options = config.model.options
         config.model.options = {name: options[name] for name in options if name in known}
 
 
 def of_model(config: Config, option: str) -> Any:
     """The type of an option of the config's model: that of its default."""
-    from cnnjax import create_model
+    from train.own import create
 
     try:
-        model = create_model(config.model.name)
-        create_model(config.model.name, **{option: None})
+        model = create(config.model.name)
+        create(config.model.name, **{option: getattr(model, option, None)})
     except ValueError as error:
         raise UserError(str(error)) from None
-    default = getattr(model, option)
+    default = getattr(model, option, None)
     return type(default) if isinstance(default, bool | int | float | str) else None
 
 

@@ -1,17 +1,21 @@
 """The run folder: config and class names, for the run itself and for whoever reads it later."""
 
+import contextlib
+import io
 import json
 from functools import cached_property, partial
 from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 from etils import epath
 
 from train import checkpoint, data, files, state
 from train import config as configs
 from train.build import build_model, count_steps
 from train.errors import CheckpointError, DataError, UserError
+from train.own import HANDED
 from train.schema import check
 
 
@@ -34,13 +38,36 @@ def make_folder(workdir: str) -> epath.Path:
     return folder
 
 
-def claim(folder: epath.Path, config: configs.Config, about: dict[str, Any]) -> None:
+EVALUATION = "evaluation.npz"  # the images that the run is evaluated on, where nothing names them
+ENDED = "ended.json"  # the step at which a run ended before its last one
+
+
+def end(folder: epath.Path, step: int) -> None:
+    """Leaves word that a run has ended early."""
+    with contextlib.suppress(OSError):
+        files.write(folder / ENDED, json.dumps({"step": step}))
+
+
+def keep_evaluation(folder: epath.Path, split: data.Split) -> None:
+    """Writes a split in memory into the run folder."""
+    if not isinstance(split, data.Arrays):
+        return
+    file = io.BytesIO()
+    names = np.array(split.class_names)
+    np.savez_compressed(file, x_test=split.images, y_test=split.labels, class_names=names)
+    files.write(folder / EVALUATION, file.getvalue())
+
+
+def claim(
+    folder: epath.Path, config: configs.Config, about: dict[str, Any], split: data.Split
+) -> None:
     """Writes config.json into a new run folder; an old one must hold the same run.
 
     Args:
         folder: the run folder.
         config: of the run.
         about: JSON; what the data is like, so that later readers need nothing but the folder.
+        split: what the run is evaluated on. It is kept in the folder where nothing names it.
 
     Raises:
         UserError: the folder holds another run, or cannot be written.
@@ -69,6 +96,8 @@ def claim(folder: epath.Path, config: configs.Config, about: dict[str, Any]) -> 
                 )
         if jax.process_index() == 0 and old != values:
             files.write(path, json.dumps(values, indent=1))
+            if config.data.source == HANDED:
+                keep_evaluation(folder, split)
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
 
@@ -115,9 +144,12 @@ class Run:
         known = self._values.get("image_shape")
         return tuple(known) if known else data.image_shape(self.load_split(), self.config.data)
 
-    @cached_property
+    @property
     def last_step(self) -> int:
         """The step that the run ends with."""
+        if (self.folder / ENDED).exists():
+            with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
+                return int(json.loads(files.read(self.folder / ENDED))["step"])
         known = self._values.get("steps")
         if known:
             return known
@@ -130,6 +162,14 @@ class Run:
         Raises:
             DataError: the classes of the run's own data have changed since.
         """
+        kept = self.folder / EVALUATION
+        if not source and self.config.data.source == HANDED:
+            if name or not kept.exists():
+                raise DataError(
+                    f"{self.folder} was trained on an object that no file defines; --data=SOURCE "
+                    "names other images"
+                )
+            source, name = f"npz:{kept}", "test"
         split = data.load(source or self.config.data.source, name or self.config.data.eval_split)
         if not source and split.class_names != self.class_names:
             pairs = [
@@ -145,14 +185,18 @@ class Run:
             )
         return split
 
+    def _checkpoints(self) -> checkpoint.Checkpoints:
+        best = self.config.checkpoint.best
+        return checkpoint.Checkpoints(self.folder / "checkpoints", best=best, read_only=True)
+
     def steps(self) -> list[int]:
         """The checkpoints at hand, oldest first."""
-        with checkpoint.Checkpoints(self.folder / "checkpoints", read_only=True) as checkpoints:
+        with self._checkpoints() as checkpoints:
             return checkpoints.steps()
 
     def best_or_latest(self) -> str:
         """ "best", or "latest" where no checkpoint has been evaluated."""
-        with checkpoint.Checkpoints(self.folder / "checkpoints", read_only=True) as checkpoints:
+        with self._checkpoints() as checkpoints:
             return "latest" if not checkpoints.steps() or checkpoints.best() is None else "best"
 
     def restore(self, step: str = "latest", *, raw: bool = False) -> tuple[int, Any]:
@@ -165,7 +209,7 @@ class Run:
         Raises:
             CheckpointError: there is none, or it is damaged.
         """
-        with checkpoint.Checkpoints(self.folder / "checkpoints", read_only=True) as checkpoints:
+        with self._checkpoints() as checkpoints:
             steps = checkpoints.steps()
             if not steps:
                 raise CheckpointError(f"{self.folder} has no checkpoint yet")

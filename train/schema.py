@@ -14,12 +14,14 @@ from cnnjax.spelling import choice
 from cnnjax.weights import SOURCES
 from train.config import Config
 from train.errors import UserError
+from train.own import is_own
 
+OWN = ("optim.name", "loss.name")  # options that may name something of the user's own
 FREEZE = "freeze="  # begins a rule of optim.lr_scale that is a preset
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "on_nan": ("stop", "skip", "rollback"),
-    "model.dtype": ("float32", "bfloat16"),
+    "model.dtype": ("float32", "bfloat16", "float16"),
     "model.keep": ("auto", "all", "products"),
     "init.source": ("cnnjax", *SOURCES),
     "data.on_bad_image": ("error", "skip"),
@@ -28,8 +30,21 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.augment.crop": ("center", "scale", "area"),
     "data.augment.interpolation": ("bilinear", "bicubic", "area", "nearest", "random"),
     "data.augment.distort": ("device", "host"),
+    "data.augment.policy": ("none", "autoaugment", "autoaugment_cifar10", "trivialaugment"),
     "data.augment.color": ("none", "slim", "slim_fast"),
     "optim.name": ("sgd", "rmsprop", "adamw", "lars", "lamb"),
+    "loss.name": ("cross_entropy", "binary", "focal"),
+    "checkpoint.best": (
+        "top1",
+        "top5",
+        "loss",
+        "balanced_accuracy",
+        "precision",
+        "recall",
+        "f1",
+        "auc",
+    ),
+    "log.to": ("tensorboard", "wandb", "mlflow", "trackio"),
     "optim.decayed": ("kernels", "biases", "all"),
     "optim.schedule": (
         "cosine",
@@ -76,6 +91,7 @@ BOUNDS: dict[str, Bounds] = {
     "epochs": Bounds(0, 1e9),
     "seed": Bounds(0, 2**63 - 1),
     "rollbacks": POSITIVE,
+    "stop_after": POSITIVE,
     "model.num_classes": Bounds(0, 2**20),
     "data.size": PIXELS,
     "data.channels": Bounds(0, 3),
@@ -96,6 +112,9 @@ BOUNDS: dict[str, Bounds] = {
     "data.augment.shift": PIXELS,
     "data.augment.randaugment": Bounds(0, 14),
     "data.augment.magnitude": Bounds(0, 10),
+    "data.augment.jitter": Bounds(0, 10),
+    "data.augment.grey": SHARE,
+    "data.augment.blur": Bounds(0, 20),
     "data.augment.lighting": Bounds(0, 10),
     "data.augment.erase": SHARE,
     "data.augment.cutout": PIXELS,
@@ -120,6 +139,7 @@ BOUNDS: dict[str, Bounds] = {
     "optim.floor": SHARE,
     "optim.ema": DECAY,
     "loss.label_smoothing": DECAY,
+    "loss.gamma": Bounds(0, 100),
     "loss.main_weight": Bounds(0, 1e6),
     "loss.aux_weight": Bounds(0, 1e6),
     "parallel.devices": POSITIVE,
@@ -135,12 +155,12 @@ def check(config: Config) -> None:
     """Raises UserError, which names the option, for a value that no run can have."""
     for key, kind, value in options(config):
         check_type(key, kind, value)
-        if key in CHOICES:
-            choice(key, value, CHOICES[key], UserError)
-        for number in value if isinstance(value, tuple) else (value,):
+        for item in value if isinstance(value, tuple) else (value,):
+            if key in CHOICES and not (key in OWN and is_own(item)):
+                choice(key, item, CHOICES[key], UserError)
             bounds = BOUNDS.get(key)
-            if bounds and not bounds.hold(number):
-                raise UserError(f"{key}={value} must be {bounds.describe(number)}")
+            if bounds and not bounds.hold(item):
+                raise UserError(f"{key}={value} must be {bounds.describe(item)}")
     steps = config.log.profile
     if steps and not (len(steps) == 2 and 1 <= steps[0] <= steps[1]):
         raise UserError(
@@ -150,13 +170,45 @@ def check(config: Config) -> None:
         values = getattr(config.data.augment, key)
         if len(values) != 2 or not values[0] <= values[1] or values[0] <= 0:
             raise UserError(f"data.augment.{key}={values} must be a range (low, high) above 0")
+    jitter = config.data.augment.jitter
+    if len(jitter) != 4 or jitter[3] > 0.5:
+        raise UserError(
+            f"data.augment.jitter={jitter} must be four numbers, for brightness, contrast, "
+            "saturation and hue; that of the hue is at most 0.5"
+        )
     if not all(std > 0 for std in config.data.std):
         raise UserError(f"data.std={config.data.std} must be positive: images are divided by it")
     if not (config.data.mean and config.data.std):
         raise UserError("data.mean and data.std are one value, or one for each channel")
+    if config.optim.options and not is_own(config.optim.name):
+        names = ", ".join(config.optim.options)
+        raise UserError(f"optim.options ({names}) are for an optimizer of your own, not for ours")
+    if is_own(config.optim.name) and config.optim.weight_decay:
+        raise UserError(
+            f"optim.weight_decay is for our optimizers, not for {config.optim.name}: set it to 0, "
+            "and pass what that optimizer takes as optim.options"
+        )
+    if class_weights(config.loss.class_weights) and is_own(config.loss.name):
+        raise UserError(f"loss.class_weights is for our losses, not for {config.loss.name}")
     for rule in config.optim.lr_scale:
         if not rule.startswith(FREEZE):
             parse_rule(rule)
+
+
+def class_weights(text: str) -> tuple[float, ...] | str:
+    """`loss.class_weights`: "", "balanced" or a weight for each class. UserError: it is none."""
+    if text in ("", "balanced"):
+        return text
+    try:
+        weights = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        weights = ()
+    if not weights or not all(FACTOR.hold(weight) for weight in weights):
+        raise UserError(
+            f"loss.class_weights={text!r} must be balanced, or a positive number for each class, "
+            "as in 1,2.5"
+        )
+    return weights
 
 
 def parse_rule(rule: str) -> tuple[re.Pattern, float]:

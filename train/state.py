@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from train.optim import evaluated_params
+
 
 class TrainState(flax.struct.PyTreeNode):
     """A tree of arrays, replicated over the devices. It holds no functions."""
@@ -16,7 +18,7 @@ class TrainState(flax.struct.PyTreeNode):
     params: Any
     batch_stats: Any  # BatchNorm's moving averages; {} without BatchNorm
     opt_state: Any
-    ema: Any  # {"params", "batch_stats"}: moving averages of both; None without
+    ema: Any  # {"params", "batch_stats"} that are evaluated: moving averages; None without
 
     @classmethod
     def of(
@@ -30,9 +32,10 @@ class TrainState(flax.struct.PyTreeNode):
             ema: keep moving averages.
         """
         params, batch_stats = variables["params"], variables.get("batch_stats", {})
-        averages = {"params": params, "batch_stats": batch_stats} if ema else None
-        step = jnp.zeros((), jnp.int32)
-        return cls(step, params, batch_stats, tx.init(params), jax.tree.map(jnp.copy, averages))
+        step, opt_state = jnp.zeros((), jnp.int32), tx.init(params)
+        keeps = ema or evaluated_params(opt_state, params) is not None
+        averages = {"params": params, "batch_stats": batch_stats} if keeps else None
+        return cls(step, params, batch_stats, opt_state, jax.tree.map(jnp.copy, averages))
 
     @property
     def variables(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import optax
 
 from train import metrics
 from train.mix import warp
+from train.optim import LossScale, evaluated_params, loss_scale
 from train.state import TrainState
 
 AXIS = "data"
@@ -77,7 +78,8 @@ def train_step(
         ema_warmup: in step t the decay is at most (1 + t) / (10 + t).
         accumulate: parts that the share is worked through in. They make one update, by their mean
             gradient; BatchNorm sees each part on its own.
-        skip_bad: when loss or gradient is not finite, keep the old state but count the step.
+        skip_bad: when loss or gradient is not finite, keep the old state but count the step. With a
+            scale of the loss (`optim.scale_loss`) it has to be set.
         remat_policy: what the gradient keeps of the forward pass; None: everything.
         frozen: a tree of bools, like the parameters: those without a gradient, which is then zero.
             The backward pass ends where nothing before it trains. None: all train.
@@ -103,7 +105,7 @@ def train_step(
     forward: Callable = partial(model.apply, train=True, mutable=["batch_stats"])
     if remat_policy:
         forward = rematerialised(forward, remat_policy)
-    loss = partial(
+    loss: Callable = partial(
         objective,
         forward=forward,
         loss_fn=loss_fn,
@@ -112,9 +114,14 @@ def train_step(
         frozen=frozen,
     )
 
+    scale = loss_scale(state.opt_state)
+    if scale is not None:
+        loss = scaled(loss, scale)
     grads, batch_stats, values = gradients(
         loss, state, batch, key, accumulate=accumulate, axis=axis if shared else None
     )
+    if scale is not None:
+        grads = jax.tree.map(lambda g: g / scale, grads)
     values["grad_norm"] = optax.tree.norm(grads)
     decay: Any = ema
     if ema_warmup:
@@ -164,6 +171,16 @@ def objective(params, batch_stats, batch, key, *, forward, loss_fn, preprocess, 
     return loss, (updated.get("batch_stats", {}), {"loss": loss, "top1": top1} | parts)
 
 
+def scaled(loss: Callable, scale: jax.Array) -> Callable:
+    """The loss times a factor."""
+
+    def run(*args):
+        value, rest = loss(*args)
+        return scale * value, rest
+
+    return run
+
+
 def gradients(
     loss: Callable,
     state: TrainState,
@@ -207,18 +224,22 @@ def update(
     """The state after one update; `ema` is the decay of its moving averages, where it has any."""
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    averages = state.ema
-    if averages is not None:
+    averages, evaluated = state.ema, evaluated_params(opt_state, params)
+    if evaluated is not None:
+        averages = {"params": evaluated, "batch_stats": batch_stats}
+    elif averages is not None:
         new = {"params": params, "batch_stats": batch_stats}
         averages = optax.incremental_update(new, averages, 1 - ema)
     return TrainState(state.step + 1, params, batch_stats, opt_state, averages)
 
 
 def unless_bad(fine: jax.Array, new: TrainState, old: TrainState) -> TrainState:
-    """The new state where `fine`, else the old one; the step and the schedule's step count both."""
+    """The new state where `fine`, else the old one; the step, the schedule's step and the scale of
+    the loss are always the new ones.
+    """
 
     def is_schedule(x: Any) -> bool:
-        return isinstance(x, optax.ScaleByScheduleState)
+        return isinstance(x, optax.ScaleByScheduleState | LossScale)
 
     def keep(new: Any, old: Any) -> Any:
         return new if is_schedule(new) else jnp.where(fine, new, old)

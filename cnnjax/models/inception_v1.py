@@ -139,6 +139,7 @@ class InceptionV1(nn.Module):
     adaptive_aux: bool = False  # average every map of the heads to 4x4, as torchvision
     reductions: bool = True  # 1x1 convolutions before the large kernels and after the pooling
     largest_kernel: int = 5
+    stem: int = 224  # or 32: the first layers keep the side of the image
     window5: int = 3  # of the max pool before mixed5a
     padding: str = "caffe"  # a key of EDGES
     lrn: bool = True
@@ -153,7 +154,9 @@ class InceptionV1(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
         edges = EDGES[choice("inception_v1's padding", self.padding, EDGES)]
-        require_size(x, edges.smallest[self.window5], "inception_v1")
+        choice("inception_v1's stem", str(self.stem), ("224", "32"))
+        whole = self.stem == 224
+        require_size(x, edges.smallest[self.window5] if whole else 8, "inception_v1")
         init = truncated_normal(0.01) if self.batch_norm else caffe_xavier  # TF-slim, torchvision
         layer = dict(kernel_init=init, dtype=self.dtype)
         conv: Callable[..., nn.Module]
@@ -169,14 +172,18 @@ class InceptionV1(nn.Module):
         aux_options = self.aux_dropout, self.adaptive_aux, init
         head = partial(GridAuxHead, self.num_classes, conv, hidden, *aux_options)
 
-        x = conv(64, (7, 7), strides=2, padding=edges.conv1, name="conv1")(x)  # 112
-        x = lrn(pool(3, name="pool1")(x))  # 56
+        if whole:
+            x = conv(64, (7, 7), strides=2, padding=edges.conv1, name="conv1")(x)  # 112
+            x = lrn(pool(3, name="pool1")(x))  # 56
+        else:
+            x = conv(64, (3, 3), name="conv1")(x)
         x = conv(64, (1, 1), name="conv2_reduce")(x)
         x = lrn(conv(192, (3, 3), name="conv2")(x))
         aux = []
         for number, modules in STAGES.items():
             window = self.window5 if number == 5 else 3
-            x = pool(window, name=f"pool{number - 1}")(x)  # 28, 14, 7
+            if whole or number > 3:
+                x = pool(window, name=f"pool{number - 1}")(x)  # 28, 14, 7
             for name, widths in modules.items():
                 x = mixed(widths, name=name)(x)
                 if name in HEADS and self.aux and train:

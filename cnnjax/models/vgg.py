@@ -82,8 +82,9 @@ class Block(nn.Module):
 class VGG(nn.Module):
     """Images (N, 224, 224, 3) to `Outputs`.
 
-    For images of other sizes, the last map is averaged to 7x7, as in torchvision. With `dense` the
-    classifier slides over the map instead, and its scores are averaged. This is the paper's
+    For images of other sizes, the last map is averaged to 7x7, as in torchvision. `map` and
+    `hidden` make a smaller classifier for small images (1 and 512: Liu, Deng 2015). With `dense`
+    the classifier slides over the map instead, and its scores are averaged. This is the paper's
     evaluation, for images of at least 224x224 pixels.
     """
 
@@ -93,6 +94,8 @@ class VGG(nn.Module):
     lrn: bool = False
     batch_norm: bool = False
     dropout: float = 0.5
+    map: int = 7  # side of the map that the classifier reads
+    hidden: int = 4096  # width of its two dense layers
     dense: bool = False
     bn_axis: str | None = None
     bn_momentum: float = BN_DECAY
@@ -119,12 +122,12 @@ class VGG(nn.Module):
             block = VGGBlock(channels, kernels, conv, lrn, name=f"block{number}")
             x = block(x)  # 112, 56, 28, 14, 7
         if not self.dense:
-            x = adaptive_avg_pool(x, 7)
+            x = adaptive_avg_pool(x, self.map)
         # Dense layers as convolutions: 7x7, then twice 1x1, which is a Dense on the last axis.
         dense = dict(kernel_init=DENSE_INIT, dtype=self.dtype, activation=nn.relu)
-        x = Conv(4096, (7, 7), padding="VALID", name="fc6", **dense)(x)  # 1
+        x = Conv(self.hidden, (self.map, self.map), padding="VALID", name="fc6", **dense)(x)  # 1
         x = dropout(name="dropout6")(x)
-        x = Dense(4096, name="fc7", **dense)(x)
+        x = Dense(self.hidden, name="fc7", **dense)(x)
         # The head is linear: the score of the mean is the mean of the scores.
         features = global_avg_pool(x)
         x = dropout(name="dropout7")(features)

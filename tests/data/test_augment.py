@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
-from scipy import stats
+from scipy import ndimage, stats
 
 from tests.data.pictures import encoded, options, photo
 from train.config import Augment, Data
-from train.data import augment, crop, randaugment
+from train.data import augment, crop, policies, randaugment
 from train.data.plan import uniform
 from train.errors import UserError
 
@@ -193,7 +193,7 @@ def test_color_distortion_equals_slim_in_every_order(kind):
 
 
 @pytest.mark.parametrize("strength", [-0.9, 0.3])
-@pytest.mark.parametrize("name", randaugment.NAMES)
+@pytest.mark.parametrize("name", randaugment.OPERATIONS)
 def test_operations_of_randaugment_equal_pillow(name, strength):
     pixels = photo(40, 50)
     image = Image.fromarray(pixels)
@@ -206,6 +206,7 @@ def test_operations_of_randaugment_equal_pillow(name, strength):
 
     expected = {
         "identity": lambda: image,
+        "invert": lambda: ImageOps.invert(image),
         "autocontrast": lambda: ImageOps.autocontrast(image),
         "equalize": lambda: ImageOps.equalize(image),
         "rotate": lambda: image.rotate(angle, **nearest),
@@ -227,6 +228,84 @@ def test_operations_of_randaugment_equal_pillow(name, strength):
     # Geometric operations may read a pixel on the edge between two as either.
     geometric = name in ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
     assert np.mean(difference.max(-1) > 2) < (0.06 if geometric else 0.001)
+
+
+@pytest.mark.parametrize("name", policies.TABLES)
+def test_autoaugment_draws_its_table(name):
+    """Each pair as often, each of its changes with its probability and its magnitude."""
+    table = policies.TABLES[name]
+    drawn = policies.draw(numbers("policy", 5), policy=name, size=(40, 50))
+    rows = np.floor(numbers("policy", 5)[:, 0] * len(table)).astype(int)
+    assert even(np.bincount(rows))
+    for row, pair in enumerate(table):
+        of_row = drawn[rows == row].reshape(-1, 2, 2)
+        for layer, (operation, probability, magnitude) in enumerate(pair):
+            which, strength = of_row[:, layer].T
+            happened = strength != 0 if magnitude else which == randaugment.NAMES.index(operation)
+            assert np.mean(happened) == pytest.approx(probability, abs=0.07)
+            names = {randaugment.OPERATIONS[int(k)] for k in which[happened]}
+            assert names <= {operation}
+            assert np.abs(strength[happened]) == pytest.approx(magnitude / 9)
+
+
+def test_trivialaugment_takes_each_operation_as_often_at_any_strength():
+    which, strength = policies.draw(numbers("policy", 5), policy="trivialaugment", size=(40, 50)).T
+    assert even(np.bincount(which.astype(int)))
+    rotated = strength[which == randaugment.NAMES.index("rotate")]
+    assert rotated.max() * 30 == pytest.approx(135) and rotated.min() * 30 == pytest.approx(-135)
+    moved = strength[which == randaugment.NAMES.index("translate_x")]
+    assert moved.max() * 0.45 * 50 == pytest.approx(32)
+    assert len(np.unique(np.abs(rotated))) == 31
+    change, image = one("policy", policy="trivialaugment"), photo(40, 50)
+    assert any((applied(change, image, row) != image).any() for row in range(5))
+
+
+def test_flips_of_both_kinds():
+    image = photo(40, 50)
+    for option, axis in (("flip", 1), ("flip_vertical", 0)):
+        change = one(option, **{option: True})
+        drawn = change.draw(numbers(option, 1, 20)).ravel() < 0.5
+        assert 4 < drawn.sum() < 16
+        for row, flipped in enumerate(drawn):
+            expected = np.flip(image, axis) if flipped else image
+            assert np.array_equal(applied(change, image, row), expected)
+            parameters = [change.draw(numbers(option, 1, 20))[row : row + 1]]
+            in_numpy = augment.apply_in_numpy([change], image[None], parameters)
+            assert np.array_equal(in_numpy[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("place", "enhance"),
+    [(0, ImageEnhance.Brightness), (1, ImageEnhance.Contrast), (2, ImageEnhance.Color)],
+)
+def test_jitter_equals_pillow(place, enhance):
+    pixels, most = photo(40, 50), [0.0] * 4
+    most[place] = 0.6
+    change = one("jitter", jitter=tuple(most))
+    factors = change.draw(numbers("jitter", 4))[:, place]
+    assert factors.min() == pytest.approx(0.4, abs=0.01)
+    assert factors.max() == pytest.approx(1.6, abs=0.01)
+    for row in range(3):
+        expected = enhance(Image.fromarray(pixels)).enhance(float(factors[row]))
+        difference = np.abs(applied(change, pixels, row).astype(int) - np.asarray(expected))
+        assert difference.max() <= 2
+
+
+def test_grey_and_blur():
+    image, change = photo(40, 50), one("grey", grey=0.3)
+    lost = [np.ptp(applied(change, image, row), axis=-1).max() == 0 for row in range(40)]
+    assert 4 < sum(lost) < 22
+    change = one("blur", blur=2.0)
+    deviations = change.draw(numbers("blur", 1)).ravel()
+    assert 0.1 <= deviations.min() < 0.12 and 1.98 < deviations.max() <= 2.0
+    for row in range(3):
+        expected = ndimage.gaussian_filter(
+            image.astype(float), (deviations[row], deviations[row], 0), mode="mirror", radius=6
+        )
+        assert np.abs(applied(change, image, row) - expected).max() < 1
+    one("blur", (40, 50, 1), blur=2.0)  # grey images, too
+    with pytest.raises(UserError, match="images in colour"):
+        one("jitter", (40, 50, 1), jitter=(0.0, 0.0, 0.5, 0.0))
 
 
 def test_a_function_of_the_user(tmp_path):

@@ -9,6 +9,7 @@ import unicodedata
 import numpy as np
 import pytest
 from etils import epath
+from PIL import Image
 
 from tests.data.pictures import encoded, options, photo, write_folder
 from tests.helpers import ROOT
@@ -349,3 +350,47 @@ def test_a_set_without_labels_is_refused():
 
 def test_the_folder_of_the_other_tests(tmp_path):
     assert len(data.load(f"folder:{write_folder(tmp_path)}", "train")) == 24
+
+
+# Tables
+
+
+def write_table(folder, text):
+    for name in ("a", "b", "c", "d", "e"):
+        Image.fromarray(np.full((8, 8), ord(name), np.uint8)).save(folder / f"{name}.png")
+    (folder / "photos.csv").write_text(text)
+    return f"csv:{folder}/photos.csv"
+
+
+def test_a_table_with_splits(tmp_path):
+    source = write_table(
+        tmp_path, "Label,path,split\ncat,a.png,train\ndog,b.png,train\ncat,c.png,val\n"
+    )
+    split = data.load(source, "train")
+    assert split.class_names == ("cat", "dog") and split.labels.tolist() == [0, 1]
+    assert split.image_shape == (None, None, 3)
+    held = data.load(source, "test")  # a synonym of the one that there is
+    read = data.read(held, np.arange(1), Data(size=8, channels=1))
+    assert len(held) == 1 and (read == ord("c")).all()
+
+
+def test_a_table_of_numbers_without_splits(tmp_path):
+    rows = "".join(f"{name}.png,{label}\n" for name, label in zip("abcde", (10, 2, 2, 10, 2)))
+    source = write_table(tmp_path, "file,class\n" + rows)
+    train, test = (data.load(source, split) for split in ("train", "test"))
+    assert train.class_names == ("2", "10") and len(train) == 3 and sorted(test.labels) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "needs a column path"),
+        ("path\na.png\n", "needs a column label; its first line has path"),
+        ("path,label\n", "has no rows"),
+        ("path,label\na.png,\n", "line 2 of .* has no label"),
+        ("path,label,split\na.png,cat,train\n", "has no split 'valid'"),
+    ],
+)
+def test_tables_that_are_none(tmp_path, text, sentence):
+    with pytest.raises(DataError, match=sentence):
+        data.load(write_table(tmp_path, text), "valid")

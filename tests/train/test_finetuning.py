@@ -72,6 +72,20 @@ def test_a_run_folder_by_name(trained):
     assert cnnjax.pretrained(trained, num_classes=3).fresh == ("output",)
 
 
+def test_grey_weights_for_colour_and_back(tmp_path, trained, capsys):
+    """Grey images in three equal channels give what they gave in one, and the other way round."""
+    base = [*DIGITS, "--config.optim.lr=0", "--config.epochs=0.1"]
+    colour, grey = tmp_path / "colour", tmp_path / "grey"
+    to_colour = [f"--config.init.weights={trained}", "--config.data.channels=3"]
+    to_grey = [f"--config.init.weights={colour}", "--config.data.channels=1"]
+    first = main([*base, *to_colour, f"--workdir={colour}"])
+    assert "c1 was trained on 1 channel(s), and gets 3 here" in capsys.readouterr().err
+    second = main([*base, *to_grey, f"--workdir={grey}"])
+    assert params(colour)["c1"]["kernel"].shape[2] == 3
+    assert_trees_close(params(grey), params(trained), atol=1e-6)
+    assert first["loss"] == pytest.approx(second["loss"], abs=1e-4)
+
+
 def test_without_frozen_parts_all_moves_on(tmp_path, trained):
     main(
         [

@@ -32,6 +32,7 @@ VARIANTS = {
     "modern_imagenet": ["inception_v2", "vgg16"],
     "lineage_mnist5k": ["vgg11_bn", "inception_v3"],
     "folder": ["photos"],
+    "small_images": ["cifar10", "cifar100", "fashion_mnist"],
 }
 ALL = [(name, variant) for name in RECIPES for variant in VARIANTS.get(name, [""])]
 TRACED = [(name, VARIANTS.get(name, [""])[0]) for name in RECIPES] + [

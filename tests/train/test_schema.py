@@ -13,7 +13,8 @@ from train.errors import UserError
 LENET = f"{ROOT}/configs/lenet_mnist.py"
 FREE = {
     "init.weights",
-    "log.wandb",
+    "log.project",
+    "loss.class_weights",
     "data.source",
     "data.train_split",
     "data.eval_split",

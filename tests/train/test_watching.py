@@ -11,10 +11,12 @@ import jax
 import pytest
 
 from tests.helpers import ROOT
-from train import logs, meters
+from train import logs, meters, recipe
 from train.__main__ import main
 from train.build import Task
 from train.errors import CheckpointError, UserError
+from train.logs import Metrics
+from train.trackers import PACKAGES, TRACKERS
 
 FLAGS = [
     f"--config={ROOT}/configs/lenet_mnist.py",
@@ -45,8 +47,8 @@ def test_lines_trace_and_trackers(tmp_path, monkeypatch, capsys):
         [
             *FLAGS,
             "--config.log.profile=(3, 5)",
-            "--config.log.wandb=project",
-            "--config.log.tensorboard=true",
+            "--config.log.to=('tensorboard', 'wandb')",
+            "--config.log.project=project",
             f"--workdir={workdir}",
         ]
     )
@@ -78,13 +80,44 @@ def test_lines_trace_and_trackers(tmp_path, monkeypatch, capsys):
     assert told[0][0] == 4 and told[0][1]["train/loss"] == row["loss"] and told[-1] == "finished"
 
 
-@pytest.mark.parametrize(
-    ("key", "package"), [("wandb=project", "wandb"), ("tensorboard=true", "tensorboardX")]
-)
-def test_a_tracker_that_is_not_installed(tmp_path, monkeypatch, key, package):
+@pytest.mark.parametrize("name", TRACKERS)
+def test_a_tracker_that_is_not_installed(tmp_path, monkeypatch, name):
+    package = PACKAGES.get(name, name)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=f"needs the package {package}"):
-        main([*FLAGS, f"--config.log.{key}", f"--workdir={tmp_path / 'run'}"])
+        Metrics(tmp_path, to=(name,))
+
+
+def test_a_tracker_that_fails_is_left_out(tmp_path, monkeypatch, capsys):
+    """At its start, without a network say, or later."""
+
+    def refuse(**_):
+        raise ConnectionError("no network")
+
+    def write(values, step):
+        told.append(step)
+        if step == 2:
+            raise ConnectionError("no network any more")
+
+    told: list[int] = []
+    trackio = types.SimpleNamespace(init=lambda **_: None, log=write, finish=lambda: None)
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=refuse))
+    monkeypatch.setitem(sys.modules, "trackio", trackio)
+    rows = Metrics(tmp_path, to=("wandb", "trackio"))
+    for step in (1, 2, 3):
+        rows.write(step, "train", {"loss": 1.0})
+    rows.close()
+    said = capsys.readouterr().err
+    assert "log.to=wandb failed: no network; training goes on without it" in said
+    assert "log.to=trackio failed: no network any more" in said and told == [1, 2]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_options_of_earlier_versions():
+    config = recipe.load(
+        "lenet_mnist", ["--config.log.wandb=mine", "--config.log.tensorboard=true"]
+    )
+    assert config.log.to == ("wandb", "tensorboard") and config.log.project == "mine"
 
 
 def test_a_trace_that_a_run_does_not_come_to_the_end_of(tmp_path, capsys):

@@ -4,7 +4,6 @@ Nothing here holds state or draws random numbers itself, so an image depends on 
 alone. Importing this module does not load TensorFlow; the functions on single images do.
 """
 
-import importlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,15 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cnnjax.spelling import choice
-from train import files
 from train.config import Augment, Data
-from train.data import affine, randaugment
+from train.data import affine, policies, randaugment
 from train.errors import UserError
 
 CROPS = ("center", "scale", "area")
 METHODS = ("bilinear", "bicubic", "area", "nearest")  # of interpolation
 COLORS = ("none", "slim", "slim_fast")
-NEED_COLOR = ("randaugment", "color", "lighting", "permute_channels")
+NEED_COLOR = ("randaugment", "policy", "grey", "color", "lighting", "permute_channels")
 CUSTOM_COLUMNS = 16  # random numbers that a user's function gets for each image
 
 # Of the covariance of ImageNet's pixels in [0, 1], as in PyTorch's recipes.
@@ -86,11 +84,27 @@ def make_changes(config: Augment, shape: tuple[int, ...]) -> list[Change]:
     size: dict[str, Any] = dict(height=height, width=width)
     changes = []
     if config.flip:
-        changes.append(Change("flip", 1, _as_drawn, flip))
+        changes.append(Change("flip", 1, _as_drawn, partial(flip, axis=1)))
+    if config.flip_vertical:
+        changes.append(Change("flip_vertical", 1, _as_drawn, partial(flip, axis=0)))
     if config.randaugment:
         draw = partial(randaugment.draw, magnitude=config.magnitude)
         apply = partial(randaugment.apply, size=(height, width))
         changes.append(Change("randaugment", 2 * config.randaugment, draw, apply))
+    if config.policy != "none":
+        choice("data.augment.policy", config.policy, policies.POLICIES, UserError)
+        draw = partial(policies.draw, policy=config.policy, size=(height, width))
+        apply = partial(randaugment.apply, size=(height, width))
+        changes.append(Change("policy", 5, draw, apply))
+    if any(config.jitter):
+        draw = partial(draw_jitter, most=np.array(config.jitter, np.float32))
+        apply = partial(jitter, hue=config.jitter[3] > 0)
+        changes.append(Change("jitter", 4, draw, apply))
+    if config.grey:
+        changes.append(Change("grey", 1, _as_drawn, partial(grey, probability=config.grey)))
+    if config.blur:
+        apply = partial(blur, most=config.blur)
+        changes.append(Change("blur", 1, partial(draw_blur, most=config.blur), apply))
     if config.color != "none":
         apply = partial(distort_color, fast=config.color == "slim_fast")
         changes.append(Change("color", 5, draw_color, apply))
@@ -110,8 +124,9 @@ def make_changes(config: Augment, shape: tuple[int, ...]) -> list[Change]:
     if affine.wanted(config, "host"):  # after the other changes, as on the device
         draw = partial(affine.transforms, config=config, **size)
         changes.append(Change(*affine.NUMBERS, draw, affine.distort))
+    colors = (*NEED_COLOR, "jitter") if any(config.jitter[2:]) else NEED_COLOR
     for change in changes:
-        if channels != 3 and change.name in NEED_COLOR:
+        if channels != 3 and change.name in colors:
             raise UserError(
                 f"data.augment.{change.name} is for images in colour; "
                 f"these have {channels} channel(s)"
@@ -125,7 +140,7 @@ def _as_drawn(numbers: np.ndarray) -> np.ndarray:
 
 def in_numpy(changes: list[Change]) -> bool:
     """Whether `apply_in_numpy` knows all of these changes."""
-    return all(change.name in ("flip", "cutout") for change in changes)
+    return all(change.name in ("flip", "flip_vertical", "cutout") for change in changes)
 
 
 def apply_in_numpy(
@@ -135,6 +150,8 @@ def apply_in_numpy(
     for change, values in zip(changes, parameters):
         if change.name == "flip":
             images = np.where((values < 0.5)[:, :, None, None], images[:, :, ::-1], images)
+        elif change.name == "flip_vertical":
+            images = np.where((values < 0.5)[:, :, None, None], images[:, ::-1], images)
         else:
             y, x = np.arange(images.shape[1])[:, None], np.arange(images.shape[2])
             top, left, bottom, right = values.T[:, :, None, None]
@@ -159,11 +176,67 @@ def apply_all(changes: list[Change]) -> Callable:
     return apply
 
 
-def flip(image, parameters):
-    """Mirrored left to right with probability 1/2. Krizhevsky et al. 2012, section 4.1."""
+def flip(image, parameters, *, axis: int):
+    """Mirrored along an axis with probability 1/2. Krizhevsky et al. 2012, section 4.1."""
     from train.data.tf import tf
 
-    return tf.cond(parameters[0] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
+    return tf.cond(parameters[0] < 0.5, lambda: tf.reverse(image, [axis]), lambda: image)
+
+
+def draw_jitter(numbers: np.ndarray, *, most: np.ndarray) -> np.ndarray:
+    """(n, 4): factors of brightness, contrast and saturation, and the turn of the hue."""
+    centred = (2 * numbers - 1) * most
+    return np.concatenate([np.maximum(0, 1 + centred[:, :3]), centred[:, 3:]], axis=1)
+
+
+def jitter(image, parameters, *, hue: bool):
+    """Brightness, contrast, saturation, hue, in this order; as torchvision's ColorJitter."""
+    from train.data.tf import tf
+
+    def within(x):
+        return tf.clip_by_value(x, 0.0, 255.0)
+
+    def in_grey(x):
+        return tf.image.rgb_to_grayscale(x) if x.shape[-1] == 3 else x
+
+    x = within(parameters[0] * tf.cast(image, tf.float32))
+    mean = tf.reduce_mean(in_grey(x))
+    x = within(mean + parameters[1] * (x - mean))
+    levels = in_grey(x)
+    x = within(levels + parameters[2] * (x - levels))
+    return within(tf.image.adjust_hue(x, parameters[3])) if hue else x
+
+
+def grey(image, parameters, *, probability: float):
+    """Three equal channels, with a probability."""
+    from train.data.tf import tf
+
+    def without():
+        levels = tf.image.rgb_to_grayscale(image)
+        return tf.broadcast_to(levels, image.shape)
+
+    return tf.cond(parameters[0] < probability, without, lambda: image)
+
+
+def draw_blur(numbers: np.ndarray, *, most: float) -> np.ndarray:
+    """(n, 1): the deviation in pixels, from a tenth (nothing to see) to `most`."""
+    return 0.1 + numbers * max(0.0, most - 0.1)
+
+
+def blur(image, parameters, *, most: float):
+    """A Gaussian blur; beyond the border the image is mirrored."""
+    from train.data.tf import tf
+
+    x = tf.cast(image, tf.float32)[None]
+    channels, (height, width) = image.shape[-1], image.shape[:2]
+    radius = min(max(1, round(3 * most)), height - 1, width - 1)
+    places = tf.range(-radius, radius + 1, dtype=tf.float32)
+    weights = tf.nn.softmax(-(places**2) / (2 * parameters[0] ** 2))
+    x = tf.pad(x, [(0, 0), (radius, radius), (radius, radius), (0, 0)], "REFLECT")
+    for shape in ((-1, 1, 1, 1), (1, -1, 1, 1)):
+        kernel = tf.tile(tf.reshape(weights, shape), (1, 1, channels, 1))
+        x = tf.nn.depthwise_conv2d(x, kernel, [1] * 4, "VALID")
+    return tf.ensure_shape(x[0], image.shape)
 
 
 def draw_color(numbers: np.ndarray) -> np.ndarray:
@@ -293,19 +366,9 @@ def custom(reference: str) -> Callable:
     Raises:
         UserError: the reference is malformed, or the function cannot be imported.
     """
-    place, colon, name = reference.rpartition(":")
-    if not colon:
-        raise UserError(
-            f"data.augment.custom={reference!r} must read package.module:function "
-            "or path/file.py:function"
-        )
-    try:
-        load = files.load_module if place.endswith(".py") else importlib.import_module
-        return getattr(load(place), name)
-    except Exception as error:
-        raise UserError(
-            f"data.augment.custom={reference!r} cannot be loaded: {type(error).__name__}: {error}"
-        ) from None
+    from train.own import load  # needs jax, which the import of pipelines need not wait for
+
+    return load(reference, "data.augment.custom")
 
 
 def check_custom(reference: str, changes: list[Change], shape: tuple[int, int, int]) -> None:

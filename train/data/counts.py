@@ -2,15 +2,14 @@
 
 import numpy as np
 
-from train.data.sources.folder import Files
-from train.data.split import Arrays, Split
+from train.data.split import Split
 
 MOST_NAMED = 10  # classes that are listed with their counts
 
 
 def counts(split: Split) -> np.ndarray | None:
     """(K,) examples of each class; None where counting would read the whole set."""
-    if not isinstance(split, Arrays | Files):
+    if not split.labels_at_hand:
         return None
     return np.bincount(split.labels, minlength=len(split.class_names))
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from train.data.sources.folder import Files
-from train.data.split import Arrays, Split, Stream
+from train.data.split import Split, Stream
 
 SAMPLES = 16  # examples whose content is read
 
@@ -22,7 +22,7 @@ def fingerprint(split: Split) -> dict[str, Any]:
         "examples": len(split),
         "classes": digest("\n".join(split.class_names).encode("utf-8", "surrogateescape")),
     }
-    if isinstance(split, Arrays | Files):
+    if split.labels_at_hand:
         found["labels"] = digest(np.ascontiguousarray(split.labels, np.int32).tobytes())
     if isinstance(split, Files):
         found["files"] = digest("\n".join(split.paths).encode("utf-8", "surrogateescape"))

@@ -14,7 +14,7 @@ from train.config import Augment, Data
 from train.data import affine, bad
 from train.data.augment import apply_in_numpy, in_numpy, make_changes
 from train.data.plan import Plan, uniform
-from train.data.shape import image_shape, in_color, is_whole
+from train.data.shape import image_shape, in_channels, is_whole
 from train.data.split import Split, Stream
 from train.data.threads import ahead, threads
 from train.data.transforms import make_transform
@@ -77,7 +77,7 @@ def host_batches(
     split: Split, plan: Plan, config: Data, *, start: int, stop: int, rows: slice
 ) -> Iterator[Batch]:
     """These rows of the training batches, with all changes but those that the device applies."""
-    split, shape = in_color(split, config), image_shape(split, config)
+    split, shape = in_channels(split, config), image_shape(split, config)
     changes = make_changes(config.augment, shape)
     share = rows.stop - rows.start
     mask = np.ones(share, bool)
@@ -132,7 +132,7 @@ def eval_batches(
     >>> [int(batch["mask"].sum()) for batch in batches], batches[1]["image"].shape
     ([500, 12], (500, 28, 28, 1))
     """
-    split = in_color(split, config)
+    split = in_channels(split, config)
     batch_size, shape = config.eval_batch_size, image_shape(split, config)
     share = batch_size // processes
     end = len(split) if limit is None else min(limit, len(split))

@@ -23,6 +23,7 @@ NAMES = (
     "translate_x",
     "translate_y",
 )
+OPERATIONS = (*NAMES, "invert")  # which AutoAugment has as well
 
 
 def draw(numbers: np.ndarray, *, magnitude: float) -> np.ndarray:
@@ -43,7 +44,8 @@ def apply(image, parameters, *, size: tuple[int, int]):
     for layer in range(parameters.shape[0] // 2):
         which, strength = tf.cast(parameters[2 * layer], tf.int32), parameters[2 * layer + 1]
         branches = [
-            lambda name=name, x=image, v=strength: operation(name, x, v, size) for name in NAMES
+            lambda name=name, x=image, v=strength: operation(name, x, v, size)
+            for name in OPERATIONS
         ]
         image = tf.ensure_shape(tf.switch_case(which, branches), (*size, 3))
     return image
@@ -57,6 +59,8 @@ def operation(name: str, image, strength, size: tuple[int, int]):
     blend = 1 + 0.9 * strength  # 0.1 to 1.9; 1 is the image itself
     if name == "identity":
         return image
+    if name == "invert":
+        return 255 - image
     if name == "autocontrast":
         low, high = tf.reduce_min(x, [0, 1]), tf.reduce_max(x, [0, 1])
         return _round(tf.where(high > low, (x - low) * 255 / tf.maximum(high - low, 1), x))

@@ -22,8 +22,8 @@ def image_shape(split: Split, config: Data) -> tuple[int, int, int]:
             f"data.size={config.size} must be positive "
             f"and data.channels={config.channels} 0, 1 or 3"
         )
-    grey_as_color = (channels, config.channels) == (1, 3)
-    if not split.encoded and config.channels not in (0, channels) and not grey_as_color:
+    convertible = {channels, config.channels} == {1, 3}
+    if not split.encoded and config.channels not in (0, channels) and not convertible:
         raise UserError(
             f"data.channels={config.channels}, but the images of {config.source} have {channels}"
         )
@@ -65,8 +65,18 @@ def is_whole(split: Split, config: Data) -> bool:
     )
 
 
-def in_color(split: Split, config: Data) -> Split:
-    """The split; grey images in memory get three channels where the model reads colour."""
-    if isinstance(split, Arrays) and (split.image_shape[-1], config.channels) == (1, 3):
-        return Arrays(np.repeat(split.images, 3, axis=-1), split.labels, split.class_names)
-    return split
+def in_channels(split: Split, config: Data) -> Split:
+    """The split; images in memory get the channels that the model reads, as files do.
+
+    Grey becomes three equal channels; colours become grey by the weights of ITU-R 601, as in
+    Pillow.
+    """
+    if not isinstance(split, Arrays) or {split.image_shape[-1], config.channels} != {1, 3}:
+        return split
+    images = split.images
+    if config.channels == 3:
+        images = np.repeat(images, 3, axis=-1)
+    else:
+        levels = images.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)
+        images = ((levels + 0x8000) >> 16).astype(np.uint8)[..., None]
+    return Arrays(images, split.labels, split.class_names)

@@ -13,6 +13,7 @@ class Split:
         class_names: the classes, in the order of their labels.
         image_shape: (H, W, C); H and W are None where the images vary in size.
         encoded: `load` returns the bytes of an image file, not pixels.
+        labels_at_hand: reading `labels` reads no images.
         payload_is_path: the payload is the path of a file, which `load` reads.
         counted: (K,) the classes that an answer is chosen from in evaluation; None: all.
         accepted: for each example, all of its right labels in evaluation; an example without any
@@ -24,6 +25,7 @@ class Split:
     class_names: tuple[str, ...]
     image_shape: tuple[int | None, int | None, int]
     encoded = True
+    labels_at_hand = False
     payload_is_path = False
     counted: np.ndarray | None = None
     accepted: list[np.ndarray] | None = None
@@ -63,6 +65,7 @@ class Arrays(Split):
     """
 
     encoded = False
+    labels_at_hand = True
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]):
         super().__init__()

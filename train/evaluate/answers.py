@@ -21,7 +21,7 @@ from train import data
 from train.classifier import Classifier
 from train.config import Data
 from train.data import bad
-from train.data.shape import in_color
+from train.data.shape import in_channels
 from train.data.threads import ahead, threads
 from train.errors import DataError, UserError
 from train.evaluate.protocols import Crop
@@ -57,7 +57,7 @@ def cut(
     Raises:
         DataError: an example cannot be read and `config.on_bad_image` is "error".
     """
-    split = in_color(split, config)
+    split = in_channels(split, config)
     channels = config.channels or split.image_shape[2]
 
     def cut_one(payload: Any) -> list[np.ndarray] | BadImage | OSError:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from train.metrics import correct
+from train.metrics import correct, of_classes
 
 MOST_IN_MATRIX = 200  # classes of a confusion matrix; with more, the frequent mistakes are listed
 Z95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution, for intervals of 95 %
@@ -149,7 +149,8 @@ def summarize(
         names: of the K classes.
 
     Returns:
-        `loss`, `top1`, `top1_interval`, `examples` and `classes`, and
+        `loss`, `top1`, `top1_interval`, `examples` and `classes`; `balanced_accuracy`,
+        `precision`, `recall`, `f1` and `auc`, means over the classes (`metrics.of_classes`);
         above ten classes `top5` and `top5_interval`;
         unless the answers hold infinities or NaN, `ece`, `reliability` and what `calibrate` gives;
         up to 200 classes `confusion`, above them `mistakes`, the 100 most frequent
@@ -185,11 +186,39 @@ def summarize(
         for name, n, r in zip(names, totals, right)
     ]
     predicted = scores.argmax(-1)
+    result |= of_classes(totals, np.bincount(predicted, minlength=classes), right)
+    if np.isfinite(scores).all() and (area := auc(scores, labels)) is not None:
+        result["auc"] = area
     if classes <= MOST_IN_MATRIX:
         result["confusion"] = confusion_matrix(labels, predicted, classes).tolist()
     else:
         result["mistakes"] = frequent_mistakes(labels, predicted, names)
     return result
+
+
+def auc(scores: np.ndarray, labels: np.ndarray) -> float | None:
+    """The area under the ROC curve, one class against the others, mean over the classes.
+
+    Mann, Whitney 1947: the share of pairs of an example of the class and one of another class in
+    which the first has the higher score; equal ones count half.
+
+    Args:
+        scores: (N, K) of any monotonous kind.
+        labels: (N,)
+
+    Returns:
+        None where no class has examples beside others.
+    """
+    from scipy.stats import rankdata  # slow to import
+
+    areas = []
+    for label in np.unique(labels):
+        own = labels == label
+        count, others = own.sum(), (~own).sum()
+        if others:
+            ranks = rankdata(scores[:, label])[own].sum()
+            areas.append((ranks - count * (count + 1) / 2) / (count * others))
+    return float(np.mean(areas)) if areas else None
 
 
 def frequent_mistakes(

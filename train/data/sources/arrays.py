@@ -151,9 +151,9 @@ def _split_of(archive: zipfile.ZipFile, path: str, split: str) -> Arrays:
     for part, pair in pairs.items():
         _check_arrays(path, *pair, _header(archive, pair[0], path), _header(archive, pair[1], path))
         labels[part] = _read_array(archive, pair[1], path).reshape(-1)
-        _check_labels(path, pair[1], labels[part], names)
+        check_labels(path, pair[1], labels[part], names)
     if names is None:
-        names = _numbers(path, labels.values())
+        names = numbers(path, labels.values())
     part = "" if whole else chosen
     images = _read_array(archive, pairs[part][0], path)
     images = images if images.ndim == 4 else images[..., None]
@@ -235,7 +235,7 @@ def _check_arrays(
         raise DataError(f"{path}: {images_name} is empty")
 
 
-def _check_labels(
+def check_labels(
     path: str, name: str, labels: np.ndarray, class_names: tuple[str, ...] | None
 ) -> None:
     """DataError unless labels, of any integer type, count from 0 and have class names."""
@@ -248,7 +248,7 @@ def _check_labels(
         )
 
 
-def _numbers(path: str, labels: Iterable[np.ndarray]) -> tuple[str, ...]:
+def numbers(path: str, labels: Iterable[np.ndarray]) -> tuple[str, ...]:
     """The class names of labels without names: 0, 1, …
 
     Raises:

@@ -45,6 +45,7 @@ class Files(Split):
     """
 
     image_shape = (None, None, 3)
+    labels_at_hand = True
     payload_is_path = True
 
     def __init__(

@@ -1,0 +1,248 @@
+"""Data of the user's own: whatever has a length and gives (image, label) by index.
+
+A torch or Hugging Face data set, a grain source, a pandas table of paths, two arrays.
+"""
+
+import io
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from cnnjax.images import in_mode
+from train import files
+from train.data.sources.arrays import check_labels, hold_out, numbers, synonym
+from train.data.split import Arrays, Split
+from train.errors import DataError
+from train.own import load
+
+IN_MEMORY = 2**28  # bytes of images of one size up to which they are read at the start
+IMAGES = ("image", "img", "pixel_values", "images", "x", "path", "file", "filename")
+LABELS = ("label", "labels", "target", "class", "y", "fine_label")
+GREY = ("1", "L", "LA", "I", "I;16", "F")  # modes of images without colours
+
+
+def named(reference: str, split: str) -> Split:
+    """A split of what `data.source=package.module:name` leads to.
+
+    That is a function of the split's name, a mapping from names to data, or data, of which a fifth
+    of each class is held out as "test".
+
+    Raises:
+        DataError: it is no data, or has no such split.
+    """
+    found = load(reference, "data.source")
+    if isinstance(found, type) or (callable(found) and not hasattr(found, "__getitem__")):
+        return wrap(found(split), reference)
+    if isinstance(found, Mapping) and not set(found) & {*IMAGES, *LABELS}:
+        return wrap(found[synonym(split, list(found), reference)], reference)
+    return dict(zip(("train", "test"), halves(wrap(found, reference))))[
+        synonym(split, ("train", "test"), reference)
+    ]
+
+
+def wrap(source: Any, name: str = "the data") -> Split:
+    """Data as a split.
+
+    Args:
+        source: a `Split`, (images, labels) as arrays, a pandas table, or anything with `__len__`
+            and `__getitem__`. An example is (image, label), or a mapping with keys such as "image"
+            and "label". An image is uint8 (H, W), (H, W, 1) or (H, W, 3), a PIL image, the path or
+            the bytes of a file. A label is an integer from 0, or the name of a class.
+        name: for messages.
+
+    Returns:
+        A split. Images of one size that fit into a quarter of a GiB are read at once; others when
+        they are needed.
+
+    Raises:
+        DataError: `source` is none of these.
+    """
+    if isinstance(source, Split):
+        return source
+    if isinstance(source, tuple) and len(source) == 2 and np.ndim(source[1]) == 1:
+        images, labels = (np.asarray(part) for part in source)
+        if len(images) != len(labels):
+            raise DataError(f"{name} has {len(images)} images and {len(labels)} labels")
+        source = list(zip(images, labels))
+    if hasattr(source, "iloc"):
+        source = source.to_dict("records")
+    if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
+        kind = type(source).__name__
+        raise DataError(f"{name} is a {kind}, which has no length or gives no example by its index")
+    if not len(source):
+        raise DataError(f"{name} has no examples")
+    first = pixels(source[0], name)
+    if isinstance(first, np.ndarray) and math.prod(first.shape) * len(source) <= IN_MEMORY:
+        examples = [(pixels(source[i], name), label(source[i], name)) for i in range(len(source))]
+        if all(isinstance(x, np.ndarray) and x.shape == first.shape for x, _ in examples):
+            numbers, names = classes([y for _, y in examples], source, name)
+            return Arrays(np.stack([x for x, _ in examples]), numbers, names)
+    return Objects(source, name)
+
+
+def halves(split: Split) -> tuple[Split, Split]:
+    """Four fifths and a fifth of each class."""
+    held = hold_out(split.labels, 0.2)
+    if isinstance(split, Arrays):
+        images, labels, names = split.images, split.labels, split.class_names
+        return (
+            Arrays(images[~held], labels[~held], names),
+            Arrays(images[held], labels[held], names),
+        )
+    return Part(split, np.flatnonzero(~held)), Part(split, np.flatnonzero(held))
+
+
+class Objects(Split):
+    """Examples that are read when they are needed; images that are no files become PNG."""
+
+    labels_at_hand = True
+
+    def __init__(self, source: Any, name: str):
+        super().__init__()
+        self._source, self._name = source, name
+        self._labels, self.class_names = classes(labels_of(source, name), source, name)
+        some = [pixels(source[i], name) for i in range(min(16, len(source)))]
+        shapes = {x.shape for x in some if isinstance(x, np.ndarray)}
+        files = any(isinstance(x, bytes) for x in some)
+        channels = 3 if files else max(shape[2] for shape in shapes)
+        self.image_shape = (
+            (None, None, channels) if files or len(shapes) > 1 else next(iter(shapes))
+        )
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._labels
+
+    def fetch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        payloads = np.empty(len(indices), object)
+        for row, index in enumerate(indices):
+            payloads[row] = as_file(pixels(self._source[int(index)], self._name))
+        return payloads, self._labels[indices]
+
+
+class Part(Split):
+    """Some of the examples of another split."""
+
+    labels_at_hand = True
+
+    def __init__(self, whole: Split, places: np.ndarray):
+        super().__init__()
+        self._whole, self._places = whole, places
+        self.class_names, self.image_shape = whole.class_names, whole.image_shape
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._whole.labels[self._places]
+
+    def fetch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self._whole.fetch(self._places[indices])
+
+
+def part(example: Any, keys: Sequence[str], place: int, name: str) -> Any:
+    """The image (place 0) or the label (place 1) of an example."""
+    if isinstance(example, Mapping):
+        found = next((key for key in keys if key in example), None)
+        if found is None:
+            kinds = ", ".join(map(str, example))
+            raise DataError(f"{name}: an example has {kinds}, but none of {', '.join(keys)}")
+        return example[found]
+    if isinstance(example, tuple | list) and len(example) >= 2:
+        return example[place]
+    kind = type(example).__name__
+    raise DataError(f"{name}: an example must be (image, label) or a mapping, got a {kind}")
+
+
+def pixels(example: Any, name: str) -> np.ndarray | bytes:
+    """The image of an example: uint8 (H, W, C), or the content of a file."""
+    image = part(example, IMAGES, 0, name)
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, str | os.PathLike):
+        try:
+            return files.read(epath.Path(image).expanduser())
+        except OSError as error:
+            raise DataError(f"{name}: {image} cannot be read: {error.strerror or error}") from None
+    if isinstance(image, Image.Image):
+        image = in_mode(image, 1 if image.mode in GREY else 3)
+    array = np.asarray(image)
+    array = array[..., None] if array.ndim == 2 else array
+    shape = array.shape
+    if len(shape) == 3 and shape[2] > 4 and shape[0] in (1, 3):
+        raise DataError(
+            f"{name}: an image of shape {shape} looks like (C, H, W), channels first; it must be "
+            "(H, W, C)"
+        )
+    if len(shape) != 3 or shape[2] not in (1, 3, 4):
+        raise DataError(f"{name}: an image must be (H, W), (H, W, 1) or (H, W, 3), got {shape}")
+    if array.dtype != np.uint8:
+        raise DataError(
+            f"{name}: images must be uint8 in 0..255, got {array.dtype}; scaling and normalising "
+            "are options of a run (data.mean, data.std)"
+        )
+    return array
+
+
+def label(example: Any, name: str) -> int | str:
+    """The label of an example, as it is given."""
+    value = part(example, LABELS, 1, name)
+    if isinstance(value, str):
+        return value
+    number = np.asarray(value)
+    if number.shape or not np.issubdtype(number.dtype, np.integer):
+        raise DataError(f"{name}: a label must be an integer or the name of a class, got {value!r}")
+    return int(number)
+
+
+def labels_of(source: Any, name: str) -> list[int | str]:
+    """The label of every example; torchvision's `targets` save reading the images."""
+    column = getattr(source, "targets", None)
+    if column is None or len(column) != len(source):
+        return [label(source[i], name) for i in range(len(source))]
+    return [label((None, value), name) for value in column]
+
+
+def classes(
+    given: Sequence[int | str], source: Any, name: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(labels (N,) int32, names of the classes)."""
+    texts = {value for value in given if isinstance(value, str)}
+    if texts and len(texts) < len(set(given)):
+        raise DataError(f"{name}: some labels are numbers, and some are names: {min(texts)!r}")
+    if texts:
+        known = tuple(sorted(texts))
+        places = {text: place for place, text in enumerate(known)}
+        return np.array([places[str(value)] for value in given], np.int32), known
+    known = names_of(source)
+    check_labels(name, "the label", np.array(given, np.int64), known or None)
+    return np.array(given, np.int32), known or numbers(name, [np.array(given)])
+
+
+def names_of(source: Any) -> tuple[str, ...]:
+    """The names of the classes where data knows them, as those of torchvision and the hub do."""
+    found = getattr(source, "class_names", None) or getattr(source, "classes", None)
+    features: Any = getattr(source, "features", None)
+    if isinstance(features, Mapping):
+        for key in LABELS:
+            found = found or getattr(features.get(key), "names", None)
+    return tuple(map(str, found or ()))
+
+
+def as_file(image: np.ndarray | bytes) -> bytes:
+    """An image as the content of a file, without loss."""
+    if isinstance(image, bytes):
+        return image
+    file = io.BytesIO()
+    mode = image[..., 0] if image.shape[2] == 1 else image
+    Image.fromarray(mode).save(file, "PNG", compress_level=1)
+    return file.getvalue()

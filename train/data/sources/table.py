@@ -1,0 +1,73 @@
+"""Tables of image files: a CSV with the columns path, label and, if there are splits, split."""
+
+import csv
+
+import numpy as np
+from etils import epath
+
+from train import files
+from train.data.sources.arrays import hold_out, synonym
+from train.data.sources.folder import Files
+from train.errors import DataError
+
+PATHS = ("path", "file", "filename", "image", "image_path")
+LABELS = ("label", "class", "category", "target")
+
+
+def table(path: str, split: str) -> Files:
+    """The examples of a split of `csv:FILE`.
+
+    Paths are relative to the file's folder. The classes are the labels of the whole file, in
+    alphabetical order, or by their value where all are whole numbers. Without a column "split" a
+    fifth of each class is "test".
+
+    Raises:
+        DataError: the file cannot be read, lacks a column, or has no such split.
+    """
+    if not path:
+        raise DataError("csv: needs a file, as in csv:photos.csv")
+    place = epath.Path(path).expanduser()
+    try:
+        text = files.read(place).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
+    reader = csv.DictReader(text.splitlines())
+    columns = [name.strip().lower() for name in reader.fieldnames or ()]
+    reader.fieldnames = columns
+    paths, labels = (column(path, columns, names) for names in (PATHS, LABELS))
+    rows = list(reader)
+    if not rows:
+        raise DataError(f"{path} has no rows")
+    for number, row in enumerate(rows, start=2):
+        if not row[paths] or not row[labels]:
+            raise DataError(f"line {number} of {path} has no {labels if row[paths] else paths}")
+    names = sorted({row[labels] for row in rows}, key=order([row[labels] for row in rows]))
+    places = {name: number for number, name in enumerate(names)}
+    found = np.array([places[row[labels]] for row in rows], np.int32)
+    if "split" in columns:
+        splits = list(dict.fromkeys(row["split"] for row in rows))
+        wanted = synonym(split, splits, path)
+        chosen = np.flatnonzero([row["split"] == wanted for row in rows])
+    else:
+        wanted = synonym(split, ("train", "test"), path)
+        chosen = np.flatnonzero(hold_out(found, 0.2) == (wanted == "test"))
+    return Files(
+        str(place.parent), [rows[i][paths] for i in chosen], found[chosen], tuple(names), {}
+    )
+
+
+def column(path: str, columns: list[str], names: tuple[str, ...]) -> str:
+    """The column of one of these names."""
+    for name in names:
+        if name in columns:
+            return name
+    raise DataError(
+        f"{path} needs a column {names[0]}; its first line has {', '.join(columns) or 'none'}"
+    )
+
+
+def order(labels: list[str]):
+    """How class names are sorted: 2 before 10 where all are whole numbers."""
+    return int if all(label.lstrip("-").isdigit() for label in labels) else str
