@@ -70,12 +70,7 @@ def test_a_savedmodel_answers_alike_here_and_in_another_process(weights_file, tm
     out = tmp_path / "lenet"
     out.mkdir()
     (out / "saved_model.pb").touch()  # an old one, which is replaced
-    try:
-        result = export([f"--weights={weights_file}", "--format=savedmodel", f"--out={out}"])
-    except UserError as error:  # where TensorFlow does not read what jax writes, the old one stays
-        assert "does not read the StableHLO" in str(error) and jax.__version_info__ >= (0, 12)
-        assert [path.name for path in out.iterdir()] == ["saved_model.pb"]
-        return
+    result = export([f"--weights={weights_file}", "--format=savedmodel", f"--out={out}"])
     assert result["difference"] <= 1e-5 and [path.name for path in tmp_path.iterdir()] == ["lenet"]
     classifier = from_weights(weights_file, None, "cnnjax")
     images = np.random.default_rng(5).integers(0, 256, (7, 32, 32, 1), np.uint8)
@@ -83,6 +78,25 @@ def test_a_savedmodel_answers_alike_here_and_in_another_process(weights_file, tm
     program = tf.saved_model.load(str(out)).signatures["serving_default"]
     answers = program(images=tf.constant(images))["probabilities"]
     np.testing.assert_allclose(answers, jax.nn.softmax(logits), atol=1e-5)
+
+
+def test_tflite(weights_file, tmp_path, monkeypatch):
+    """In float32, and in 8 bits by images that show the ranges of values."""
+    import tensorflow as tf
+
+    exact, small = tmp_path / "lenet.tflite", tmp_path / "small.tflite"
+    base = [f"--weights={weights_file}"]
+    result = export([*base, "--format=tflite", f"--out={exact}"])
+    assert result["difference"] <= 1e-5 and "agreement" not in result
+    with pytest.raises(UserError, match="needs --data"):
+        export([*base, "--format=tflite_int8", f"--out={small}"])
+    monkeypatch.setattr(programs, "MOST_SHOWN", 20)
+    shown = ["--format=tflite_int8", "--data=synthetic:32x32x1/10"]
+    result = export([*base, *shown, f"--out={small}"])
+    assert 0 < result["difference"] < 0.2 and result["agreement"] > 0.7
+    assert small.stat().st_size < 0.4 * exact.stat().st_size
+    kinds = {tensor["dtype"] for tensor in tf.lite.Interpreter(str(small)).get_tensor_details()}
+    assert np.int8 in kinds
 
 
 def test_programs_say_how_a_photograph_becomes_an_image(weights_file, tmp_path, capsys):
@@ -108,7 +122,8 @@ def test_programs_say_how_a_photograph_becomes_an_image(weights_file, tmp_path, 
 
 
 def test_a_program_that_differs_is_not_written(weights_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(programs, "check_elsewhere", lambda *_: 1e-3)
+    answer = {"difference": 1e-3, "agreement": 1.0}
+    monkeypatch.setattr(programs, "check_elsewhere", lambda *_, **__: answer)
     with pytest.raises(CheckpointError, match=r"differs from the network by .* not written"):
         export([f"--weights={weights_file}", f"--out={tmp_path}/x.stablehlo"])
     assert not list(tmp_path.iterdir())
@@ -129,9 +144,11 @@ V3 = pytest.param("inception_v3", 75, marks=pytest.mark.slow)
     [("lenet5_1998", 32), ("inception_v1", 64), V3]
     + [pytest.param(name, 0, marks=pytest.mark.slow) for name in sorted(OTHERS)],
 )
-def test_onnx_of_other_networks(name, size):
+def test_other_networks_in_onnx_and_tensorflow(name, size):
     """What LeNet-5 lacks: partial connections, normalisation, branches, groups, residuals."""
     import onnxruntime
+
+    from train.export.tensorflow import to_tensorflow
 
     height, width, channels = cnnjax.get_spec(name).input_size
     shape = (size or height, size or width, channels)
@@ -146,6 +163,8 @@ def test_onnx_of_other_networks(name, size):
     (answers,) = onnxruntime.InferenceSession(program).run(None, {"images": images})
     logits = jax.jit(answer)(images)
     assert logits.std() > 0.01
+    np.testing.assert_allclose(answers, logits, atol=1e-4 * float(logits.std()))
+    answers = to_tensorflow(answer, shape, np.dtype(np.float32)).answer(images)["probabilities"]
     np.testing.assert_allclose(answers, logits, atol=1e-4 * float(logits.std()))
 
 

@@ -6,16 +6,19 @@ python -m train.export --workdir=runs/lenet --format=savedmodel --out=lenet
 python -m train.export --workdir=runs/lenet --format=safetensors --out=lenet.safetensors
 python -m train.export --workdir=runs/v3 --format=torchvision --out=inception_v3.pth
 python -m train.export --pretrained=keras/vgg16 --format=onnx --out=vgg.onnx
+python -m train.export --workdir=runs/lenet --format=tflite_int8 --out=lenet.tflite
 
 torchvision, timm, keras and slim are files of values that the publishers' own code loads.
 
-StableHLO, ONNX and SavedModel are programs: uint8 images (N, H, W, C) of any number N to
+StableHLO, ONNX, SavedModel and TFLite are programs: uint8 images (N, H, W, C) of any number N to
 probabilities, values included. They run without this project, in jax, ONNX runtimes, TensorFlow:
     jax.export.deserialize(bytearray(open("lenet.stablehlo", "rb").read())).call(images)
     onnxruntime.InferenceSession("lenet.onnx").run(None, {"images": images})[0]
     tensorflow.saved_model.load("lenet").signatures["serving_default"](images=images)
+tflite_int8 computes in 8 bits. It needs typical images: those that the run trained on, or --data.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -23,8 +26,9 @@ from cnnjax.weights.export import WRITERS
 from train import cli, errors
 from train.errors import CheckpointError, UserError
 from train.export.files import write_published, write_safetensors
-from train.export.programs import PROGRAMS, write_program
+from train.export.programs import PROGRAMS, typical_images, write_program
 from train.options import TRANSFORM, add_weights, one_classifier
+from train.run import Run
 
 FILES = ("safetensors", *WRITERS)
 
@@ -40,14 +44,18 @@ def main(argv: list[str] | None = None) -> dict:
         action="store_true",
         help="a program of what the network reads, instead of uint8 images",
     )
+    add("--data", default="", help="tflite_int8: typical images, a data.source of a config")
+    parser.no_effect(
+        "without --format=tflite_int8", lambda args: args.format != "tflite_int8", "--data"
+    )
     parser.no_effect(
         "on a file of values, which is no program",
         lambda args: args.format in FILES,
         *("--without-preprocessing", "--dtype"),
     )
     parser.no_effect(
-        "with --format=onnx, which computes in float32",
-        lambda args: args.format == "onnx",
+        "with this --format, which computes in float32",
+        lambda args: args.format in PROGRAMS and args.format != "stablehlo",
         "--dtype",
     )
     parser.no_effect(
@@ -66,9 +74,24 @@ def main(argv: list[str] | None = None) -> dict:
             return write_safetensors(args.out, classifier)
         if args.format in FILES:
             return write_published(args.out, args.format, classifier)
-        return write_program(args.out, args.format, classifier, not args.without_preprocessing)
+        images = None
+        if args.format == "tflite_int8":
+            images = typical_images(classifier, *typical(args))
+        return write_program(
+            args.out, args.format, classifier, not args.without_preprocessing, images
+        )
     except OSError as error:
         raise CheckpointError(f"--out={args.out}: {error.strerror or error}") from None
+
+
+def typical(args: argparse.Namespace) -> tuple[str, str]:
+    """(source, split) of the images that show the ranges of values for 8 bits."""
+    if args.data:
+        return args.data, "train"
+    if not args.workdir:
+        raise UserError("--format=tflite_int8 needs --data=SOURCE: folder:DIR, npz:FILE, …")
+    images = Run(args.workdir[0]).config.data
+    return images.source, images.train_split
 
 
 if __name__ == "__main__":

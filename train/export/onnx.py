@@ -1,12 +1,7 @@
 """A network as an ONNX graph, written from its jaxpr: the operations that our networks are made of.
 
-What depends on constants alone is computed here, by jax: BatchNorm becomes one factor and one term
-for each channel. Only the axis of the batch has a symbolic length; a constant that is repeated
-along it keeps the length 1 there, and the operation that reads it repeats it. ONNX has channels
-before places, so each convolution and pooling stands between two transpositions, most of which
-runtimes remove.
-
-The longest part is a translation for each primitive.
+ONNX has channels before places, so each convolution and pooling stands between two transpositions,
+most of which runtimes remove.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,12 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 import onnx
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from onnx import TensorProto, helper, numpy_helper
 
-from cnnjax import ops
-from cnnjax.jaxprs import inner
-from train.errors import UserError
+from train.export.translator import Translator, lengths, same, trace
 
 OPSET = 18  # the first that takes the axes of reductions as an input
 IR_VERSION = 9  # which runtimes since 2023 read
@@ -35,7 +27,6 @@ SAME = {
 }
 # fmt: on
 REDUCTIONS = {"reduce_sum": "ReduceSum", "reduce_max": "ReduceMax", "reduce_min": "ReduceMin"}
-TRANSPARENT = ("stop_gradient", "copy", "copy_p", "name")
 
 
 class Named(str):
@@ -59,9 +50,7 @@ def to_onnx(
     Raises:
         UserError: there is no translation for an operation; the message names it.
     """
-    (batch,) = jax.export.symbolic_shape("batch")
-    with ops.plain():
-        closed = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((batch, *shape), dtype))
+    closed = trace(function, shape, dtype)
     graph = Graph()
     (out,) = graph.translate(closed.jaxpr, closed.consts, [Named("images")])
     graph.node("Identity", out, name="probabilities")
@@ -74,17 +63,16 @@ def to_onnx(
     )
 
 
-def unsupported(what: str) -> UserError:
-    return UserError(f"ONNX: {what} (train/export/onnx.py)")
-
-
 def _of_batch(name: str, aval: Any) -> onnx.ValueInfoProto:
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(aval.dtype))
     return helper.make_tensor_value_info(name, kind, ["batch", *aval.shape[1:]])
 
 
-class Graph:
+class Graph(Translator):
     """The nodes and constants of an ONNX graph, in the order in which they are added."""
+
+    target = "ONNX"
+    computed = Named
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -116,45 +104,13 @@ class Graph:
             self._names[id(value)] = (name, value)
         return self._names[id(value)][0]
 
-    def translate(
-        self, jaxpr: Jaxpr, consts: Sequence[Any], inputs: Sequence[Value]
-    ) -> list[Value]:
-        """Adds the equations of a jaxpr; returns its results."""
-        known: dict[Any, Value] = {}
-        known |= zip(jaxpr.constvars, map(np.asarray, consts))
-        known |= zip(jaxpr.invars, inputs)
-        for eqn in jaxpr.eqns:
-            values = [np.asarray(x.val) if isinstance(x, Literal) else known[x] for x in eqn.invars]
-            known |= dict(zip(eqn.outvars, self.equation(eqn, values)))
-        return [np.asarray(x.val) if isinstance(x, Literal) else known[x] for x in jaxpr.outvars]
-
-    def equation(self, eqn: Any, values: list[Value]) -> list[Value]:
-        """Adds one equation; returns its results."""
-        name, jaxpr = eqn.primitive.name, inner(eqn)
-        if jaxpr is not None:
-            closed = [value for value in eqn.params.values() if isinstance(value, ClosedJaxpr)]
-            return self.translate(jaxpr, closed[0].consts if closed else (), values)
-        if name in TRANSPARENT:
-            return values
-        if not any(isinstance(value, Named) for value in values):
-            return [np.asarray(x) for x in self.constant(eqn, values)]
+    def simple(self, eqn: Any, values: list[Value]) -> Value | None:
+        name = eqn.primitive.name
         if name in SAME:
-            return [self.node(SAME[name], *values)]
+            return self.node(SAME[name], *values)
         if name in REDUCTIONS:
-            return [self.node(REDUCTIONS[name], values[0], list(eqn.params["axes"]), keepdims=0)]
-        translation = getattr(self, f"op_{name.replace('-', '_')}", None)
-        if translation is None:
-            raise unsupported(f"there is no translation for jax's {name}")
-        return [translation(eqn, *values)]
-
-    def constant(self, eqn: Any, values: list[Any]) -> list[Any]:
-        """Computes an equation of constants; the length of the batch becomes 1."""
-        params = dict(eqn.params)
-        for key in ("shape", "new_sizes"):
-            if key in params:
-                params[key] = tuple(_lengths(params[key], of_batch=1))
-        out = eqn.primitive.bind(*map(jax.numpy.asarray, values), **params)
-        return out if eqn.primitive.multiple_results else [out]
+            return self.node(REDUCTIONS[name], values[0], list(eqn.params["axes"]), keepdims=0)
+        return None
 
     # One for each primitive
 
@@ -176,23 +132,23 @@ class Graph:
 
     def op_select_n(self, eqn: Any, which: Value, *cases: Value) -> Value:
         if len(cases) != 2 or eqn.invars[0].aval.dtype != bool:
-            raise unsupported("a choice is between two")
+            raise self.unsupported("a choice is between two")
         return self.node("Where", which, cases[1], cases[0])
 
     def op_reshape(self, eqn: Any, x: Named) -> Value:
-        return self.node("Reshape", x, _lengths(eqn.params["new_sizes"], of_batch=-1))
+        return self.node("Reshape", x, lengths(eqn.params["new_sizes"], of_batch=-1))
 
     def op_squeeze(self, eqn: Any, x: Named) -> Value:
         return self.node("Squeeze", x, list(eqn.params["dimensions"]))
 
     def op_broadcast_in_dim(self, eqn: Any, x: Named, *_: Value) -> Value:
         shape = eqn.params["shape"]
-        lengths = dict(zip(eqn.params["broadcast_dimensions"], eqn.invars[0].aval.shape))
-        before = [lengths.get(i, 1) for i in range(len(shape))]
-        reshaped = self.node("Reshape", x, _lengths(before, of_batch=-1))
-        if all(map(_same, before, shape)):
+        known = dict(zip(eqn.params["broadcast_dimensions"], eqn.invars[0].aval.shape))
+        before = [known.get(i, 1) for i in range(len(shape))]
+        reshaped = self.node("Reshape", x, lengths(before, of_batch=-1))
+        if all(map(same, before, shape)):
             return reshaped
-        return self.node("Expand", reshaped, _lengths(shape, of_batch=1))
+        return self.node("Expand", reshaped, lengths(shape, of_batch=1))
 
     def op_transpose(self, eqn: Any, x: Named) -> Value:
         return self.node("Transpose", x, perm=list(eqn.params["permutation"]))
@@ -204,11 +160,11 @@ class Graph:
 
     def op_slice(self, eqn: Any, x: Named) -> Value:
         starts, ends = eqn.params["start_indices"], eqn.params["limit_indices"]
-        steps, lengths = eqn.params["strides"] or [1] * len(starts), eqn.invars[0].aval.shape
+        steps, shape = eqn.params["strides"] or [1] * len(starts), eqn.invars[0].aval.shape
         cut = [
             i
             for i in range(len(starts))
-            if starts[i] != 0 or not _same(ends[i], lengths[i]) or steps[i] != 1
+            if starts[i] != 0 or not same(ends[i], shape[i]) or steps[i] != 1
         ]
         if not cut:
             return x
@@ -217,19 +173,19 @@ class Graph:
 
     def op_concatenate(self, eqn: Any, *parts: Value) -> Value:
         if not all(isinstance(part, Named) for part in parts):
-            raise unsupported("constants cannot be appended to images")
+            raise self.unsupported("constants cannot be appended to images")
         return self.node("Concat", *parts, axis=eqn.params["dimension"])
 
     def op_gather(self, eqn: Any, x: Named, places: np.ndarray) -> Value:
         """Channels by their places, (M, 1)."""
         numbers = eqn.params["dimension_numbers"]
-        _check_last_axis(eqn, numbers.offset_dims, numbers.start_index_map)
+        self.check_last_axis(eqn, numbers.offset_dims, numbers.start_index_map)
         return self.node("Gather", x, places[:, 0].astype(np.int64), axis=-1)
 
     def op_scatter_add(self, eqn: Any, x: np.ndarray, places: np.ndarray, channels: Named) -> Value:
         """Adds channels at their places (M, 1), as a product with a matrix of ones and zeros."""
         numbers = eqn.params["dimension_numbers"]
-        _check_last_axis(eqn, numbers.update_window_dims, numbers.scatter_dims_to_operand_dims)
+        self.check_last_axis(eqn, numbers.update_window_dims, numbers.scatter_dims_to_operand_dims)
         out = eqn.outvars[0].aval
         onto = (places == np.arange(out.shape[-1])).astype(out.dtype)
         return self.node("Add", self.node("MatMul", channels, onto), x)
@@ -237,20 +193,17 @@ class Graph:
     def op_pad(self, eqn: Any, x: Named, value: np.ndarray) -> Value:
         low, high, inside = zip(*eqn.params["padding_config"])
         if any(inside):
-            raise unsupported("padding between cells has no translation")
+            raise self.unsupported("padding between cells has no translation")
         return self.node("Pad", x, [*map(int, low), *map(int, high)], np.asarray(value))
 
     def op_dot_general(self, eqn: Any, a: Value, b: Value) -> Value:
-        contracted, batched = eqn.params["dimension_numbers"]
-        rank = len(eqn.invars[0].aval.shape)
-        if batched != ((), ()) or tuple(map(tuple, contracted)) != ((rank - 1,), (0,)):
-            raise unsupported("only products over the last and the first axis")
+        self.check_product(eqn)
         return self.node("MatMul", a, b)
 
     def op_conv_general_dilated(self, eqn: Any, x: Named, kernel: Value) -> Value:
         p = eqn.params
         if isinstance(kernel, Named) or {*p["lhs_dilation"], p["batch_group_count"]} != {1}:
-            raise unsupported("a convolution has a constant kernel and no dilated images")
+            raise self.unsupported("a convolution has a constant kernel and no dilated images")
         images, kernels, out = p["dimension_numbers"]
         x = self.node("Transpose", x, perm=list(images))
         y = self.node(
@@ -275,11 +228,7 @@ class Graph:
 
     def pool(self, eqn: Any, kind: str, x: Named, **attributes: Any) -> Named:
         """Over the middle two axes or, for local response normalisation, over the last two."""
-        p, window = eqn.params, eqn.params["window_dimensions"]
-        dilated = {*p["base_dilation"], *p["window_dilation"]} != {1}
-        if len(window) != 4 or window[0] != 1 or 1 not in (window[1], window[3]) or dilated:
-            raise unsupported(f"windows of {window} have no translation")
-        axes = slice(1, 3) if window[3] == 1 else slice(2, 4)
+        p, window, axes = eqn.params, eqn.params["window_dimensions"], self.window(eqn)
         attributes |= {
             "kernel_shape": list(window[axes]),
             "strides": list(p["window_strides"][axes]),
@@ -289,27 +238,6 @@ class Graph:
             return self.node(kind, x, **attributes)
         y = self.node(kind, self.node("Transpose", x, perm=TO_CHANNELS_FIRST), **attributes)
         return self.node("Transpose", y, perm=TO_CHANNELS_LAST)
-
-
-def _check_last_axis(eqn: Any, others: Sequence[int], indexed: Sequence[int]) -> None:
-    """UserError unless a gather or scatter is along channels."""
-    rank = len(eqn.invars[0].aval.shape)
-    if (
-        tuple(indexed) != (rank - 1,)
-        or tuple(others) != tuple(range(rank - 1))
-        or len(eqn.invars[1].aval.shape) != 2
-    ):
-        raise unsupported(f"{eqn.primitive.name} is translated along channels only")
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Whether two lengths, of which either may be symbolic, are equal."""
-    return bool(a == b)
-
-
-def _lengths(shape: Sequence[Any], of_batch: int) -> list[int]:
-    """Lengths of axes as numbers, `of_batch` where they are not."""
-    return [int(n) if isinstance(n, int | np.integer) else of_batch for n in shape]
 
 
 def _pads(pairs: Sequence[tuple[int, int]]) -> list[int]:

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from cnnjax import ops
+from train import data
 from train.classifier import Classifier, describe
 from train.cli import printable
 from train.errors import CheckpointError, UserError
@@ -43,7 +44,19 @@ answer = tensorflow.saved_model.load(sys.argv[1]).signatures["serving_default"]
 images = tensorflow.constant(numpy.load("images.npy"))
 numpy.save("answers.npy", answer(images=images)["probabilities"])
 """,
+    "tflite": """
+import sys, numpy, tensorflow
+images = numpy.load("images.npy")
+program = tensorflow.lite.Interpreter(sys.argv[1])
+place = program.get_input_details()[0]["index"]
+program.resize_tensor_input(place, images.shape)
+program.allocate_tensors()
+program.set_tensor(place, images)
+program.invoke()
+numpy.save("answers.npy", program.get_tensor(program.get_output_details()[0]["index"]))
+""",
 }
+MOST_SHOWN = 200  # images that show the ranges of values for 8 bits
 
 
 def function(
@@ -124,59 +137,78 @@ def make_onnx(path: Path, classifier: Classifier, preprocessing: bool) -> None:
 
 
 def make_savedmodel(path: Path, classifier: Classifier, preprocessing: bool) -> None:
-    """A folder of TensorFlow; the values are its variables, the rest is StableHLO in one op."""
-    from train.data.tf import tf  # first, for it keeps TensorFlow quiet and off the accelerators
+    """A folder of TensorFlow, in TensorFlow's own operations."""
+    from train.data.tf import tf
 
-    from jax.experimental import jax2tf  # isort: skip
+    module = _in_tensorflow(classifier, preprocessing)
+    tf.saved_model.save(module, str(path), signatures=module.answer)
+
+
+def typical_images(classifier: Classifier, source: str, split: str) -> np.ndarray:
+    """Up to 200 images (M, H, W, C) uint8 of a source, as the network is given them."""
+    found = data.load(source, split)
+    chosen = np.random.RandomState(0).permutation(len(found))[:MOST_SHOWN]
+    return data.read(found, np.sort(chosen), classifier.data)
+
+
+def make_tflite(
+    path: Path, classifier: Classifier, preprocessing: bool, images: np.ndarray | None = None
+) -> None:
+    """A file for phones and boards; in 8 bits where `images` show the ranges of the values."""
+    from train.data.tf import tf
+
+    module = _in_tensorflow(classifier, preprocessing)
+    program = module.answer.get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([program], module)
+    if images is not None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([image[None]] for image in images)
+    path.write_bytes(converter.convert())
+
+
+def _in_tensorflow(classifier: Classifier, preprocessing: bool) -> Any:
+    from train.export.tensorflow import to_tensorflow
 
     example = random_images(classifier, preprocessing, 1)
-    program = jax2tf.convert(
-        partial(_answer, classifier, preprocessing),
-        polymorphic_shapes=[None, "(batch, ...)"],
-        with_gradient=False,
-        native_serialization_platforms=PLATFORMS,
-    )
-    module = tf.Module()
-    module.variables_ = tf.nest.map_structure(tf.Variable, jax.device_get(classifier.variables))
-    images = tf.TensorSpec((None, *example.shape[1:]), example.dtype, "images")
-    module.answer = tf.function(
-        lambda images: {"probabilities": program(module.variables_, images)},
-        autograph=False,
-        input_signature=[images],
-    )
-    with ops.plain():
-        tf.saved_model.save(module, str(path), signatures=module.answer)
+    return to_tensorflow(function(classifier, preprocessing), example.shape[1:], example.dtype)
 
 
-PROGRAMS = {"stablehlo": make_stablehlo, "onnx": make_onnx, "savedmodel": make_savedmodel}
+PROGRAMS: dict[str, Callable[..., None]] = {
+    "stablehlo": make_stablehlo,
+    "onnx": make_onnx,
+    "savedmodel": make_savedmodel,
+    "tflite": make_tflite,
+    "tflite_int8": make_tflite,
+}
 
 
 def check_elsewhere(
-    program: Path, kind: str, classifier: Classifier, preprocessing: bool = True
-) -> float:
-    """Runs a program in another process, with its runtime alone, on random images.
+    program: Path,
+    kind: str,
+    classifier: Classifier,
+    preprocessing: bool = True,
+    images: np.ndarray | None = None,
+) -> dict[str, float]:
+    """Runs a program in another process, with its runtime alone, on images, or on random ones.
 
     Returns:
-        The largest difference of its probabilities from those of the network.
+        `difference`, the largest of its probabilities from those of the network, and `agreement`,
+        the share of the images to which both give the same answer.
 
     Raises:
         CheckpointError: the program does not run.
-        UserError: the runtime is too old for it.
     """
-    images = random_images(classifier, preprocessing)
+    if images is None:
+        images = random_images(classifier, preprocessing)
     platform = jax.default_backend() if kind == "stablehlo" else "cpu"
     environment = {**os.environ, "JAX_PLATFORMS": platform.replace("gpu", "cuda")}
     if platform == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/images.npy", images)
-        command = [sys.executable, "-I", "-c", ELSEWHERE[kind], str(program.resolve())]
+        runner = ELSEWHERE[kind.removesuffix("_int8")]
+        command = [sys.executable, "-I", "-c", runner, str(program.resolve())]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-        if "Cannot deserialize computation" in done.stderr:
-            raise UserError(
-                f"this TensorFlow does not read the StableHLO that jax {jax.__version__} writes: "
-                "export with an older jax, or take --format=onnx"
-            )
         if done.returncode:
             raise CheckpointError(
                 f"the exported program does not run: {done.stderr.strip().splitlines()[-1]}"
@@ -184,12 +216,19 @@ def check_elsewhere(
         answers = np.load(f"{folder}/answers.npy")
     classifier = classifier._replace(variables=jax.device_get(classifier.variables))
     with jax.default_device(jax.local_devices(backend=platform)[0]):
-        expected = jax.jit(function(classifier, preprocessing))(images)
-    return float(np.abs(answers - np.asarray(expected)).max())
+        expected = np.asarray(jax.jit(function(classifier, preprocessing))(images))
+    return {
+        "difference": float(np.abs(answers - expected).max()),
+        "agreement": float(np.mean(answers.argmax(-1) == expected.argmax(-1))),
+    }
 
 
 def write_program(
-    path: str, kind: str, classifier: Classifier, preprocessing: bool = True
+    path: str,
+    kind: str,
+    classifier: Classifier,
+    preprocessing: bool = True,
+    images: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Writes a network as a program of images to probabilities, values included.
 
@@ -197,18 +236,22 @@ def write_program(
 
     Args:
         path: the file to write, or the folder of a SavedModel.
-        kind: "stablehlo", "onnx" or "savedmodel".
+        kind: one of `PROGRAMS`.
         classifier: the network.
         preprocessing: whether the program reads uint8 images, or what the network reads.
+        images: (N, H, W, C) uint8, for "tflite_int8": what the network is made for.
 
     Returns:
-        `file`, `format`, `bytes`, and `difference`, the largest of the probabilities.
+        `file`, `format`, `bytes`, and `difference`, the largest of the probabilities; of 8 bits
+        also `agreement`, the share of `images` with the same answer.
 
     Raises:
         CheckpointError: the program does not run, or differs from the network.
-        UserError: `path` is a folder, or a package that is needed is missing or too old.
+        UserError: `path` is a folder, or a package that is needed is missing.
     """
-    if kind == "onnx":  # its runtimes have no bfloat16 on a CPU
+    if images is not None and not preprocessing:
+        images = np.asarray(classifier.preprocess(images))
+    if kind != "stablehlo":  # runtimes have no bfloat16 on a CPU
         classifier = classifier._replace(model=exact(classifier.model))
     is_model = kind == "savedmodel" and (Path(path) / "saved_model.pb").exists()
     if Path(path).is_dir() and not is_model:
@@ -216,12 +259,16 @@ def write_program(
     part = Path(path.rstrip("/") + PARTIAL)
     _remove(part)
     try:
-        PROGRAMS[kind](part, classifier, preprocessing)
-        difference = check_elsewhere(part, kind, classifier, preprocessing)
-        if not difference <= CLOSE:
+        shown = {} if images is None else {"images": images}
+        PROGRAMS[kind](part, classifier, preprocessing, **shown)
+        found = check_elsewhere(part, kind, classifier, preprocessing, **shown)
+        if images is None and not found["difference"] <= CLOSE:
             raise CheckpointError(
-                f"the exported program differs from the network by {difference:.1e}: not written"
+                f"the exported program differs from the network by {found['difference']:.1e}: "
+                "not written"
             )
+        if images is None:
+            del found["agreement"]
         written = [part, *part.rglob("*")]
         size = sum(file.stat().st_size for file in written if file.is_file())
         _remove(Path(path))
@@ -230,7 +277,7 @@ def write_program(
         _remove(part)
     if preprocessing:
         print(f"{path} reads {preparation(classifier)}", file=sys.stderr, flush=True)
-    return {"file": path, "format": kind, "bytes": size, "difference": difference}
+    return {"file": path, "format": kind, "bytes": size, **found}
 
 
 def _remove(path: Path) -> None:
