@@ -48,8 +48,11 @@ slurm: $(VENV)/.ready ## run configs/cluster/slurm.sh on a SLURM of one node (in
 		{ apt-get update -q && apt-get install -q -y --no-install-recommends slurm-wlm munge; }
 	$(PY) -m tests.slurm
 
-lineage: $(VENV)/.ready ## train 15 networks on small digits, write .readme/lineage.md (an hour; SEEDS=3)
-	$(PY) -m train.lineage --config=configs/lineage_mnist5k.py --workdir=runs/lineage --out=.readme/lineage.md --seeds=$(or $(SEEDS),1)
+LINEAGE := lenet5,alexnet,alexnet_owt,vgg11,vgg11_bn,vgg16,vgg16_bn,vgg19,inception_v1,inception_v1_bn
+LINEAGE := $(LINEAGE),inception_v2,inception_v3,inception_v4,inception_resnet_v1,inception_resnet_v2
+
+lineage: $(VENV)/.ready ## train 15 networks on small digits, write runs/lineage/sweep.md (an hour; SEEDS=3)
+	$(PY) -m train.sweep --config=configs/lineage_mnist5k.py --workdir=runs/lineage --grid.recipe=$(LINEAGE) --seeds=$(or $(SEEDS),1)
 
 TPU := alexnet_owt,vgg16,inception_v1_bn,inception_v3
 
