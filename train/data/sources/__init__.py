@@ -14,7 +14,8 @@ def load(source: str, split: str) -> Split:
     Args:
         source: mnist5k, npz:FILE, folder:DIR, tfds:NAME or synthetic:HxWxC/K.
         split: name of the split, in any case; `arrays.SPLITS` lists synonyms. Validation stands for
-            test, or test for validation, if the source has one of them only.
+            test, or test for validation, if the source has one of them only. Of TFDS sets and of
+            sources in memory also a slice: train[:400], train[90%:].
 
     Raises:
         DataError: the source or the split is missing, empty, unreadable or inconsistent.
@@ -35,7 +36,11 @@ def load(source: str, split: str) -> Split:
     kind, _, argument = source.partition(":")
     if kind not in readers and not argument and os.path.isdir(source):
         raise DataError(f"data.source={source!r} is a folder: did you mean folder:{source}?")
-    result = readers[choice("data.source", kind, readers, DataError)](argument, split)
+    reader = readers[choice("data.source", kind, readers, DataError)]
+    whole, part = arrays.sliced(split) if kind != "tfds" else (split, None)
+    result = reader(argument, whole)
+    if part is not None:
+        result = arrays.take(result, part, f"{source} {split}")
     if not len(result):
         raise DataError(f"the split {split!r} of {source} has no examples")
     return result
