@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> dict:
     args = parser.parse_args(argv)
     choice("--lang", args.lang, LANGUAGES, errors.UserError)
 
+    from train import data
     from train.lineage import counted, counting, page, trained, training
     from train.lineage.claims import Counting, Training
     from train.sweep import Failed
@@ -39,6 +40,8 @@ def main(argv: list[str] | None = None) -> dict:
     chosen = [
         claims[choice("--claim", name, claims, errors.UserError)] for name in args.claim or claims
     ]
+    if args.data:
+        data.load(args.data, "train")  # a mistake in it is told once, not by every run
     folder = make_folder(args.workdir)
     by_training = [claim for claim in chosen if isinstance(claim, Training)]
     failed = {} if args.page else training.train(by_training, args.workdir, args.data)

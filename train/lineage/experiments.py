@@ -9,7 +9,7 @@ from train.lineage.claims import Experiment
 BASE = "lineage_mnist5k"
 STILL = ("data.augment.rotate=0", "data.augment.scale=0", "data.augment.shear=0")
 HARD = ("loss.label_smoothing=0",)  # plain cross-entropy
-LOGS = ("log.every=4", "log.eval_every=1000000", "checkpoint.every=1000000")
+LOGS = ("log.every=4", "log.eval_every=1000000", "checkpoint.every=1000000", "parallel.devices=1")
 FEW = ("data.train_split=train[:400]", "data.batch_size=50", *STILL, *HARD, *LOGS)  # 8 steps/epoch
 LENET = f"{BASE}:lenet5"
 ALEXNET = f"{BASE}:alexnet_owt"

@@ -194,7 +194,7 @@ def by_counting(claim: Counting, result: counting.Result, lang: str) -> str:
     plotted = [(name, float(getattr(count, claim.quantity))) for name, count in named.items()]
     if claim.name == "doubling":  # a bar for each stage of each module
         plotted = [
-            (f"{claim.switch} {growth}, {stage}", float(cost))
+            (f"{claim.switch} {growth}, {word('stage', lang)} {stage}", float(cost))
             for growth in claim.values
             for stage, cost in enumerate(counting.stages(growth), 1)
         ]

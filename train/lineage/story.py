@@ -204,9 +204,20 @@ OTHERS = {
     "inception_v2": 74.8,
     "inception_resnet_v1": 78.7,
 }
-SHOWN = tuple(
-    """alexnet alexnet_owt vgg11 vgg16 vgg19 vgg19_bn inception_v1 inception_v1_bn inception_v2
-    inception_v3 inception_v4 inception_resnet_v1 inception_resnet_v2""".split()
+SHOWN = (
+    "alexnet",
+    "alexnet_owt",
+    "vgg11",
+    "vgg16",
+    "vgg19",
+    "vgg19_bn",
+    "inception_v1",
+    "inception_v1_bn",
+    "inception_v2",
+    "inception_v3",
+    "inception_v4",
+    "inception_resnet_v1",
+    "inception_resnet_v2",
 )
 
 # The lowest top-5 errors of the classification task, in percent. 2010 to 2014: Russakovsky et al.

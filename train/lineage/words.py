@@ -65,6 +65,7 @@ WORDS = {
     "relus": Text("ReLUs", "ReLU"),
     "depth": Text("layers deep", "capas de profundidad"),
     "input": Text("image", "imagen"),
+    "stage": Text("stage", "etapa"),
     "whole": Text("The whole network, block by block", "La red completa, bloque a bloque"),
     "with_heads": Text(
         "The whole network as it trains, with auxiliary heads, block by block",
@@ -79,11 +80,11 @@ WORDS = {
         "Published accuracy against parameters", "Acierto publicado frente a parámetros"
     ),
     "published": Text(
-        "The best accuracy that a publisher states for one crop of the validation images (`cnnjax "
-        "weights` lists the files); alexnet and inception_v1: Caffe's; inception_v2 and "
+        "The best accuracy that a publisher states for one crop of the validation images (cnnjax "
+        "weights lists the files); alexnet and inception_v1: Caffe's; inception_v2 and "
         "inception_resnet_v1: their papers'. Nothing of it was measured here.",
         "El mejor acierto que declara quien publica los pesos para un recorte de las imágenes de "
-        "validación (`cnnjax weights` lista los archivos); alexnet e inception_v1: los de Caffe; "
+        "validación (cnnjax weights lista los archivos); alexnet e inception_v1: los de Caffe; "
         "inception_v2 e inception_resnet_v1: los de sus artículos. Nada de ello se midió aquí.",
     ),
     "ilsvrc": Text("Winners of ILSVRC, top-5 error", "Ganadores de ILSVRC, error top-5"),
