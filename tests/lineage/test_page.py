@@ -112,6 +112,10 @@ def test_one_claim_is_run_judged_and_resumed(runs, small, tmp_path):
     assert result["claims"]["relu"]["difference"] == {"n": 3, "mean": -10.0, "interval": [-10, -10]}
     text = (tmp_path / "lineage.html").read_text()
     assert "difference (relu − tanh): -10; 95 % interval -10 … -10" in text
+    lines = (tmp_path / "lineage.md").read_text().splitlines()
+    row = next(line for line in lines if "--claim=relu`" in line)
+    assert "tanh → relu" in row and row.endswith("| 3 | -10 | -10 to -10 | reproduced |")
+    assert len({line.count("|") for line in lines}) == 1
     again = main([f"--workdir={tmp_path}", "--claim=relu_course", "--lang=es"])
     assert len(runs) == 9  # the experiment of both
     assert again["claims"]["relu_course"]["verdict"] == "not reproduced"

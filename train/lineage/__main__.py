@@ -58,6 +58,7 @@ def main(argv: list[str] | None = None) -> dict:
     path = folder / "lineage.html"
     files.write(path, page.write(found, args.lang))
     files.write(folder / "lineage.json", json.dumps(results, indent=1))
+    files.write(folder / "lineage.md", page.markdown(found) + "\n")
     summary = {"claims": results, "failed": list(failed), "page": str(path)}
     errors.tell(f"open {path}")
     if failed:

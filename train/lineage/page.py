@@ -242,3 +242,23 @@ def difference(found: seeds.Mean, names: Sequence[str], lang: str) -> str:
         ends = f"{number(found.low, lang)} … {number(found.high, lang)}"
         told += f"; {word('interval', lang)} {ends}"
     return f"<p>{html.escape(told)}; n = {found.n} {word('seeds', lang)}</p>"
+
+
+def markdown(found: dict[str, training.Found]) -> str:
+    """The training claims as a table in Markdown: pair, quantity, difference, verdict, command."""
+    lines = [
+        "| claim | pair | quantity | seeds | difference | 95 % interval | verdict |",
+        "|---|---|---|---:|---:|---:|---|",
+    ]
+    for claim in trained.CLAIMS:
+        mean = found[claim.name].difference
+        pair = f"`{EXPERIMENTS[claim.experiment].switch}`: {' → '.join(claim.pair)}"
+        cells = [f"`--claim={claim.name}`", pair, MEASURES[claim.quantity].name("en")]
+        if mean is None:
+            cells += ["0", "", "", "not run yet"]
+        else:
+            ends = [f"{end:+.3g}" for end in (mean.low, mean.high) if end is not None]
+            cells += [str(mean.n), f"{mean.mean:+.3g}", " to ".join(ends)]
+            cells.append(found[claim.name].verdict)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
