@@ -28,7 +28,7 @@ EXAMPLES = {
     "train.schema": ["parse_rule"],
     "train.seeds": ["mean"],
     "train.step": ["train_step"],
-    "train.sweep": ["split_values"],
+    "train.sweep.grid": ["split_values"],
 }
 PAIRS = [(module, name) for module, names in EXAMPLES.items() for name in names]
 

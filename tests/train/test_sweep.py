@@ -1,14 +1,19 @@
 """A sweep: which runs it makes, what it does not run again, and what its table says."""
 
 import json
+import signal
+import sys
 
 import numpy as np
 import pytest
+from etils import epath
 
 from tests.helpers import ROOT
 from train import config as configs
-from train import errors, loop, sweep
+from train import errors, loop
 from train.errors import DivergedError, Preempted, UserError
+from train.sweep import grid, training
+from train.sweep.__main__ import main
 
 LENET = f"--config={ROOT}/configs/lenet_mnist.py"
 
@@ -19,7 +24,7 @@ def trained(monkeypatch):
     folders = []
 
     def train(config, workdir):
-        folder = sweep.epath.Path(workdir)
+        folder = epath.Path(workdir)
         folders.append(folder.name)
         if config.optim.lr > 1:
             raise DivergedError("the loss of step 10 is nan")
@@ -40,7 +45,7 @@ def trained(monkeypatch):
 
 
 def run(tmp_path, *arguments):
-    return sweep.main([LENET, f"--workdir={tmp_path}", *arguments])
+    return main([LENET, f"--workdir={tmp_path}", *arguments])
 
 
 def test_a_grid_by_seeds_with_paired_differences(trained, tmp_path):
@@ -98,9 +103,38 @@ def test_a_signal_ends_the_sweep(trained, tmp_path):
     assert trained == ["seed=0", "seed=1"]
 
 
+def test_a_large_network_has_a_process_of_its_own(tmp_path, monkeypatch):
+    """It gets the run's options and folder; its exit code and last sentence are the run's."""
+    script = "import sys; print(*sys.argv[1:], 'error: no luck', file=sys.stderr, sep='\\n')"
+    values, path = {"recipe": ["vgg11", "vgg16"]}, str(ROOT / "configs/lineage_mnist5k.py")
+    runs = grid.plan(path, str(tmp_path), values, ["--config.epochs=2"])
+    monkeypatch.setattr(training, "TRAIN", [sys.executable, "-c", f"{script}; sys.exit(5)"])
+    assert list(training.train(runs).values()) == [("no luck", 5)] * 2
+    lines = (tmp_path / "recipe=vgg16,seed=0/log.txt").read_text().splitlines()
+    assert lines[:3] == [f"--config={path}:vgg16", "--config.epochs=2", "--config.seed=0"]
+    assert lines[3] == f"--workdir={tmp_path / 'recipe=vgg16,seed=0'}"
+    monkeypatch.setattr(training, "TRAIN", [sys.executable, "-c", "import sys; sys.exit(75)"])
+    with pytest.raises(Preempted):
+        training.train(runs)
+
+
+def test_a_signal_goes_to_the_process_that_trains(tmp_path, monkeypatch):
+    script = (
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
+        "os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"
+    )
+    path = str(ROOT / "configs/lineage_mnist5k.py")
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(training, "TRAIN", [sys.executable, "-c", script])
+    with pytest.raises(Preempted):
+        training.train(grid.plan(path, str(tmp_path), {"recipe": ["vgg11"]}))
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_a_grid_over_the_argument_of_a_recipe(tmp_path):
     path = str(ROOT / "configs/lineage_mnist5k.py")
-    runs = sweep.plan(path, str(tmp_path), {"recipe": ["lenet5", "vgg11"], "optim.lr": ["0.1"]})
+    runs = grid.plan(path, str(tmp_path), {"recipe": ["lenet5", "vgg11"], "optim.lr": ["0.1"]})
     assert [run.config.model.name for run in runs] == ["lenet5", "vgg11"]
     assert [run.folder.name for run in runs] == [
         f"recipe={name},optim.lr=0.1,seed=0" for name in ("lenet5", "vgg11")
@@ -109,13 +143,13 @@ def test_a_grid_over_the_argument_of_a_recipe(tmp_path):
 
 def test_names_of_folders_are_safe_and_differ(tmp_path):
     values = ["a/b", "a_b", "x" * 300, "x" * 301]
-    names = [sweep.name_of((("data.source", value),), 0) for value in values]
+    names = [grid.name_of((("data.source", value),), 0) for value in values]
     assert len(set(names)) == 4 and all(len(name) < 130 and "/" not in name for name in names)
 
 
 def test_values_in_brackets_stay_together(tmp_path):
-    grid, others = sweep.parse_grid(["--grid.data.mean=(0.1,0.2),0.3", "--config.seed=1"])
-    assert grid == {"data.mean": ["(0.1,0.2)", "0.3"]} and others == ["--config.seed=1"]
+    values, others = grid.parse_grid(["--grid.data.mean=(0.1,0.2),0.3", "--config.seed=1"])
+    assert values == {"data.mean": ["(0.1,0.2)", "0.3"]} and others == ["--config.seed=1"]
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> dict:
     from train import data
     from train.lineage import counted, counting, page, trained, training
     from train.lineage.claims import Counting, Training
-    from train.sweep import Failed
+    from train.sweep.training import Failed
 
     rows: list[Counting | Training] = [*counted.CLAIMS, *trained.CLAIMS]
     claims = {claim.name: claim for claim in rows}

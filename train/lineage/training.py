@@ -5,11 +5,14 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from train import seeds, sweep
+from train import seeds
 from train.lineage.claims import Experiment, Training
 from train.lineage.experiments import EXPERIMENTS
 from train.lineage.measures import measure
 from train.run import Run
+from train.sweep import grid
+from train.sweep import training as sweeping
+from train.sweep.results import result
 
 
 class Found(NamedTuple):
@@ -27,7 +30,7 @@ class Found(NamedTuple):
     verdict: str
 
 
-def plan(name: str, workdir: str, source: str = "") -> list[sweep.Run]:
+def plan(name: str, workdir: str, source: str = "") -> list[grid.Run]:
     """The runs of an experiment, each in a folder of its own.
 
     Args:
@@ -40,22 +43,22 @@ def plan(name: str, workdir: str, source: str = "") -> list[sweep.Run]:
     if source:
         overrides += [f"--config.data.source={source}", "--config.data.train_split=train"]
     folder = str(epath.Path(workdir) / name)
-    grid = {chosen.switch: list(chosen.values)}
-    return sweep.plan(chosen.recipe, folder, grid, overrides, chosen.seeds)
+    values = {chosen.switch: list(chosen.values)}
+    return grid.plan(chosen.recipe, folder, values, overrides, chosen.seeds)
 
 
 def train(claims: Sequence[Training], workdir: str, source: str = "") -> dict[str, tuple[str, int]]:
     """Trains what the claims need and has not finished, and measures it.
 
     Returns:
-        The runs that failed, as `sweep.train`.
+        The runs that failed, as `train.sweep.training.train`.
     """
     runs = [
         run
         for name in dict.fromkeys(claim.experiment for claim in claims)
         for run in plan(name, workdir, source)
     ]
-    failed = sweep.train(runs)
+    failed = sweeping.train(runs)
     for claim in claims:
         look(claim, workdir, source)
     return failed
@@ -67,7 +70,7 @@ def look(claim: Training, workdir: str, source: str = "") -> Found:
     for run in plan(claim.experiment, workdir, source):
         ((_, value),) = run.setting
         of_value = values.setdefault(value, {})
-        if sweep.result(run) is not None:
+        if result(run) is not None:
             of_value[run.seed] = measure(Run(str(run.folder)), claim.quantity)
     return judge(claim, values)
 
