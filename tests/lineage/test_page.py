@@ -110,16 +110,24 @@ def test_one_claim_is_run_judged_and_resumed(runs, small, tmp_path):
     assert len(runs) == 9 and all(run.startswith("activation_lenet/") for run in runs)
     assert result["claims"]["relu"]["verdict"] == "reproduced"
     assert result["claims"]["relu"]["difference"] == {"n": 3, "mean": -10.0, "interval": [-10, -10]}
+    again = main([f"--workdir={tmp_path}", "--claim=relu_course", "--claim=two_3x3"])
+    assert len(runs) == 9  # the experiment of both
+    verdicts = {name: claim["verdict"] for name, claim in again["claims"].items()}
+    assert verdicts == {"relu_course": "not reproduced", "two_3x3": "reproduced"}
+
+
+def test_the_page_of_what_has_been_run(runs, small, tmp_path):
+    main([f"--workdir={tmp_path}", "--claim=relu"])
+    main([f"--workdir={tmp_path}", "--page"])
+    assert len(runs) == 9
     text = (tmp_path / "lineage.html").read_text()
     assert "difference (relu − tanh): -10; 95 % interval -10 … -10" in text
     lines = (tmp_path / "lineage.md").read_text().splitlines()
     row = next(line for line in lines if "--claim=relu`" in line)
     assert "tanh → relu" in row and row.endswith("| 3 | -10 | -10 to -10 | reproduced |")
     assert len({line.count("|") for line in lines}) == 1
-    again = main([f"--workdir={tmp_path}", "--claim=relu_course", "--lang=es"])
-    assert len(runs) == 9  # the experiment of both
-    assert again["claims"]["relu_course"]["verdict"] == "not reproduced"
-    assert 'lang="es"' in (tmp_path / "lineage.html").read_text()
+    results = json.loads((tmp_path / "lineage.json").read_text())
+    assert results["relu"]["verdict"] == "reproduced" and results["flip"]["verdict"] == ""
 
 
 def test_a_run_that_fails_is_named(runs, small, tmp_path, monkeypatch, capsys):
@@ -138,6 +146,7 @@ def test_a_run_that_fails_is_named(runs, small, tmp_path, monkeypatch, capsys):
     [
         (["--claim=reluu"], "did you mean relu"),
         (["--lang=fr"], "--lang='fr' is unknown; known are en, es"),
+        (["--claim=relu", "--page"], "--page has no effect with --claim"),
         (["--data=folder:nothing"], "nothing does not exist|no folder"),
     ],
 )

@@ -1,12 +1,12 @@
 """Tests what the papers claim, and writes the page `lineage.html`.
 
 python -m train.lineage                    # everything: up to an hour on two cores; it resumes
-python -m train.lineage --claim=relu       # one claim
+python -m train.lineage --claim=relu       # one claim, and no page
 python -m train.lineage --page --lang=es   # the page of what has been run, in Spanish
 python -m train.lineage --data=folder:photos --workdir=runs/photo_claims
 
-Claims by counting take seconds. Claims by training train small networks with several seeds; a run
-that has finished is not run again.
+Claims by counting take seconds, the page a minute. Claims by training train small networks with
+several seeds; a run that has finished is not run again.
 """
 
 import json
@@ -27,6 +27,7 @@ def main(argv: list[str] | None = None) -> dict:
     add("--data", default="", help="train on this source, as data.source, instead of 400 digits")
     add("--lang", default="en", help="of the page: en or es")
     add("--page", action="store_true", help="train nothing")
+    parser.no_effect("with --claim", lambda args: args.claim, "--lang", "--page")
     args = parser.parse_args(argv)
     choice("--lang", args.lang, LANGUAGES, errors.UserError)
 
@@ -45,22 +46,25 @@ def main(argv: list[str] | None = None) -> dict:
     folder = make_folder(args.workdir)
     by_training = [claim for claim in chosen if isinstance(claim, Training)]
     failed = {} if args.page else training.train(by_training, args.workdir, args.data)
-    found = {claim.name: training.look(claim, args.workdir, args.data) for claim in trained.CLAIMS}
     results: dict[str, dict[str, Any]] = {}
+    found: dict[str, training.Found] = {}
     for claim in chosen:
         if isinstance(claim, Training):
+            found[claim.name] = training.look(claim, args.workdir, args.data)
             difference = found[claim.name].difference
             paired = difference.to_dict() if difference else None
             results[claim.name] = {"verdict": found[claim.name].verdict, "difference": paired}
         else:
             results[claim.name] = {"verdict": counting.decide(claim).verdict}
         errors.tell(f"{claim.name}: {results[claim.name]['verdict'] or 'not run yet'}")
-    path = folder / "lineage.html"
-    files.write(path, page.write(found, args.lang))
-    files.write(folder / "lineage.json", json.dumps(results, indent=1))
-    files.write(folder / "lineage.md", page.markdown(found) + "\n")
-    summary = {"claims": results, "failed": list(failed), "page": str(path)}
-    errors.tell(f"open {path}")
+    summary: dict[str, Any] = {"claims": results, "failed": list(failed)}
+    if not args.claim:
+        path = folder / "lineage.html"
+        files.write(path, page.write(found, args.lang))
+        files.write(folder / "lineage.json", json.dumps(results, indent=1))
+        files.write(folder / "lineage.md", page.markdown(found) + "\n")
+        errors.tell(f"open {path}")
+        summary["page"] = str(path)
     if failed:
         print(errors.json_line(summary), flush=True)
         name, (why, code) = next(iter(failed.items()))
