@@ -19,7 +19,7 @@ KINDS = {
     "average pool": Text("average", "media"),
     "norm": Text("LRN", "LRN"),
     "mean": Text("global average", "media global"),
-    "concat": Text("concat", "concatenar"),
+    "concat": Text("concat", "unir"),
     "sum": Text("sum", "suma"),
 }
 INPUT = Text("input", "entrada")

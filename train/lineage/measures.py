@@ -111,10 +111,16 @@ def unmapped(model: Any) -> dict[str, Any]:
 MEASURES = {
     "top1": Measure(Text("test accuracy", "acierto en prueba"), partial(last, key="top1")),
     "loss": Measure(Text("test loss", "pérdida en prueba"), partial(last, key="loss")),
-    "steps": Measure(
-        Text("steps to a training loss of 0.5", "pasos hasta una pérdida de 0,5"),
-        partial(steps_to, loss=0.5),
-    ),
+    **{
+        f"steps_to_{text}": Measure(
+            Text(
+                f"steps to a training loss of {text}",
+                f"pasos hasta una pérdida de {text.replace('.', ',')}",
+            ),
+            partial(steps_to, loss=float(text)),
+        )
+        for text in ("0.5", "1.0", "2.0")
+    },
     "gap": Measure(Text("test loss − training loss", "pérdida en prueba − en entrenamiento"), gap),
     "confidence": Measure(Text("mean confidence", "confianza media"), confidence),
     "calibration": Measure(

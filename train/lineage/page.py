@@ -102,12 +102,12 @@ def summary(
 
 
 def chapter(item: story.Chapter, lang: str) -> str:
-    spec = get_spec(item.model)
-    graph = trace(create_model(item.model), spec.input_size)
+    size, known = get_spec(item.model).input_size, counts.load()[item.model]
+    graph = trace(create_model(item.model), size)
     costs = [
-        f"{word('input', lang)} {'×'.join(map(str, spec.input_size))}",
-        f"{number(spec.parameters, lang)} {word('parameters', lang)}",
-        f"{number(spec.multiply_adds, lang)} {word('multiply_adds', lang)}",
+        f"{word('input', lang)} {'×'.join(map(str, size))}",
+        f"{number(known['parameters'], lang)} {word('parameters', lang)}",
+        f"{number(known['multiply_adds'], lang)} {word('multiply_adds', lang)}",
         f"{graph.depth} {word('depth', lang)}",
     ]
     return (
