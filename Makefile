@@ -12,7 +12,7 @@ INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -q -c .ci/constr
 SET_UP := pyproject.toml .ci/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check parity slow chaos fuzz slurm lineage tpu clean
+.PHONY: help demo test check parity slow chaos fuzz slurm lineage claims tpu clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile | expand -t 16
@@ -48,8 +48,14 @@ slurm: $(VENV)/.ready ## run configs/cluster/slurm.sh on a SLURM of one node (in
 		{ apt-get update -q && apt-get install -q -y --no-install-recommends slurm-wlm munge; }
 	$(PY) -m tests.slurm
 
-lineage: $(VENV)/.ready ## train 15 networks on small digits, write .readme/lineage.md (an hour; SEEDS=3)
-	$(PY) -m train.lineage --config=configs/lineage_mnist5k.py --workdir=runs/lineage --out=.readme/lineage.md --seeds=$(or $(SEEDS),1)
+LINEAGE := lenet5,alexnet,alexnet_owt,vgg11,vgg11_bn,vgg16,vgg16_bn,vgg19,inception_v1,inception_v1_bn
+LINEAGE := $(LINEAGE),inception_v2,inception_v3,inception_v4,inception_resnet_v1,inception_resnet_v2
+
+lineage: $(VENV)/.ready ## train 15 networks on small digits, write runs/lineage/sweep.md (an hour; SEEDS=3)
+	$(PY) -m train.sweep --config=configs/lineage_mnist5k.py --workdir=runs/lineage --grid.recipe=$(LINEAGE) --seeds=$(or $(SEEDS),1)
+
+claims: $(VENV)/.ready ## test what the papers claim, write runs/claims/lineage.html (an hour; it resumes)
+	$(PY) -m train.lineage
 
 TPU := alexnet_owt,vgg16,inception_v1_bn,inception_v3
 

@@ -7,7 +7,7 @@ cnnjax import --source=S --model=MODEL FILE OUT.safetensors
                                      converts a published file to our format
 cnnjax recipes                       the recipes that come with the package
 cnnjax train RECIPE --workdir=DIR    as python -m train; so are evaluate, predict, report, export,
-                                     data, benchmark and lineage
+                                     data, benchmark, sweep and lineage
 
 `python -m cnnjax` is the same command.
 """
@@ -36,6 +36,7 @@ COMMANDS = {  # of the trainer, and their modules
     "export": "train.export",
     "data": "train.data",
     "benchmark": "train.benchmark",
+    "sweep": "train.sweep",
     "lineage": "train.lineage",
 }
 

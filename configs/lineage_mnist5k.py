@@ -8,7 +8,7 @@ least 1x1 at its end. Inception-v3 takes its stem for small images.
 
 Values: our choice.
 Expected: at least 97 % of the 1,000 test digits.
-What was really run: `make lineage`; its output is `.readme/lineage.md`.
+What was really run: all of them, by `make lineage`; the results are in `.readme/lineage.md`.
 """
 
 from typing import Any, NamedTuple

@@ -26,7 +26,9 @@ EXAMPLES = {
     "train.optim": ["make_schedule", "rate_factors"],
     "train.recipe": ["load"],
     "train.schema": ["parse_rule"],
+    "train.seeds": ["mean"],
     "train.step": ["train_step"],
+    "train.sweep.grid": ["split_values"],
 }
 PAIRS = [(module, name) for module, names in EXAMPLES.items() for name in names]
 

@@ -103,7 +103,7 @@ def test_commands_exist(page):
         if module.partition(".")[0] not in ("cnnjax", "train"):
             continue
         flags = [argument.partition("=")[0] for argument in arguments if argument[:2] == "--"]
-        own = {flag for flag in flags if not flag.startswith("--config.")}
+        own = {flag for flag in flags if not flag.startswith(("--config.", "--grid."))}
         words = tuple(itertools.takewhile(lambda word: word[0] != "-", arguments))
         unknown = own - options(module, words) if own else set()
         assert not unknown, f"python -m {module} has no {', '.join(sorted(unknown))}"

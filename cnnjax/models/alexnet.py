@@ -10,7 +10,7 @@ networks, 2012.
     fc6, fc7, head              4096, 4096, 1000
 
 The ideas to see here:
-- ReLU instead of tanh;
+- ReLU instead of tanh (`activation="tanh"` undoes it);
 - two towers, one for each GPU of 2012: grouped convolutions that meet in conv3;
 - local response normalisation (LRN);
 - overlapping pooling: windows of 3 at stride 2;
@@ -31,6 +31,8 @@ import jax.numpy as jnp
 
 from cnnjax.models.initializers import torch_uniform
 from cnnjax.models.layers import (
+    ACTIVATIONS,
+    Activation,
     Conv,
     Dense,
     Outputs,
@@ -39,12 +41,13 @@ from cnnjax.models.layers import (
     max_pool,
     require_size,
 )
+from cnnjax.spelling import choice
 
 Inits = tuple[Callable, Callable]  # initialisers of the kernel and of the bias
 
 
 class Row(NamedTuple):
-    """A convolution with ReLU, and the layers that follow it."""
+    """A convolution with its activation, and the layers that follow it."""
 
     features: int
     kernel: int
@@ -107,17 +110,19 @@ ONE_WEIRD_TRICK = Plan(
 class Layer(nn.Module):
     """One row of a plan: (N, H, W, C) -> (N, H', W', features).
 
-    Convolution and ReLU, then LRN and overlapping pooling if the row has them.
+    Convolution and activation, then LRN and overlapping pooling if the row has them.
     """
 
     row: Row
     inits: Inits
     dtype: Any = None
+    activation: Activation = nn.relu
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         row, (kernel_init, bias_init) = self.row, self.inits
         pool = (3, 2) if row.pool else None
+        fused = not row.lrn and self.activation is nn.relu  # pooling and activation are one layer
         conv = Conv(
             row.features,
             (row.kernel, row.kernel),
@@ -127,14 +132,14 @@ class Layer(nn.Module):
             kernel_init=kernel_init,
             bias_init=bias_init,
             dtype=self.dtype,
-            activation=nn.relu,
-            pool=None if row.lrn else pool,
+            activation=self.activation,
+            pool=pool if fused else None,
             name="conv",
         )
         x = conv(x)
-        if not row.lrn:
+        if fused:
             return x
-        x = local_response_norm(x)
+        x = local_response_norm(x) if row.lrn else x
         return max_pool(x, *pool) if pool else x
 
 
@@ -150,17 +155,20 @@ class AlexNet(nn.Module):
     lrn: bool = True
     dropout: float = 0.5
     remat: bool = False
+    activation: str = "relu"  # a key of ACTIVATIONS
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
         plan = self.plan
         require_size(x, plan.smallest, plan.name)
+        known = ACTIVATIONS[choice(f"{plan.name}'s activation", self.activation, ACTIVATIONS)]
+        of_conv, of_dense = known
         Block = nn.remat(Layer) if self.remat else Layer
         for number, row in enumerate(plan.convs, 1):
             name = f"conv{number}"
             inits = plan.inits(name, row.kernel**2 * x.shape[-1] // row.towers)
             row = row._replace(lrn=row.lrn and self.lrn)
-            x = Block(row, inits, self.dtype, name=name)(x)  # 27, 13, 13, 13, 6
+            x = Block(row, inits, self.dtype, of_conv, name=name)(x)  # 27, 13, 13, 13, 6
 
         def dense(x: jax.Array, name: str, features: int, **options: Any) -> jax.Array:
             if name in plan.dropped:
@@ -171,6 +179,6 @@ class AlexNet(nn.Module):
 
         x = adaptive_avg_pool(x, 6)
         x = x.reshape(x.shape[0], -1)  # 9216
-        x = dense(x, "fc6", 4096, dtype=self.dtype, activation=nn.relu)
-        x = dense(x, "fc7", 4096, dtype=self.dtype, activation=nn.relu)
+        x = dense(x, "fc6", 4096, dtype=self.dtype, activation=of_dense)
+        x = dense(x, "fc7", 4096, dtype=self.dtype, activation=of_dense)
         return Outputs(dense(x, "head", self.num_classes, dtype=jnp.float32), (), x)

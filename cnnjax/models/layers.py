@@ -14,6 +14,7 @@ from cnnjax.ops.convolve import convolve, convolve_together
 from cnnjax.ops.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
 
 __all__ = [
+    "ACTIVATIONS",
     "AvgPool",
     "Conv",
     "ConvBN",
@@ -35,6 +36,14 @@ __all__ = [
 
 Padding = str | Sequence[tuple[int, int]]
 Activation = Callable[[jax.Array], jax.Array]
+
+# The values of the option `activation`: of the convolutions, and of the dense layers. "course" is
+# the LeNet of the course that this project goes with.
+ACTIVATIONS: dict[str, tuple[Activation, Activation]] = {
+    "tanh": (nn.tanh, nn.tanh),
+    "relu": (nn.relu, nn.relu),
+    "course": (nn.tanh, nn.relu),
+}
 
 
 class Outputs(NamedTuple):

@@ -26,9 +26,18 @@ import numpy as np
 from flax.linen.dtypes import promote_dtype
 
 from cnnjax.models.initializers import glorot_uniform, lecun_uniform_1998
-from cnnjax.models.layers import AvgPool, Conv, Dense, Outputs, avg_pool, require_size
+from cnnjax.models.layers import (
+    ACTIVATIONS,
+    AvgPool,
+    Conv,
+    Dense,
+    Outputs,
+    avg_pool,
+    require_size,
+)
 from cnnjax.ops.convolve import convolve
 from cnnjax.ops.platform import by_platform
+from cnnjax.spelling import choice
 
 # Table I: the maps of S2 that each of the 16 maps of C3 sees.
 # fmt: off
@@ -88,18 +97,21 @@ class LeNet5(nn.Module):
 
     num_classes: int = 10
     dtype: Any = None
+    activation: str = "tanh"  # a key of ACTIVATIONS
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
         require_size(x, 28, "lenet5")
-        layer = dict(kernel_init=glorot_uniform, dtype=self.dtype, activation=nn.tanh)
+        of_conv, of_dense = ACTIVATIONS[choice("lenet5's activation", self.activation, ACTIVATIONS)]
+        layer = dict(kernel_init=glorot_uniform, dtype=self.dtype)
+        conv = dict(padding="VALID", activation=of_conv, **layer)
         x = to_32(x)
-        x = Conv(6, (5, 5), padding="VALID", name="c1", **layer)(x)  # 28
+        x = Conv(6, (5, 5), name="c1", **conv)(x)  # 28
         x = AvgPool(2, 2, name="s2")(x)  # 14
-        x = Conv(16, (5, 5), padding="VALID", name="c3", **layer)(x)  # 10
+        x = Conv(16, (5, 5), name="c3", **conv)(x)  # 10
         x = AvgPool(2, 2, name="s4")(x)  # 5
-        x = Conv(120, (5, 5), padding="VALID", name="c5", **layer)(x)  # 1
-        x = Dense(84, name="f6", **layer)(x.mean((1, 2)))
+        x = Conv(120, (5, 5), name="c5", **conv)(x)  # 1
+        x = Dense(84, name="f6", activation=of_dense, **layer)(x.mean((1, 2)))
         output = dict(kernel_init=glorot_uniform, dtype=jnp.float32)
         return Outputs(nn.Dense(self.num_classes, name="output", **output)(x), (), x)
 

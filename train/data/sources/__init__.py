@@ -16,7 +16,8 @@ def load(source: str, split: str) -> Split:
         source: mnist5k, npz:FILE, folder:DIR, csv:FILE, tfds:NAME, synthetic:HxWxC/K, or data of
             the user's own: package.module:name, file.py:name.
         split: name of the split, in any case; `arrays.SPLITS` lists synonyms. Validation stands for
-            test, or test for validation, if the source has one of them only.
+            test, or test for validation, if the source has one of them only. Of TFDS sets and of
+            sources in memory also a slice: train[:400], train[90%:].
 
     Raises:
         DataError: the source or the split is missing, empty, unreadable or inconsistent.
@@ -41,9 +42,12 @@ def load(source: str, split: str) -> Split:
     if kind not in readers and argument and is_module(kind):
         from train.data.sources import objects
 
-        result = objects.named(source, split)
-    else:
-        result = readers[choice("data.source", kind, readers, DataError)](argument, split)
+        readers[kind] = lambda _, name: objects.named(source, name)
+    reader = readers[choice("data.source", kind, readers, DataError)]
+    whole, part = arrays.sliced(split) if kind != "tfds" else (split, None)
+    result = reader(argument, whole)
+    if part is not None:
+        result = arrays.take(result, part, f"{source} {split}")
     if not len(result):
         raise DataError(f"the split {split!r} of {source} has no examples")
     return result

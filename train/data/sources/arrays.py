@@ -54,6 +54,40 @@ def synonym(split: str, known: Iterable[str], source: str) -> str:
     )
 
 
+def sliced(split: str) -> tuple[str, tuple[str, str] | None]:
+    """(the split's name, the bounds of a slice): ("train", ("", "10%")) of "train[:10%]"."""
+    match = re.fullmatch(r"(.+?)\[(-?\d+%?)?:(-?\d+%?)?\]", split)
+    return (match[1], (match[2] or "", match[3] or "")) if match else (split, None)
+
+
+def take(split: Split, bounds: tuple[str, str], name: str) -> Arrays:
+    """A slice of a split in memory, in an order that is shuffled once and for all.
+
+    So [:400] and [400:] share no example, and both have all classes.
+
+    Args:
+        split: the whole.
+        bounds: of the slice, numbers of examples or percentages, as text.
+        name: how a message calls the slice.
+
+    Raises:
+        DataError: the split is not in memory, or the slice is empty.
+    """
+    if not isinstance(split, Arrays):
+        raise DataError(f"{name}: slices are of TFDS sets and of sources in memory only")
+
+    def place(bound: str) -> int | None:
+        if not bound.endswith("%"):
+            return int(bound) if bound else None
+        return round(len(split) * int(bound[:-1]) / 100)
+
+    order = np.random.RandomState(0).permutation(len(split))
+    chosen = np.sort(order[slice(*map(place, bounds))])
+    if not len(chosen):
+        raise DataError(f"{name} has no examples")
+    return Arrays(*split.fetch(chosen), split.class_names)
+
+
 def hold_out(labels: np.ndarray, share: float) -> np.ndarray:
     """(N,) bool: a fixed pseudo-random share of the examples of every class.
 

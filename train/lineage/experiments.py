@@ -1,0 +1,76 @@
+"""The experiments of the training claims: a recipe, one option that differs, its values.
+
+All experiments are on the demo's digits, in settings that separate: 400 digits, few updates, few
+pixels. Budgets are equal within an experiment.
+"""
+
+from train.lineage.claims import Experiment
+
+BASE = "lineage_mnist5k"
+STILL = ("data.augment.rotate=0", "data.augment.scale=0", "data.augment.shear=0")
+HARD = ("loss.label_smoothing=0",)  # plain cross-entropy
+LOGS = ("log.every=4", "log.eval_every=1000000", "checkpoint.every=1000000", "parallel.devices=1")
+FEW = ("data.train_split=train[:400]", "data.batch_size=50", *STILL, *HARD, *LOGS)  # 8 steps/epoch
+LENET = f"{BASE}:lenet5"
+ALEXNET = f"{BASE}:alexnet_owt"
+GOOGLENET = f"{BASE}:inception_v1"
+RESNET = f"{BASE}:inception_resnet_v1"
+SHORT = ("data.batch_size=32", "optim.warmup=0.1", *STILL, *HARD, *LOGS)
+SGD = ("optim.name=sgd", "optim.schedule=constant", "optim.clip=0", "optim.weight_decay=0")
+BN = ("model.options.aux=False", "epochs=0.5", "on_nan=skip", *SHORT, *SGD, "optim.warmup=0")
+DEEP = ("data.batch_size=16", "optim.warmup=0.05", "epochs=0.24", *STILL, *HARD, *LOGS)
+AUGMENTED = ("epochs=40", "data.channels=3", *FEW)
+
+EXPERIMENTS = {
+    "activation_lenet": Experiment(
+        LENET, "model.options.activation", ("tanh", "relu", "course"), ("epochs=30", *FEW), 6
+    ),
+    "activation_alexnet": Experiment(
+        ALEXNET, "model.options.activation", ("tanh", "relu"), ("epochs=6", *FEW)
+    ),
+    "dropout": Experiment(ALEXNET, "model.options.dropout", ("0.0", "0.5"), ("epochs=10", *FEW)),
+    "crop": Experiment(
+        LENET,
+        "data.augment.crop",
+        ("center", "scale"),
+        (*AUGMENTED, "data.augment.short_side=(32,32)"),
+        6,
+    ),
+    "scale": Experiment(LENET, "data.augment.scale", ("0.0", "0.15"), AUGMENTED, 6),
+    "permutation": Experiment(
+        LENET, "data.augment.permute_channels", ("False", "True"), AUGMENTED, 6
+    ),
+    "flip": Experiment(LENET, "data.augment.flip", ("False", "True"), AUGMENTED, 6),
+    "aux_paper": Experiment(
+        GOOGLENET,
+        "model.options.aux",
+        ("False", "True"),
+        ("epochs=0.8", *SHORT, "loss.main_weight=1.0", "loss.aux_weight=0.6"),
+    ),
+    "aux_course": Experiment(
+        GOOGLENET,
+        "model.options.aux",
+        ("False", "True"),
+        ("epochs=0.8", *SHORT, "loss.main_weight=0.7", "loss.aux_weight=0.3"),
+    ),
+    "batchnorm_low": Experiment(
+        GOOGLENET, "model.options.batch_norm", ("False", "True"), (*BN, "optim.lr=0.003")
+    ),
+    "batchnorm_middle": Experiment(
+        GOOGLENET, "model.options.batch_norm", ("False", "True"), (*BN, "optim.lr=0.03")
+    ),
+    "batchnorm_high": Experiment(
+        GOOGLENET, "model.options.batch_norm", ("False", "True"), (*BN, "optim.lr=0.3")
+    ),
+    "smoothing": Experiment(LENET, "loss.label_smoothing", ("0.0", "0.1"), ("epochs=60", *FEW), 6),
+    "stem": Experiment(
+        f"{BASE}:inception_v3",
+        "model.options.stem",
+        ("299", "79"),
+        (*DEEP, "data.size=79", "data.batch_size=8", "epochs=0.12"),
+    ),
+    "residual": Experiment(RESNET, "model.options.residual", ("False", "True"), DEEP),
+    "residual_scale": Experiment(
+        RESNET, "model.options.residual_scale", ("0.1", "0.3", "1.0"), (*DEEP, "optim.lr=0.003")
+    ),
+}

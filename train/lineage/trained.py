@@ -1,0 +1,300 @@
+"""The claims that training tests; `experiments.py` has their runs."""
+
+from train.lineage.claims import Training
+from train.lineage.texts import Text, both
+
+COURSE = Text("the course's notes", "los apuntes del curso")
+ALEXNET = "Krizhevsky et al. 2012"
+ON_DIGITS = Text(
+    "Ten digits in grey are an easy task: a difference that needs a thousand classes, or millions "
+    "of photographs, cannot show here.",
+    "Diez dígitos en gris son una tarea fácil: una diferencia que necesita mil clases, o millones "
+    "de fotografías, no puede verse aquí.",
+)
+NARROW = Text(
+    "A gap also narrows when the network learns less: it says nothing about accuracy. And ten "
+    "digits in grey are an easy task.",
+    "La distancia también se reduce cuando la red aprende menos: no dice nada sobre el acierto. Y "
+    "diez dígitos en gris son una tarea fácil.",
+)
+GREY = Text(
+    "The digits are grey, so their three channels are equal and permuting them changes nothing. "
+    "Only colour images can decide it: --data=folder:DIR.",
+    "Los dígitos son grises, así que sus tres canales son iguales y permutarlos no cambia nada. "
+    "Solo imágenes en color pueden decidirlo: --data=folder:DIR.",
+)
+MIRRORED = Text(
+    "A mirrored digit is no digit. The idea is for photographs, in which left and right are alike.",
+    "Un dígito en espejo no es un dígito. La idea es para fotografías, donde izquierda y derecha "
+    "significan lo mismo.",
+)
+SHALLOW = Text(
+    "LeNet-5 has five layers. The paper's figure is for a network of four layers on CIFAR-10, "
+    "and the gain grows with depth.",
+    "LeNet-5 tiene cinco capas. La figura del artículo es de una red de cuatro capas con CIFAR-10, "
+    "y la ganancia crece con la profundidad.",
+)
+SHORT = Text(
+    "A hundred updates on images of 32 pixels show how training begins, not where it ends.",
+    "Cien actualizaciones con imágenes de 32 píxeles muestran cómo empieza el entrenamiento, no "
+    "dónde termina.",
+)
+TINY = Text(
+    "About a hundred updates at the smallest images that the network takes. The paper trains on "
+    "ImageNet for weeks.",
+    "Alrededor de cien actualizaciones con las imágenes más pequeñas que la red admite. El "
+    "artículo entrena con ImageNet durante semanas.",
+)
+NARROWS = {
+    "crop": ("Random crops", "Recortes aleatorios"),
+    "scale": ("Random scales", "Escalas aleatorias"),
+    "permutation": ("Permuted colour channels", "Canales de color permutados"),
+    "flip": ("Mirror images", "Imágenes en espejo"),
+}
+AUGMENTATIONS = {
+    "crop": (both(f"{ALEXNET}, § 4.1"), ("center", "scale"), NARROW),
+    "scale": (both("Simonyan, Zisserman 2014, § 3.1"), ("0.0", "0.15"), NARROW),
+    "permutation": (COURSE, ("False", "True"), GREY),
+    "flip": (both(f"{ALEXNET}, § 4.1"), ("False", "True"), MIRRORED),
+}
+BATCHNORM = "Ioffe, Szegedy 2015, § 4.2"
+RATES = {"low": "0.003", "middle": "0.03", "high": "0.3"}
+HEADS = {
+    "paper": ("1.0 + 0.3 + 0.3", both("Szegedy et al. 2014, § 5")),
+    "course": ("0.7 / 0.3", COURSE),
+}
+RESIDUAL = "Szegedy et al. 2016"
+
+CLAIMS: tuple[Training, ...] = (
+    Training(
+        "relu",
+        Text("ReLU for tanh", "ReLU en lugar de tanh"),
+        both(f"{ALEXNET}, § 3.1, fig. 1"),
+        Text(
+            "With ReLU the training loss falls to 0.5 in fewer steps than with tanh.",
+            "Con ReLU la pérdida de entrenamiento baja a 0,5 en menos pasos que con tanh.",
+        ),
+        SHALLOW,
+        "activation_lenet",
+        ("tanh", "relu"),
+        "steps_to_0.5",
+        -1,
+    ),
+    Training(
+        "relu_course",
+        Text(
+            "The course's LeNet: ReLU in dense layers", "La LeNet del curso: ReLU en capas densas"
+        ),
+        COURSE,
+        Text(
+            "With tanh in the convolutions and ReLU in the dense layer, the training loss falls to "
+            "0.5 in fewer steps than with tanh alone.",
+            "Con tanh en las convoluciones y ReLU en la capa densa, la pérdida de entrenamiento "
+            "baja a 0,5 en menos pasos que solo con tanh.",
+        ),
+        SHALLOW,
+        "activation_lenet",
+        ("tanh", "course"),
+        "steps_to_0.5",
+        -1,
+    ),
+    Training(
+        "relu_alexnet",
+        Text("ReLU for tanh in AlexNet", "ReLU en lugar de tanh en AlexNet"),
+        both(f"{ALEXNET}, § 3.1"),
+        Text(
+            "In AlexNet with ReLU the training loss falls to 1.0 in fewer steps than with tanh.",
+            "En AlexNet con ReLU la pérdida de entrenamiento baja a 1,0 en menos pasos que con "
+            "tanh.",
+        ),
+        SHORT,
+        "activation_alexnet",
+        ("tanh", "relu"),
+        "steps_to_1.0",
+        -1,
+    ),
+    Training(
+        "dropout",
+        Text("Dropout", "Dropout"),
+        both(f"{ALEXNET}, § 4.2"),
+        Text(
+            "Dropout of one half in the dense layers narrows the gap between test and training "
+            "loss.",
+            "El dropout de un medio en las capas densas reduce la distancia entre la pérdida de "
+            "prueba y la de entrenamiento.",
+        ),
+        NARROW,
+        "dropout",
+        ("0.0", "0.5"),
+        "gap",
+        -1,
+    ),
+    *(
+        Training(
+            name,
+            Text(*NARROWS[name]),
+            source,
+            Text(
+                f"{NARROWS[name][0]} narrow the gap between test and training loss.",
+                f"{NARROWS[name][1]} reducen la distancia entre la pérdida de prueba y la de "
+                "entrenamiento.",
+            ),
+            limits,
+            name,
+            pair,
+            "gap",
+            -1,
+        )
+        for name, (source, pair, limits) in AUGMENTATIONS.items()
+    ),
+    *(
+        Training(
+            f"aux_steps_{name}",
+            Text(
+                f"Auxiliary classifiers, {weights}: speed",
+                f"Clasificadores auxiliares, {weights}: velocidad",
+            ),
+            source,
+            Text(
+                "In a deep network without BatchNorm, the auxiliary classifiers let the "
+                "classifier's training loss fall to 2.0 (chance is 2.3) in fewer steps.",
+                "En una red profunda sin BatchNorm, los clasificadores auxiliares hacen que la "
+                "pérdida del clasificador baje a 2,0 (el azar es 2,3) en menos pasos.",
+            ),
+            SHORT,
+            f"aux_{name}",
+            ("False", "True"),
+            "steps_to_2.0",
+            -1,
+        )
+        for name, (weights, source) in HEADS.items()
+    ),
+    *(
+        Training(
+            f"aux_gradient_{name}",
+            Text(
+                f"Auxiliary classifiers, {weights}: gradients",
+                f"Clasificadores auxiliares, {weights}: gradientes",
+            ),
+            source,
+            Text(
+                "In a deep network without BatchNorm, the auxiliary classifiers bring larger "
+                "gradients to the first layers.",
+                "En una red profunda sin BatchNorm, los clasificadores auxiliares llevan "
+                "gradientes mayores a las primeras capas.",
+            ),
+            Text(
+                "Measured at the initial parameters only, on images of 32 pixels.",
+                "Medido solo con los parámetros iniciales, en imágenes de 32 píxeles.",
+            ),
+            f"aux_{name}",
+            ("False", "True"),
+            "gradient",
+            1,
+        )
+        for name, (weights, source) in HEADS.items()
+    ),
+    *(
+        Training(
+            f"batchnorm_{name}",
+            Text(f"BatchNorm, learning rate {rate}", f"BatchNorm, tasa de aprendizaje {rate}"),
+            both(BATCHNORM),
+            Text(
+                f"After the same few updates at a learning rate of {rate}, the network with "
+                "BatchNorm is right more often than the one without.",
+                f"Tras las mismas pocas actualizaciones con tasa de aprendizaje {rate}, la red con "
+                "BatchNorm acierta más que la red sin él.",
+            ),
+            Text(
+                "The switch also exchanges the initial weights, as each network's authors chose "
+                "them. A run whose loss is no longer a number keeps its last finite parameters.",
+                "El interruptor cambia también los pesos iniciales, como los eligieron los autores "
+                "de cada red. Una ejecución cuya pérdida deja de ser un número conserva sus "
+                "últimos parámetros finitos.",
+            ),
+            f"batchnorm_{name}",
+            ("False", "True"),
+            "top1",
+            1,
+        )
+        for name, rate in RATES.items()
+    ),
+    Training(
+        "smoothing_confidence",
+        Text("Label smoothing: confidence", "Suavizado de etiquetas: confianza"),
+        both("Szegedy et al. 2015 (Rethinking), § 7"),
+        Text(
+            "Label smoothing of 0.1 makes the network less confident in its answers.",
+            "El suavizado de etiquetas de 0,1 hace que la red esté menos segura de sus respuestas.",
+        ),
+        ON_DIGITS,
+        "smoothing",
+        ("0.0", "0.1"),
+        "confidence",
+        -1,
+    ),
+    Training(
+        "smoothing_calibration",
+        Text("Label smoothing: calibration", "Suavizado de etiquetas: calibración"),
+        both("Müller et al. 2019 (When does label smoothing help?), § 3"),
+        Text(
+            "Label smoothing of 0.1 lowers the calibration error on the test digits.",
+            "El suavizado de etiquetas de 0,1 reduce el error de calibración en los dígitos de "
+            "prueba.",
+        ),
+        ON_DIGITS,
+        "smoothing",
+        ("0.0", "0.1"),
+        "calibration",
+        -1,
+    ),
+    Training(
+        "stem",
+        Text("The stem for 79 pixels", "La entrada para 79 píxeles"),
+        both("Szegedy et al. 2015 (Rethinking), § 8"),
+        Text(
+            "On images of 79 pixels, the stem that keeps their resolution has a lower test loss "
+            "than the usual one after the same updates. (It also costs 25 times as much.)",
+            "Con imágenes de 79 píxeles, la entrada que conserva su resolución tiene menor pérdida "
+            "de prueba que la habitual tras las mismas actualizaciones. (También cuesta 25 veces "
+            "más.)",
+        ),
+        TINY,
+        "stem",
+        ("299", "79"),
+        "loss",
+        -1,
+    ),
+    Training(
+        "residual",
+        Text("Residual connections at equal cost", "Conexiones residuales a igual coste"),
+        both(f"{RESIDUAL}, §§ 3.2, 5"),
+        Text(
+            "Inception-ResNet-v1 with its shortcuts has a lower test loss after the same updates "
+            "than without them.",
+            "Inception-ResNet-v1 con sus atajos tiene menor pérdida de prueba tras las mismas "
+            "actualizaciones que sin ellos.",
+        ),
+        TINY,
+        "residual",
+        ("False", "True"),
+        "loss",
+        -1,
+    ),
+    Training(
+        "residual_scale",
+        Text("Scaled residuals", "Residuos escalados"),
+        both(f"{RESIDUAL}, § 3.3"),
+        Text(
+            "Without scaling (factor 1.0) the test loss after the same updates is higher than with "
+            "the factor 0.1.",
+            "Sin escalar (factor 1,0) la pérdida de prueba tras las mismas actualizaciones es "
+            "mayor que con el factor 0,1.",
+        ),
+        TINY,
+        "residual_scale",
+        ("0.1", "1.0"),
+        "loss",
+        1,
+    ),
+)
