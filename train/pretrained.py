@@ -87,7 +87,7 @@ def fresh_layers(task: Any, published: dict[str, Any]) -> list[str]:
     misfits: list[str] = []
     for path, leaf in ours.items():
         given = published.get(path)
-        layer = path.rpartition("/")[0].removeprefix("params/")
+        layer = path.rpartition("/")[0].partition("/")[2]
         if given is not None and given.shape == leaf.shape:
             continue
         if given is not None and given.shape[:-1] != leaf.shape[:-1]:

@@ -105,7 +105,7 @@ def train_step(
     forward: Callable = partial(model.apply, train=True, mutable=["batch_stats"])
     if remat_policy:
         forward = rematerialised(forward, remat_policy)
-    loss: Callable = partial(
+    loss = partial(
         objective,
         forward=forward,
         loss_fn=loss_fn,
@@ -114,14 +114,9 @@ def train_step(
         frozen=frozen,
     )
 
-    scale = loss_scale(state.opt_state)
-    if scale is not None:
-        loss = scaled(loss, scale)
     grads, batch_stats, values = gradients(
         loss, state, batch, key, accumulate=accumulate, axis=axis if shared else None
     )
-    if scale is not None:
-        grads = jax.tree.map(lambda g: g / scale, grads)
     values["grad_norm"] = optax.tree.norm(grads)
     decay: Any = ema
     if ema_warmup:
@@ -171,16 +166,6 @@ def objective(params, batch_stats, batch, key, *, forward, loss_fn, preprocess, 
     return loss, (updated.get("batch_stats", {}), {"loss": loss, "top1": top1} | parts)
 
 
-def scaled(loss: Callable, scale: jax.Array) -> Callable:
-    """The loss times a factor."""
-
-    def run(*args):
-        value, rest = loss(*args)
-        return scale * value, rest
-
-    return run
-
-
 def gradients(
     loss: Callable,
     state: TrainState,
@@ -198,7 +183,9 @@ def gradients(
         # With respect to varying ones they stay this device's own, until the pmean below.
         cast = partial(jax.lax.pcast, axis_name=axis, to="varying")
         params, batch_stats, zeros = cast((params, batch_stats, zeros))
-    gradient = jax.grad(loss, has_aux=True)
+    gradient, scale = jax.grad(loss, has_aux=True), loss_scale(state.opt_state)
+    if scale is not None:
+        gradient = scaled_gradient(loss, scale)
 
     def part(carry, inputs):
         batch_stats, total = carry
@@ -216,6 +203,20 @@ def gradients(
     if axis:  # one all-reduce of everything
         grads, batch_stats, values = jax.lax.pmean((grads, batch_stats, values), axis)
     return grads, batch_stats, values
+
+
+def scaled_gradient(loss: Callable, scale: jax.Array) -> Callable:
+    """The gradient of a loss, by that of the loss times a factor, which keeps small numbers."""
+
+    def scaled(*args):
+        value, rest = loss(*args)
+        return scale * value, rest
+
+    def gradient(*args):
+        grads, rest = jax.grad(scaled, has_aux=True)(*args)
+        return jax.tree.map(lambda g: g / scale, grads), rest
+
+    return gradient
 
 
 def update(
