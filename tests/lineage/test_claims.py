@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
+import shlex
 
 import pytest
 
@@ -13,6 +14,7 @@ from train.lineage import counted, counting, trained, training, words
 from train.lineage.experiments import EXPERIMENTS
 from train.lineage.measures import MEASURES
 from train.lineage.texts import LANGUAGES, Text
+from train.sweep import grid
 
 QUICK = ("two_3x3", "three_3x3", "doubling", "asymmetric_3", "asymmetric_n", "global_average")
 CLAIMS = {claim.name: claim for claim in (*counted.CLAIMS, *trained.CLAIMS)}
@@ -60,8 +62,20 @@ def test_a_training_claim_names_what_exists(claim):
     assert set(claim.pair) <= set(EXPERIMENTS[claim.experiment].values)
     assert claim.pair[0] != claim.pair[1]
     assert claim.quantity in MEASURES and abs(claim.direction) == 1
-    for line in training.commands(claim).values():
-        assert line.startswith("python -m train.")
+    commands = training.commands(claim)
+    assert commands["claim"] == f"python -m train.lineage --claim={claim.name}"
+
+
+@by_name
+def test_the_sweep_that_repeats_an_experiment_has_the_same_runs(name):
+    claim = next(claim for claim in trained.CLAIMS if claim.experiment == name)
+    words = shlex.split(training.commands(claim)["sweep"])
+    assert words[:3] == ["python", "-m", "train.sweep"]
+    values, others = grid.parse_grid(words[3:])
+    path, workdir, count = (word.partition("=")[2] for word in others[:3])
+    again = grid.plan(path, workdir, values, others[3:], int(count))
+    runs = training.plan(name, "runs/claims")
+    assert [(run.config, run.folder) for run in again] == [(run.config, run.folder) for run in runs]
 
 
 def test_every_experiment_has_a_claim():

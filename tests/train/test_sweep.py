@@ -103,6 +103,12 @@ def test_a_signal_ends_the_sweep(trained, tmp_path):
     assert trained == ["seed=0", "seed=1"]
 
 
+def test_any_value_has_its_row(trained, tmp_path):
+    run(tmp_path, "--grid.data.augment.custom=a|b,\udcff:f")
+    lines = (tmp_path / "sweep.md").read_text().splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == [r"| a\|b", r"| \udcff:f"]
+
+
 def test_a_large_network_has_a_process_of_its_own(tmp_path, monkeypatch):
     """It gets the run's options and folder; its exit code and last sentence are the run's."""
     script = "import sys; print(*sys.argv[1:], 'error: no luck', file=sys.stderr, sep='\\n')"
@@ -163,6 +169,7 @@ def test_values_in_brackets_stay_together(tmp_path):
         (["--grid.optim.lr=0.1", "--grid.optim.lr=0.2"], "given twice"),
         (["--grid.seed=0,1"], "--seeds=N"),
         (["--seeds=0"], "whole number"),
+        (["--seeds=1001"], "whole number from 1 to 1000"),
         (["--metric=top9"], "did you mean top1"),
         (["--config=nothing.py"], "nothing.py does not exist"),
     ],

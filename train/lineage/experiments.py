@@ -60,7 +60,7 @@ EXPERIMENTS = {
         GOOGLENET, "model.options.batch_norm", ("False", "True"), (*BN, "optim.lr=0.03")
     ),
     "batchnorm_high": Experiment(
-        GOOGLENET, "model.options.batch_norm", ("False", "True"), (*BN, "optim.lr=0.3")
+        GOOGLENET, "model.options.batch_norm", ("False", "True"), (*BN, "optim.lr=0.1")
     ),
     "smoothing": Experiment(LENET, "loss.label_smoothing", ("0.0", "0.1"), ("epochs=60", *FEW), 6),
     "stem": Experiment(

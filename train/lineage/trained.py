@@ -58,7 +58,7 @@ AUGMENTATIONS = {
     "flip": (both(f"{ALEXNET}, § 4.1"), ("False", "True"), MIRRORED),
 }
 BATCHNORM = "Ioffe, Szegedy 2015, § 4.2"
-RATES = {"low": "0.003", "middle": "0.03", "high": "0.3"}
+RATES = {"low": "0.003", "middle": "0.03", "high": "0.1"}
 HEADS = {
     "paper": ("1.0 + 0.3 + 0.3", both("Szegedy et al. 2014, § 5")),
     "course": ("0.7 / 0.3", COURSE),

@@ -1,7 +1,8 @@
 """Runs the training claims, by `train.sweep`, and judges them."""
 
+import shlex
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from etils import epath
 
@@ -86,12 +87,12 @@ def judge(claim: Training, values: dict[str, dict[int, float]]) -> Found:
 def commands(claim: Training) -> dict[str, str]:
     """How to repeat a claim: alone, and as a plain sweep."""
     chosen: Experiment = EXPERIMENTS[claim.experiment]
-    words: list[Any] = [
-        "python -m train.sweep",
+    words = [
         f"--config={chosen.recipe}",
         f"--workdir=runs/claims/{claim.experiment}",
         f"--grid.{chosen.switch}={','.join(chosen.values)}",
         f"--seeds={chosen.seeds}",
         *chosen.flags(),
     ]
-    return {"claim": f"python -m train.lineage --claim={claim.name}", "sweep": " ".join(words)}
+    sweep = f"python -m train.sweep {shlex.join(words)}"
+    return {"claim": f"python -m train.lineage --claim={claim.name}", "sweep": sweep}

@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> dict:
     add = parser.add_argument
     add("--config", default="", help="a recipe, as in python -m train; --config.KEY=VALUE for all")
     add("--workdir", required=True, help="the folder of the run folders, sweep.json and sweep.md")
-    add("--seeds", type=cli.whole("--seeds"), default=1, help="runs of each setting")
+    add("--seeds", type=cli.whole("--seeds", 1, 1000), default=1, help="runs of each setting")
     add("--metric", default="top1", help="of the last evaluation: top1, top5, loss")
     parser.epilog = (
         "--grid.KEY=A,B: the values of an option; several grids are crossed. "
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> dict:
     folder = make_folder(args.workdir)
     failed = training.train(runs)
     rows = results.summarize(runs, args.metric)
-    text = results.table(rows, args.metric)
+    text = cli.printable(results.table(rows, args.metric))
     summary = {
         "metric": args.metric,
         "settings": rows,

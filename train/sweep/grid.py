@@ -1,6 +1,7 @@
 """From a grid of options to the runs of a sweep."""
 
 import itertools
+import os
 import re
 import zlib
 from collections.abc import Sequence
@@ -108,7 +109,7 @@ def name_of(setting: tuple[tuple[str, str], ...], seed: int) -> str:
     name = re.sub(UNSAFE, "_", text)
     if name == text and len(name) <= 120:
         return name
-    return f"{name[:100]}-{zlib.crc32(text.encode()):08x},seed={seed}"
+    return f"{name[:100]}-{zlib.crc32(os.fsencode(text)):08x},seed={seed}"
 
 
 def check_folder(run: Run) -> None:

@@ -81,7 +81,7 @@ def table(rows: Sequence[dict[str, Any]], metric: str) -> str:
     for row in rows:
         paired = row["difference"] or {}
         cells = [
-            *row["setting"].values(),
+            *(value.replace("|", r"\|") for value in row["setting"].values()),
             str(row["n"]),
             number(row["mean"]) if row["n"] else "–",
             interval(row),
