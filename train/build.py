@@ -152,15 +152,8 @@ def build_loss(config: Config, split: data.Split, given: Callable | None = None)
     chosen = config.loss
     if given or own.is_own(chosen.name):
         return partial(losses.own, given or own.load(chosen.name, "loss.name"))
-    return partial(
-        losses.objective,
-        label_smoothing=chosen.label_smoothing,
-        main_weight=chosen.main_weight,
-        aux_weight=chosen.aux_weight,
-        kind=chosen.name,
-        gamma=chosen.gamma,
-        class_weights=weights_of_classes(config, split),
-    )
+    weights = weights_of_classes(config, split)
+    return partial(losses.objective, **dataclasses.asdict(chosen) | {"class_weights": weights})
 
 
 def weights_of_classes(config: Config, split: data.Split) -> tuple[float, ...]:

@@ -109,9 +109,7 @@ class Optim:
 
 @dataclass
 class Loss:
-    name: str = (
-        "cross_entropy"  # cross_entropy | binary | focal | your own: package.module:function
-    )
+    name: str = "cross_entropy"  # cross_entropy | binary | focal, or your own: module:function
     label_smoothing: float = 0.0  # share of the target that is spread over all classes
     class_weights: str = ""  # balanced, or one number a class: 1,2.5; empty: all classes alike
     gamma: float = 2.0  # focal: how much less the easy examples count

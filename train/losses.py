@@ -14,7 +14,7 @@ def cross_entropy(
     labels: jax.Array,
     label_smoothing: float = 0.0,
     *,
-    kind: str = "cross_entropy",
+    name: str = "cross_entropy",
     gamma: float = 2.0,
     class_weights: Sequence[float] = (),
 ) -> jax.Array:
@@ -26,7 +26,7 @@ def cross_entropy(
         logits: (N, K).
         labels: (N,) integers, or (N, K) where they are mixed or an image has several.
         label_smoothing: e.
-        kind: "cross_entropy"; "binary", a yes or no for each class, summed over the classes;
+        name: "cross_entropy"; "binary", a yes or no for each class, summed over the classes;
             "focal", binary with a factor (1 - p)^gamma, where p is the probability of the right
             one (Lin et al. 2017, section 3).
         gamma: of "focal".
@@ -38,9 +38,9 @@ def cross_entropy(
     """
     soft = labels if labels.ndim == 2 else jax.nn.one_hot(labels, logits.shape[-1])
     targets = optax.smooth_labels(soft, label_smoothing)
-    if kind == "cross_entropy":
+    if name == "cross_entropy":
         losses = optax.softmax_cross_entropy(logits, targets)
-    elif kind == "binary":
+    elif name == "binary":
         losses = optax.sigmoid_binary_cross_entropy(logits, targets).sum(-1)
     else:
         losses = optax.sigmoid_focal_loss(logits, targets, gamma=gamma).sum(-1)
@@ -71,17 +71,17 @@ def objective(
     label_smoothing: float,
     main_weight: float,
     aux_weight: float,
-    **kind,
+    **options,
 ):
     """(loss, parts) with loss = main_weight * xent(logits) + aux_weight * mean of xent(aux).
 
     `parts` holds both cross-entropies, unweighted, where there are auxiliary heads. GoogLeNet
     (2014, section 5) adds 0.3 of each of two heads to the classifier's: weights 1.0 and 0.6.
-    `kind` are the keyword arguments of `cross_entropy`.
+    `options` are the other keyword arguments of `cross_entropy`.
     """
-    main = cross_entropy(outputs.logits, labels, label_smoothing, **kind)
+    main = cross_entropy(outputs.logits, labels, label_smoothing, **options)
     if not outputs.aux:
         return main_weight * main, {}
-    heads = [cross_entropy(head, labels, label_smoothing, **kind) for head in outputs.aux]
+    heads = [cross_entropy(head, labels, label_smoothing, **options) for head in outputs.aux]
     aux = jnp.mean(jnp.stack(heads))
     return main_weight * main + aux_weight * aux, {"main_loss": main, "aux_loss": aux}

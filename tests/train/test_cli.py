@@ -104,7 +104,7 @@ def test_help_lists_every_option():
         (["--confg.optim.lr=1"], "unknown argument '--confg.optim.lr=1'; did you mean"),
         (["--config.model.name=lenet"], "model='lenet' is unknown; did you mean lenet5"),
         (["--config.model.options.dropuot=0.1"], "lenet5 has no option 'dropuot'"),
-        (["--config.model.dtype=float16"], "model.dtype='float16' is unknown; did you mean"),
+        (["--config.model.dtype=float18"], "model.dtype='float18' is unknown; did you mean"),
         (["--config.model.num_classes=3"], "model.num_classes=3, but the data has 10 classes"),
         (
             ["--config.optim.schedule=cosin"],

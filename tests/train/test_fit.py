@@ -272,14 +272,14 @@ def test_losses_on_hand_computed_values():
 
     p = jax.nn.sigmoid(2.0)
     binary = (-jnp.log(p) + jnp.log(2.0) + 2 * jnp.log(2.0)) / 2
-    assert cross_entropy(logits, labels, kind="binary") == pytest.approx(float(binary))
+    assert cross_entropy(logits, labels, name="binary") == pytest.approx(float(binary))
     focal = (-((1 - p) ** 2) * jnp.log(p) + 0.25 * jnp.log(2.0) + 2 * 0.25 * jnp.log(2.0)) / 2
-    assert cross_entropy(logits, labels, kind="focal") == pytest.approx(float(focal))
+    assert cross_entropy(logits, labels, name="focal") == pytest.approx(float(focal))
     plain = [float(-jnp.log(jax.nn.softmax(row)[k])) for row, k in zip(logits, labels)]
     weighted = cross_entropy(logits, labels, class_weights=(1.0, 3.0))
     assert weighted == pytest.approx((plain[0] + 3 * plain[1]) / 2)
     both = jnp.array([[1.0, 1.0]])  # an image with two labels
-    assert cross_entropy(logits[:1], both, kind="binary") == pytest.approx(
+    assert cross_entropy(logits[:1], both, name="binary") == pytest.approx(
         float(-jnp.log(p) + jnp.log(2.0))
     )
 
