@@ -129,5 +129,6 @@ if __name__ == "__main__":
     malloc.start_with_large_pages("train")
     gc.set_threshold(1_000_000)  # what a start makes stays, and collecting it takes a tenth of it
     with Interrupt(own_process=True) as interrupt:
-        code = errors.run(functools.partial(main, interrupt=interrupt))
+        told = "interrupted. Run the same command to resume from the last checkpoint."
+        code = errors.run(functools.partial(main, interrupt=interrupt), told)
     errors.leave(code)

@@ -76,8 +76,12 @@ def _short(value: Any) -> Any:
     return [_short(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def run(command: Callable[[], dict]) -> int:
+def run(command: Callable[[], dict], interrupted: str = "interrupted") -> int:
     """Runs a command: its result is a JSON line on standard output, a mistake a sentence.
+
+    Args:
+        command: what to run.
+        interrupted: the sentence after Ctrl-C.
 
     Returns:
         The exit code. A process that has lost another one ends at once: an orderly end would wait
@@ -101,8 +105,7 @@ def run(command: Callable[[], dict]) -> int:
         print(f"error: memory does not suffice: {error}", file=sys.stderr, flush=True)
         return OutOfMemoryError.exit_code
     except KeyboardInterrupt:
-        sentence = "interrupted. Run the same command to resume from the last checkpoint."
-        print(sentence, file=sys.stderr, flush=True)
+        print(interrupted, file=sys.stderr, flush=True)
         return 130
 
 

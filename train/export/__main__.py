@@ -63,6 +63,11 @@ def main(argv: list[str] | None = None) -> dict:
         lambda args: args.format in PROGRAMS,
         *("--class-names", *TRANSFORM),
     )
+    parser.no_effect(
+        "on a publisher's file, which has no place for it",
+        lambda args: args.format in WRITERS,
+        *("--class-names", *TRANSFORM),
+    )
     args = parser.parse_args(argv)
     if not Path(args.out).resolve().parent.is_dir():
         raise UserError(f"--out={args.out}: there is no such folder")

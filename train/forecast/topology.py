@@ -208,28 +208,39 @@ def main() -> dict[str, Any]:
     except RuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return outcome.of("after_optimizations.txt", fits=about["kind"] == "TPU v4")
-    return outcome.of(FINAL, fits=True)
+        return outcome.last("after_optimizations.txt", fits=about["kind"] == "TPU v4")
+    return outcome.last(FINAL, fits=True)
 
 
 FINAL = "after_optimizations_after_buffer_assignment.txt"
 
 
 class Outcome:
-    """Waits for the files that XLA writes, and reads them."""
+    """Waits for the files that XLA writes, and reads them. Who comes first tells the result."""
 
     def __init__(self, folder: Path, about: dict[str, Any]):
         self.folder, self.about = folder, about
+        self._one, self._told = threading.Lock(), False
 
     def wait(self) -> None:
         """Ends the process when the program is optimized, unless memory is tight."""
         while not self.files(FINAL):
             time.sleep(0.1)
         time.sleep(0.5)  # XLA writes it at once, after the report
-        result = self.of(FINAL, fits=True)
-        if result["total"] < chip_of(self.about["topology"]).memory - TIGHT:
-            print(json.dumps(result), flush=True)
-            os._exit(0)
+        with self._one:
+            result = self._told or self.of(FINAL, fits=True)
+            if isinstance(result, dict) and self.is_roomy(result):
+                print(errors.json_line(result), flush=True)
+                os._exit(0)
+
+    def is_roomy(self, result: dict[str, Any]) -> bool:
+        return result["total"] < chip_of(self.about["topology"]).memory - TIGHT
+
+    def last(self, ending: str, fits: bool) -> dict[str, Any]:
+        """The result after the compilation, for which nobody has to wait any more."""
+        with self._one:
+            self._told = True
+            return self.of(ending, fits)
 
     def files(self, ending: str) -> list[str]:
         return sorted(glob.glob(f"{self.folder}/*{ending}"))
