@@ -110,6 +110,7 @@ class Layout:
             if len(node.inputs) > 1:
                 ends = [self.way.get((i, node.number), self.x.get(i, 0.0)) for i in node.inputs]
                 self.shift(node.number, sum(ends) / len(ends))
+        self.least = min([0.0, *self.x.values(), *self.way.values()])
 
     def stand(self, number: int) -> float:
         """Gives a box and all below it their columns; the box stands above the middle of them."""
@@ -130,10 +131,10 @@ class Layout:
     def shift(self, number: int, x: float) -> None:
         """Puts a merge, and what hangs below it, at a column."""
         columns, self.columns = self.columns, 0.0
-        old = dict(self.x)
+        old = set(self.x)
         self.stand(number)
         move = x - self.x[number]
-        moved = [n for n in self.x if n not in old or n == number or self.x[n] != old.get(n)]
+        moved = self.x.keys() - old
         for n in moved:
             self.x[n] += move
         for ends in self.way:
@@ -142,17 +143,17 @@ class Layout:
         self.columns = max(columns, max(self.x.values()) + 1, *(w + 1 for w in self.way.values()))
 
     def place(self, number: int) -> Place:
-        least = min([0.0, *self.x.values(), *self.way.values()])
-        x = MARGIN + WIDTH / 2 + COLUMN * (self.x[number] - least)
-        return Place(x, MARGIN + HEIGHT / 2 + LINE * self.level[number])
+        return Place(self.across(self.x[number]), MARGIN + HEIGHT / 2 + LINE * self.level[number])
+
+    def across(self, column: float) -> float:
+        """The middle of a column, in pixels."""
+        return MARGIN + WIDTH / 2 + COLUMN * (column - self.least)
 
     def way_x(self, start: int, end: int) -> float:
         """Where the line from a box to a box goes down."""
-        least = min([0.0, *self.x.values(), *self.way.values()])
-        column = self.way.get((start, end), self.x[start])
         if len(self.nodes[end].inputs) == 1:
-            column = self.x[end]
-        return MARGIN + WIDTH / 2 + COLUMN * (column - least)
+            return self.across(self.x[end])
+        return self.across(self.way.get((start, end), self.x[start]))
 
 
 def draw(nodes: Sequence[Node], title: str, lang: str = "en") -> str:
