@@ -187,6 +187,16 @@ def test_a_folder_of_another_run_is_refused_before_any_run(trained, tmp_path):
     assert len(trained) == 2
 
 
+def test_a_run_from_before_an_option_was_added_is_done(trained, tmp_path):
+    run(tmp_path)
+    path = tmp_path / "seed=0/config.json"
+    values = json.loads(path.read_text())
+    del values["optim"]["patience"], values["on_nan"]
+    path.write_text(json.dumps(values))
+    run(tmp_path)
+    assert trained == ["seed=0"]
+
+
 def test_a_run_is_trained_and_done(tmp_path):
     still = [f"--config.data.augment.{name}=0" for name in ("rotate", "scale", "shear", "shift")]
     data = ["--config.data.source=synthetic:28x28x1/10", "--config.data.eval_batch_size=64"]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from etils import epath
 
 from train import recipe
-from train.config import Config, difference, to_dict
+from train.config import Config, difference, from_dict, to_dict
 from train.errors import UserError
 from train.run import read_config
 
@@ -116,8 +116,8 @@ def check_folder(run: Run) -> None:
     """UserError where a run folder holds a run with another config."""
     path = run.folder / "config.json"
     if path.exists():
-        old = {key: value for key, value in read_config(path).items() if key in to_dict(run.config)}
-        if changed := difference(to_dict(run.config) | old, to_dict(run.config)):
+        old = to_dict(from_dict(read_config(path)))  # with the defaults of newer options
+        if changed := difference(old, to_dict(run.config)):
             raise UserError(
                 f"{run.folder} holds a run with another config: {'; '.join(changed)}. "
                 "Take a new --workdir, or the old values to resume"
