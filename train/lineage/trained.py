@@ -184,8 +184,10 @@ CLAIMS: tuple[Training, ...] = (
                 "gradientes mayores a las primeras capas.",
             ),
             Text(
-                "Measured at the initial parameters only, on images of 32 pixels.",
-                "Medido solo con los parámetros iniciales, en imágenes de 32 píxeles.",
+                "Measured at the initial parameters only, on images of 32 pixels. The heads' "
+                "losses also add weight to the sum, which alone enlarges the gradient.",
+                "Medido solo con los parámetros iniciales, en imágenes de 32 píxeles. Las pérdidas "
+                "auxiliares también añaden peso a la suma, y eso ya agranda el gradiente.",
             ),
             f"aux_{name}",
             ("False", "True"),
