@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from cnnjax import apply_with_stages
+from cnnjax.ops import plain
 from cnnjax.spelling import choice
 from cnnjax.stages import CLASSIFIERS
 from train import data, losses, metrics, mix, optim, own, pretrained, state, step
@@ -106,7 +107,8 @@ def expanded(rule: str, model: nn.Module, image_shape: tuple[int, int, int]) -> 
         variables = state.create_variables(model, key, image_shape)
         return apply_with_stages(model, variables, image, train=False)[1]
 
-    stages = list(jax.eval_shape(outputs, jax.random.key(0)))
+    with plain():  # which traces in half the time
+        stages = list(jax.eval_shape(outputs, jax.random.key(0)))
     choice("optim.lr_scale=freeze", what, ["trunk", *stages], UserError)
     return f"^({'|'.join(stages[: stages.index(what) + 1])})/=0"
 

@@ -14,7 +14,7 @@ PROGRAMS = COMMITTED["programs"].get(jax.__version__, {})
 WRITE = "if this was meant: python -m tests.train.counts"
 
 
-LARGE = ("inception_v3", "inception_resnet_v2")
+LARGE = ("inception_v1_bn", "inception_v3", "inception_resnet_v2")
 
 
 @pytest.mark.parametrize(

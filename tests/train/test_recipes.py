@@ -35,9 +35,13 @@ VARIANTS = {
     "small_images": ["cifar10", "cifar100", "fashion_mnist"],
 }
 ALL = [(name, variant) for name in RECIPES for variant in VARIANTS.get(name, [""])]
-TRACED = [(name, VARIANTS.get(name, [""])[0]) for name in RECIPES] + [
-    ("inception_2016", name) for name in VARIANTS["inception_2016"][1:3]
-]
+# Those of the other networks of 2016 take half a minute each.
+TRACED = [
+    pytest.param("inception_2016", name, marks=pytest.mark.slow)
+    if name != "inception_resnet_v2"
+    else ("inception_2016", name)
+    for name in VARIANTS["inception_2016"][:3]
+] + [(name, VARIANTS.get(name, [""])[0]) for name in RECIPES if name != "inception_2016"]
 
 # Recipe, variant, side of the smallest images that its network takes, further options.
 # Those of LARGE take minutes to compile.
