@@ -32,9 +32,9 @@ check: $(VENV)/.ready ## check lint, format and types
 	$(PY) -m mypy
 
 parity: $(VENV)/.parity ## compare with torchvision, timm, TF-slim and Keras (installs torch)
-	$(PY) -m pytest -m parity tests
+	$(PY) -m pytest -m "parity and not slow" tests
 
-slow: $(VENV)/.ready ## run the tests that take minutes: five seeds of the demo, large networks
+slow: $(VENV)/.parity ## run the tests that take minutes: five seeds of the demo, large networks
 	$(PY) -m pytest -m slow tests
 
 chaos: $(VENV)/.ready ## disturb 20 runs, compare each with an undisturbed one (7 minutes)

@@ -26,6 +26,7 @@ from tests.weights.slim_names import INCEPTION_RESNET_V2, INCEPTION_V4
 pytestmark = pytest.mark.parity
 
 # The rules of the other VGGs are made by the same loops; each has half a gigabyte of values.
+OTHER_VGGS = ["vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg19", "vgg19_bn"]
 VGG = ["vgg11", "vgg16_bn"]
 TORCH = [
     *(("torchvision", name, name) for name in VGG),
@@ -34,6 +35,11 @@ TORCH = [
     ("torchvision", "inception_v3", "inception_v3"),
     *(("timm", name, name) for name in VGG),
     *(("timm", name, name) for name in ("inception_v3", "inception_v4", "inception_resnet_v2")),
+    *(
+        pytest.param(source, name, name, marks=pytest.mark.slow)
+        for source in ("torchvision", "timm")
+        for name in OTHER_VGGS
+    ),
 ]
 
 
@@ -69,6 +75,7 @@ def test_torch(source, name, model, tmp_path):
     ("name", "model", "size"),
     [
         ("vgg_16", "vgg16", 224),
+        pytest.param("vgg_19", "vgg19", 224, marks=pytest.mark.slow),
         ("inception_v1", "inception_v1_bn", 224),
         ("inception_v2", "inception_v2_slim", 224),
         ("inception_v3", "inception_v3", 299),
@@ -111,6 +118,7 @@ def test_slim_names(name, layers, tmp_path):
     ("name", "model", "size"),
     [
         ("VGG16", "vgg16", 224),
+        pytest.param("VGG19", "vgg19", 224, marks=pytest.mark.slow),
         ("InceptionV3", "inception_v3", 299),
         ("InceptionResNetV2", "inception_resnet_v2", 299),
     ],
