@@ -20,7 +20,7 @@ from cnnjax.stages import CLASSIFIERS
 from train import data, losses, metrics, mix, optim, own, pretrained, state, step
 from train.config import Config, Optim, decided_by
 from train.data.fingerprint import fingerprint
-from train.errors import UserError
+from train.errors import UserError, tell
 from train.parallel import Parallel
 from train.schema import FREEZE, check, class_weights
 
@@ -243,13 +243,21 @@ def own_optimizer(
 ) -> optax.GradientTransformation:
     """The optimizer that a factory of the user's own makes, such as `optax.lion`.
 
+    It is given the schedule, `optim.options`, and `optim.weight_decay` where it takes that.
+
     Raises:
         UserError: it makes none, or takes other options.
     """
+    options = dict(chosen.options)
     try:
-        takes = "learning_rate" in inspect.signature(factory).parameters
-        rate = {"learning_rate": schedule} if takes else {}
-        tx = factory(*([] if takes else [schedule]), **rate, **chosen.options)
+        takes = inspect.signature(factory).parameters
+        if chosen.weight_decay and "weight_decay" in takes:
+            mask = {"mask": partial(optim.decayed, what=chosen.decayed)} if "mask" in takes else {}
+            options = {"weight_decay": chosen.weight_decay} | mask | options
+        elif chosen.weight_decay:
+            tell(f"warning: {chosen.name} takes no weight decay; optim.weight_decay has no effect")
+        named = {"learning_rate": schedule} if "learning_rate" in takes else {}
+        tx = factory(*([] if named else [schedule]), **named, **options)
     except TypeError as error:
         raise UserError(f"optim.name={chosen.name!r} cannot be made: {error}") from None
     if not isinstance(tx, optax.GradientTransformation):

@@ -183,11 +183,6 @@ def check(config: Config) -> None:
     if config.optim.options and not is_own(config.optim.name):
         names = ", ".join(config.optim.options)
         raise UserError(f"optim.options ({names}) are for an optimizer of your own, not for ours")
-    if is_own(config.optim.name) and config.optim.weight_decay:
-        raise UserError(
-            f"optim.weight_decay is for our optimizers, not for {config.optim.name}: set it to 0, "
-            "and pass what that optimizer takes as optim.options"
-        )
     if class_weights(config.loss.class_weights) and is_own(config.loss.name):
         raise UserError(f"loss.class_weights is for our losses, not for {config.loss.name}")
     for rule in config.optim.lr_scale:

@@ -15,7 +15,7 @@ from PIL import Image
 import train
 from cnnjax import Outputs, create_model
 from tests.helpers import ROOT, assert_trees_close
-from train import data, own, predict, recipe
+from train import build, data, own, predict, recipe
 from train.__main__ import main
 from train.config import Checkpoint, Config, Data, Log, Loss, Model, Optim, Transform
 from train.data.sources.objects import wrap
@@ -142,7 +142,7 @@ def test_recipes_name_them(tmp_path, capsys):
         "--config.data.eval_batch_size=4",
         "--config.epochs=1",
     ]
-    options += ["--config.optim.weight_decay=0", "--config.optim.schedule=constant"]
+    options += ["--config.optim.schedule=constant"]  # lion takes the recipe's weight decay
     result = main(["--config=lenet_mnist", *options, f"--workdir={tmp_path}/run"])
     assert result["step"] == 3 and result["examples"] == 12
     assert Run(f"{tmp_path}/run").restore()[1]["params"]["c1"]["kernel"].shape[-1] == 5
@@ -157,7 +157,6 @@ def test_recipes_name_them(tmp_path, capsys):
         (f"model.name={HERE}:HERE", "neither a class nor a function"),
         (f"model.name={HERE}:Squares", "not a flax.linen.Module"),
         (f"optim.name={HERE}:Squares", "not an optax transformation"),
-        ("optim.name=optax:lion", "optim.weight_decay is for our optimizers"),
         ("optim.options.b1=0.9", "are for an optimizer of your own"),
         ("loss.class_weights=1,x", "a positive number for each class"),
         ("loss.class_weights=1,2", "2 numbers for 10 classes"),
@@ -168,8 +167,6 @@ def test_recipes_name_them(tmp_path, capsys):
 )
 def test_mistakes(option, sentence, tmp_path):
     options = [f"--config.{option}", "--config.data.source=synthetic:28x28x1/10"]
-    if option.startswith("optim.name=tests"):
-        options.append("--config.optim.weight_decay=0")
     with pytest.raises(UserError, match=sentence):
         main(["--config=lenet_mnist", *options, f"--workdir={tmp_path}/run"])
     assert not (tmp_path / "run").exists()
@@ -179,6 +176,21 @@ def test_a_script_that_trains_unguarded_is_refused(tmp_path):
     (tmp_path / "script.py").write_text("import train\nclass Net: pass\ntrain.fit(None, 'runs')\n")
     with pytest.raises(UserError, match="__main__"):
         recipe.load("lenet_mnist", [f"--config.model.name={tmp_path}/script.py:Net"])
+
+
+def test_weight_decay_of_an_own_optimizer(capsys):
+    """It is that of the config, on the parameters that the config says, where there is one."""
+    schedule, params = (
+        optax.constant_schedule(0.1),
+        {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)},
+    )
+    for name, decayed in (("lion", 0.1 * 0.5), ("sgd", 0.0)):
+        chosen = Optim(name=f"optax:{name}", weight_decay=0.5)
+        tx = build.own_optimizer(chosen, getattr(optax, name), schedule)
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        updates, _ = tx.update(zeros, tx.init(params), params)
+        assert np.allclose(updates["kernel"], -decayed) and np.allclose(updates["bias"], 0)
+    assert "optax:sgd takes no weight decay" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["muon", "schedule_free_sgd"])
