@@ -10,20 +10,21 @@ from pathlib import Path
 FILE = Path(__file__).parent / "counts.json"
 
 
-def compute() -> dict[str, dict[str, int]]:
-    """{model: {"parameters", "multiply_adds", "receptive_field"}}, traced from the modules."""
-    from cnnjax.registry import MODELS
+def compute(name: str) -> dict[str, int]:
+    """{"parameters", "multiply_adds", "receptive_field"} of a model, traced from its module."""
+    from cnnjax.registry import get_spec
 
     fields = ("parameters", "multiply_adds", "receptive_field")
-    rows = MODELS.items()
-    return {name: {field: getattr(spec, field) for field in fields} for name, spec in rows}
+    return {field: getattr(get_spec(name), field) for field in fields}
 
 
 def load() -> dict[str, dict[str, int]]:
-    """The same, read from counts.json."""
+    """The same of every model by name, read from counts.json."""
     return json.loads(FILE.read_text())
 
 
 if __name__ == "__main__":
-    lines = (f" {json.dumps(name)}: {json.dumps(row)}" for name, row in compute().items())
+    from cnnjax.registry import list_models
+
+    lines = (f" {json.dumps(name)}: {json.dumps(compute(name))}" for name in list_models())
     FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -1,11 +1,24 @@
 """The stored counts and the printed table are those of the modules."""
 
-from cnnjax import counts
+import pytest
+
+from cnnjax import counts, list_models
 from tests.helpers import command
 
+QUICK = ("lenet5", "alexnet", "vgg16", "inception_v1", "inception_v3")  # one of each family
 
-def test_stored_counts_are_the_modules_own():
-    assert counts.load() == counts.compute(), "the models changed: run python -m cnnjax.counts"
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in list_models()
+    ],
+)
+def test_stored_counts_are_the_modules_own(name):
+    stored = counts.load()
+    assert list(stored) == list_models()
+    assert stored[name] == counts.compute(name), "run python -m cnnjax.counts"
 
 
 def test_printed_table_has_them():
