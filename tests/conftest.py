@@ -13,6 +13,7 @@ from train.runtime import malloc
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
+jax.devices()  # now, before a command that a test calls sets XLA's flags for the whole process
 
 MOST_BYTES = 2**31  # that a test process may hold at the end of a file
 
