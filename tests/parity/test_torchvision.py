@@ -75,7 +75,16 @@ def saved(network, path):
 
 
 @pytest.mark.parametrize(
-    "name", ["vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"]
+    "name",
+    [
+        "vgg11",
+        "vgg16_bn",
+        # Each has half a gigabyte of values.
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg19_bn")
+        ),
+    ],
 )
 def test_vgg(name, tmp_path):
     network = randomise(torchvision_models().get_model(name, num_classes=100))
