@@ -7,6 +7,8 @@ alone makes it again: `--seed=17 --inputs=1`. The exit code is 1 if there was an
 
 Each process runs many inputs, and compiled programs are kept on disk: what an input costs is
 tracing, not compiling.
+
+One generator of inputs for each kind.
 """
 
 import argparse

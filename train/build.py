@@ -1,4 +1,7 @@
-"""From a config to the things that it names: data, model, optimizer, step."""
+"""From a config to the things that it names: data, model, optimizer, step.
+
+One file, so that what each option becomes stands in the order in which `Task` asks for it.
+"""
 
 import dataclasses
 import inspect
@@ -145,28 +148,33 @@ def build_mix(config: Config, num_classes: int) -> Callable | None:
     )
 
 
-def build_loss(config: Config, split: data.Split, given: Callable | None = None) -> Callable:
-    """(outputs, labels) -> (loss, parts): the loss that a config names, for training on a split.
+def build_loss(
+    config: Config, weights: tuple[float, ...] = (), given: Callable | None = None
+) -> Callable:
+    """(outputs, labels) -> (loss, parts): the loss that a config names, or the given one.
 
-    Raises:
-        UserError: there are not as many class weights as classes, or the loss cannot be loaded.
+    `weights` are those of the classes. UserError: the loss cannot be loaded.
     """
     chosen = config.loss
     if given or own.is_own(chosen.name):
         return partial(losses.own, given or own.load(chosen.name, "loss.name"))
-    weights = weights_of_classes(config, split)
     return partial(losses.objective, **dataclasses.asdict(chosen) | {"class_weights": weights})
 
 
-def weights_of_classes(config: Config, split: data.Split) -> tuple[float, ...]:
-    """`loss.class_weights` as numbers, one for each output of the network; () for none."""
+def weights_of_classes(config: Config, split: data.Split, outputs: int) -> tuple[float, ...]:
+    """`loss.class_weights` as numbers, one for each output of the network; () for none.
+
+    "balanced" counts the examples of the split.
+
+    Raises:
+        UserError: there are not as many numbers as the split has classes.
+    """
     weights, classes = class_weights(config.loss.class_weights), len(split.class_names)
     if weights == "balanced":
         weights = tuple(losses.balanced(np.bincount(split.labels, minlength=classes).tolist()))
     if weights and len(weights) != classes:
         raise UserError(f"loss.class_weights has {len(weights)} numbers for {classes} classes")
-    more = max(0, config.model.num_classes - classes) if weights else 0
-    return (*weights, *([1.0] * more))
+    return (*weights, *([1.0] * (outputs - classes))) if weights else ()
 
 
 def check_best(name: str, classes: int) -> None:
@@ -330,7 +338,8 @@ class Task:
         else:
             self.tx, self.schedule = build_optimizer(config, self.steps, rules)
         self.plateau = build_plateau(config)
-        self.loss = build_loss(config, self.train_split, given.loss)
+        self.class_weights = weights_of_classes(config, self.train_split, self.model.num_classes)
+        self.loss = build_loss(config, self.class_weights, given.loss)
         self.preprocess = build_preprocess(config, self.image_shape[-1])
         for name in ("batch_size", "eval_batch_size"):
             size = getattr(config.data, name)
@@ -399,7 +408,7 @@ class Task:
             "steps": self.steps,
             "mapping": self.spread.mapping,
             "devices": len(self.spread.devices),
-            "class_weights": weights_of_classes(self.config, self.train_split),
+            "class_weights": self.class_weights,
         }
 
     def fresh_state(self) -> state.TrainState:

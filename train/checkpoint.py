@@ -2,6 +2,8 @@
 
 They are written in the background. This is the only file that knows orbax, and its functions
 import it when they need it.
+
+It is long because saving, restoring and setting damage aside share one state.
 """
 
 import contextlib

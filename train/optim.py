@@ -1,4 +1,7 @@
-"""Learning-rate schedules and optimizers, made of optax's parts. They know no config."""
+"""Learning-rate schedules and optimizers, made of optax's parts. They know no config.
+
+Five short parts: schedules, which parameters, optimizers, loss scaling, plateau.
+"""
 
 from collections.abc import Callable, Iterable
 from functools import partial

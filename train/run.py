@@ -96,8 +96,9 @@ def claim(
                 )
         if jax.process_index() == 0 and old != values:
             files.write(path, json.dumps(values, indent=1))
-            if config.data.source == HANDED:
-                keep_evaluation(folder, split)
+        missing = config.data.source == HANDED and not (folder / EVALUATION).exists()
+        if jax.process_index() == 0 and missing:
+            keep_evaluation(folder, split)
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
 

@@ -29,6 +29,8 @@ Inception-v3's names. The paper has no auxiliary head: the one after the last bl
 The ideas to see here:
 - what a shortcut is worth when all else stays the same (`residual=False` removes it);
 - why wide residual branches must be scaled down before the sum (`residual_scale=1.0` does not).
+
+One paper, one file.
 """
 
 from collections.abc import Callable

@@ -3,6 +3,8 @@
 Accuracies are top-1 and top-5 in percent on the ImageNet validation set, one centre crop, as the
 publisher states them; for faces, accuracy on LFW. A licence is that of the weights: a licence that
 covers only a repository's code is not listed. None means not published or not verified.
+
+Most of it is the table.
 """
 
 import re

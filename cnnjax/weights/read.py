@@ -2,6 +2,8 @@
 
 The format is recognised by the file's first bytes, not by its name. h5py, safetensors, torch and
 tensorflow are imported when needed; an error names the one that is missing.
+
+One function a format.
 """
 
 import argparse

@@ -1,4 +1,7 @@
-"""Augmentations: what each one does, and the distributions that the papers give."""
+"""Augmentations: what each one does, and the distributions that the papers give.
+
+As long as the list of augmentations: one short test or two for each.
+"""
 
 import itertools
 

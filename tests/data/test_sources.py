@@ -1,4 +1,7 @@
-"""Folders as people have them, and TFDS sets in both formats."""
+"""Folders as people have them, and TFDS sets in both formats.
+
+One file for all sources, because each mistake is tried on every kind of them.
+"""
 
 import shutil
 import subprocess

@@ -1,4 +1,7 @@
-"""`train.fit`, and networks, losses, optimizers and data of the user's own in recipes."""
+"""`train.fit`, and networks, losses, optimizers and data of the user's own in recipes.
+
+One file, because the tests share a network, a loss and a data set.
+"""
 
 import dataclasses
 import json
@@ -304,6 +307,7 @@ def test_balanced_weights_come_from_the_training_split(tmp_path):
         given=Given(train=wrap(Squares()), evaluation=wrap(Squares(12)), model=Net(2)),
     )
     assert task.loss.keywords["class_weights"] == (48 / (2 * 32), 48 / (2 * 16))
+    assert build.weights_of_classes(task.config, task.train_split, 3) == (0.75, 1.5, 1.0)
 
 
 @pytest.mark.parametrize("best", ["balanced_accuracy", "loss"])

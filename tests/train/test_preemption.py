@@ -1,5 +1,7 @@
 """Signals, failed saves, foreign checkpoints and losses that are no numbers: nothing is lost, and
 the end is the same.
+
+One file, because the tests share a run that nothing disturbed.
 """
 
 import json

@@ -1,5 +1,7 @@
 """Several real processes: equal to one, ended politely together, and not left hanging when one
 dies.
+
+One file, because the tests share the starting of processes.
 """
 
 import os

@@ -3,6 +3,8 @@
 Each network is built once, at small sizes, and compared at two sizes, stage by stage. All formats
 of its file must give the same variables. The values are also written as TF-slim checkpoints, whose
 networks are the same.
+
+One file, so that no network is built twice.
 """
 
 import math

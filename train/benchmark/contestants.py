@@ -1,6 +1,8 @@
 """One process for each framework, so that they share neither threads nor memory.
 
 Only the process whose turn it is works. The others wait for a message on their pipe.
+
+Both ends of the pipe stand here, so that they stay alike.
 """
 
 import contextlib

@@ -3,6 +3,8 @@
 A peer runs as its users run it at its best: PyTorch eager or compiled, with channels last and
 autocast on a GPU; Keras by `fit` and `predict` with its own compilation. Training is SGD with
 momentum on cross-entropy. Every peer's package is imported inside the functions that need it.
+
+One class a framework, side by side.
 """
 
 import contextlib

@@ -2,6 +2,8 @@
 
 Nothing here holds state or draws random numbers itself, so an image depends on (seed, position)
 alone. Importing this module does not load TensorFlow; the functions on single images do.
+
+One file: a change is a pair of draw and apply, and `make_changes` is the list of them.
 """
 
 from collections.abc import Callable

@@ -3,6 +3,8 @@
 Crops are collected by their shape; as many as a batch holds go to the network together, and its
 answers are added up by example. So every protocol is the same loop, every example counts once, and
 no process waits for another before the end.
+
+One file: crops, batches, network and sum are stages of one loop.
 """
 
 import dataclasses

@@ -1,4 +1,7 @@
-"""The claims that training tests; `experiments.py` has their runs."""
+"""The claims that training tests; `experiments.py` has their runs.
+
+A table of rows with two languages each.
+"""
 
 from train.lineage.claims import Training
 from train.lineage.texts import Text, both

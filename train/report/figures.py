@@ -1,4 +1,7 @@
-"""The report's pictures, as matplotlib figures. They are made without pyplot, which has state."""
+"""The report's pictures, as matplotlib figures. They are made without pyplot, which has state.
+
+One function a picture.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable

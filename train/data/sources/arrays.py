@@ -1,4 +1,7 @@
-"""Sources in memory: digits from a package, files of arrays, and synthetic patterns."""
+"""Sources in memory: digits from a package, files of arrays, and synthetic patterns.
+
+A third of it checks files of arrays, whose mistakes each have a sentence.
+"""
 
 import functools
 import math

@@ -1,4 +1,7 @@
-"""Folders of photographs: DIR/train/CLASS/… and DIR/val/CLASS/…, or DIR/CLASS/… for both."""
+"""Folders of photographs: DIR/train/CLASS/… and DIR/val/CLASS/…, or DIR/CLASS/… for both.
+
+Half of it recognises layouts of folders that are almost right, and says so.
+"""
 
 import hashlib
 import os

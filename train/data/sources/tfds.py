@@ -2,6 +2,8 @@
 
 They are looked up in TFDS_DATA_DIR, by default ~/tensorflow_datasets, or by path: `tfds:mnist`,
 `tfds:imagenet2012:5.1.0`, `tfds:/data/photos`. Nothing is downloaded or prepared here.
+
+Both formats are here, since all but the reading is the same.
 """
 
 import contextlib
