@@ -381,7 +381,8 @@ def test_a_table_of_numbers_without_splits(tmp_path):
         ("", "needs a column path"),
         ("path\na.png\n", "needs a column label; its first line has path"),
         ("path,label\n", "has no rows"),
-        ("path,label\na.png,\n", "line 2 of .* has no label"),
+        ("path,label\na.png,\n", "row 2 of .* has no label"),
+        ("path,label,split\na.png,cat\n", "row 2 of .* has no split"),
         ("path,label,split\na.png,cat,train\n", "has no split 'valid'"),
     ],
 )

@@ -24,6 +24,7 @@ import cnnjax
 from cnnjax import weights
 from cnnjax.trees import nest
 from cnnjax.weights import fetch, metadata, named
+from tests import test_notebooks as notebooks
 from tests.helpers import assert_trees_close
 from tests.weights.files import torchvision_tensors, variables, write
 from train.errors import CheckpointError, UserError
@@ -322,3 +323,11 @@ def test_there_and_back_by_command(server, values, tmp_path, capsys):
         export(["--pretrained=torchvision/inception_v1bn", f"--out={tmp_path}/out"])
     with pytest.raises(UserError, match="--model has no effect without --weights"):
         export([f"--pretrained={NAME}", "--model=vgg16", f"--out={tmp_path}/out"])
+
+
+@pytest.mark.parity  # it takes long
+def test_the_notebook(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    space = notebooks.run("pretrained")
+    assert space["features"].shape == (48, 1024) and space["right"].mean() >= 0.75
+    assert space["result"]["examples"] == 12

@@ -1,6 +1,7 @@
 """Tables of image files: a CSV with the columns path, label and, if there are splits, split."""
 
 import csv
+import io
 
 import numpy as np
 from etils import epath
@@ -33,16 +34,21 @@ def table(path: str, split: str) -> Files:
         raise DataError(
             f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
         ) from None
-    reader = csv.DictReader(text.splitlines())
+    reader = csv.DictReader(io.StringIO(text, newline=""))
     columns = [name.strip().lower() for name in reader.fieldnames or ()]
     reader.fieldnames = columns
     paths, labels = (column(path, columns, names) for names in (PATHS, LABELS))
-    rows = list(reader)
+    needed = [paths, labels, *(["split"] if "split" in columns else [])]
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
     if not rows:
         raise DataError(f"{path} has no rows")
     for number, row in enumerate(rows, start=2):
-        if not row[paths] or not row[labels]:
-            raise DataError(f"line {number} of {path} has no {labels if row[paths] else paths}")
+        for name in needed:
+            if not row[name]:
+                raise DataError(f"row {number} of {path} has no {name}")
     names = sorted({row[labels] for row in rows}, key=order([row[labels] for row in rows]))
     places = {name: number for number, name in enumerate(names)}
     found = np.array([places[row[labels]] for row in rows], np.int32)
