@@ -58,6 +58,10 @@ def fit(
     own.check_not_loading()
     if evaluation is not None and train is None:
         raise UserError("fit: evaluation needs train, too")
+    if model is not None and not isinstance(model, nn.Module):
+        raise UserError(f"fit: model must be a network, such as Net(10), got {model!r}")
+    if tx is not None and not isinstance(tx, optax.GradientTransformation):
+        raise UserError(f"fit: tx must be an optimizer, such as optax.adam(1e-3), got {tx!r}")
     config = dataclasses.replace(
         config,
         model=dataclasses.replace(config.model),
@@ -82,6 +86,6 @@ def fit(
         if evaluation is None:
             learnt, asked = objects.halves(learnt)
         else:
-            asked = objects.wrap(evaluation, "evaluation")
+            asked = objects.wrap(evaluation, "evaluation", learnt.class_names)
         given = given._replace(train=learnt, evaluation=asked)
     return run(config, workdir, given=given)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from cnnjax import Outputs
+from train.errors import UserError
 
 
 def cross_entropy(
@@ -61,7 +62,10 @@ def balanced(counts: Sequence[int]) -> list[float]:
 def own(function: Callable, outputs: Outputs, labels: jax.Array):
     """(loss, parts) of a function of the user's own, which may return the loss alone."""
     result = function(outputs, labels)
-    return result if isinstance(result, tuple) else (result, {})
+    loss, parts = result if isinstance(result, tuple) else (result, {})
+    if jnp.ndim(loss):
+        raise UserError(f"the loss has the shape {jnp.shape(loss)}; it must be one number, a mean")
+    return loss, parts
 
 
 def objective(

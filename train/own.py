@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from cnnjax import Outputs, create_model, list_models
 from cnnjax.spelling import choice
@@ -117,6 +118,9 @@ class Network(nn.Module):
         out = self.net(images, **{name: how[name] for name in parameters if name in how})
         if not isinstance(out, Outputs):
             out = Outputs(out, (), out)
+        if jnp.shape(out.logits)[1:] != (self.num_classes,):
+            shape = jnp.shape(out.logits)
+            raise UserError(f"the network returns {shape}; it must be (N, {self.num_classes})")
         return out
 
 

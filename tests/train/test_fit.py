@@ -278,6 +278,31 @@ def test_data_that_is_none(source, sentence):
         wrap(source)
 
 
+def test_labels_of_the_evaluation_are_those_of_training():
+    image = np.zeros((8, 8), np.uint8)
+    learnt = wrap([(image, name) for name in ("emu", "cat", "dog")])
+    asked = wrap([(image, "emu"), (image, "cat")], "evaluation", learnt.class_names)
+    assert asked.class_names == ("cat", "dog", "emu") and asked.labels.tolist() == [2, 0]
+    with pytest.raises(DataError, match="evaluation has the class 'fox'"):
+        wrap([(image, "fox")], "evaluation", learnt.class_names)
+    with pytest.raises(DataError, match="has the label 3"):
+        wrap([(image, 3)], "evaluation", ("0", "1"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"model": Net}, "model must be a network"),
+        ({"model": nn.Sequential([nn.Dense(2)])}, "it must be"),
+        ({"tx": optax.adam}, "tx must be an optimizer"),
+        ({"loss": lambda outputs, _: outputs.logits[:, 0]}, "must be one number"),
+    ],
+)
+def test_wrong_objects(wrong, sentence, tmp_path):
+    with pytest.raises(UserError, match=sentence):
+        train.fit(config(), tmp_path / "run", **{"model": Net(2), "train": Squares()} | wrong)
+
+
 # Losses, numbers, the end of a run
 
 

@@ -37,15 +37,18 @@ def named(reference: str, split: str) -> Split:
     """
     found = load(reference, "data.source")
     if isinstance(found, type) or (callable(found) and not hasattr(found, "__getitem__")):
-        return wrap(found(split), reference)
+        known = () if split == "train" else wrap(found("train"), reference).class_names
+        return wrap(found(split), reference, known)
     if isinstance(found, Mapping) and not set(found) & {*IMAGES, *LABELS}:
-        return wrap(found[synonym(split, list(found), reference)], reference)
-    return dict(zip(("train", "test"), halves(wrap(found, reference))))[
-        synonym(split, ("train", "test"), reference)
-    ]
+        chosen = synonym(split, list(found), reference)
+        first = chosen == "train" or "train" not in found
+        known = () if first else wrap(found["train"], reference).class_names
+        return wrap(found[chosen], reference, known)
+    parts = dict(zip(("train", "test"), halves(wrap(found, reference))))
+    return parts[synonym(split, tuple(parts), reference)]
 
 
-def wrap(source: Any, name: str = "the data") -> Split:
+def wrap(source: Any, name: str = "the data", known: tuple[str, ...] = ()) -> Split:
     """Data as a split.
 
     Args:
@@ -54,6 +57,7 @@ def wrap(source: Any, name: str = "the data") -> Split:
             and "label". An image is uint8 (H, W), (H, W, 1) or (H, W, 3), a PIL image, the path or
             the bytes of a file. A label is an integer from 0, or the name of a class.
         name: for messages.
+        known: the classes of the training data, for data to evaluate on; by default its own.
 
     Returns:
         A split. Images of one size that fit into a quarter of a GiB are read at once; others when
@@ -80,9 +84,9 @@ def wrap(source: Any, name: str = "the data") -> Split:
     if isinstance(first, np.ndarray) and math.prod(first.shape) * len(source) <= IN_MEMORY:
         examples = [(pixels(source[i], name), label(source[i], name)) for i in range(len(source))]
         if all(isinstance(x, np.ndarray) and x.shape == first.shape for x, _ in examples):
-            numbers, names = classes([y for _, y in examples], source, name)
+            numbers, names = classes([y for _, y in examples], source, name, known)
             return Arrays(np.stack([x for x, _ in examples]), numbers, names)
-    return Objects(source, name)
+    return Objects(source, name, known)
 
 
 def halves(split: Split) -> tuple[Split, Split]:
@@ -102,10 +106,10 @@ class Objects(Split):
 
     labels_at_hand = True
 
-    def __init__(self, source: Any, name: str):
+    def __init__(self, source: Any, name: str, known: tuple[str, ...] = ()):
         super().__init__()
         self._source, self._name = source, name
-        self._labels, self.class_names = classes(labels_of(source, name), source, name)
+        self._labels, self.class_names = classes(labels_of(source, name), source, name, known)
         some = [pixels(source[i], name) for i in range(min(16, len(source)))]
         shapes = {x.shape for x in some if isinstance(x, np.ndarray)}
         files = any(isinstance(x, bytes) for x in some)
@@ -213,19 +217,24 @@ def labels_of(source: Any, name: str) -> list[int | str]:
 
 
 def classes(
-    given: Sequence[int | str], source: Any, name: str
+    given: Sequence[int | str], source: Any, name: str, known: tuple[str, ...]
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(labels (N,) int32, names of the classes)."""
+    """(labels (N,) int32, names of the classes); the names are `known` where these are given."""
     texts = {value for value in given if isinstance(value, str)}
     if texts and len(texts) < len(set(given)):
         raise DataError(f"{name}: some labels are numbers, and some are names: {min(texts)!r}")
+    own = tuple(sorted(texts)) or names_of(source)
+    if known and own and not set(own) <= set(known):
+        raise DataError(f"{name} has the class {min(set(own) - set(known))!r}, training has not")
     if texts:
-        known = tuple(sorted(texts))
-        places = {text: place for place, text in enumerate(known)}
-        return np.array([places[str(value)] for value in given], np.int32), known
-    known = names_of(source)
-    check_labels(name, "the label", np.array(given, np.int64), known or None)
-    return np.array(given, np.int32), known or numbers(name, [np.array(given)])
+        names = known or own
+        places = {text: place for place, text in enumerate(names)}
+        return np.array([places[str(value)] for value in given], np.int32), names
+    if known and own and own != known:
+        raise DataError(f"{name} has the classes {own}, training has {known}")
+    names = known or own
+    check_labels(name, "an example", np.array(given, np.int64), names or None)
+    return np.array(given, np.int32), names or numbers(name, [np.array(given)])
 
 
 def names_of(source: Any) -> tuple[str, ...]:
