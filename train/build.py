@@ -161,6 +161,25 @@ def build_loss(
     return partial(losses.objective, **dataclasses.asdict(chosen) | {"class_weights": weights})
 
 
+def check_loss(
+    loss: Callable, model: nn.Module, shapes: state.TrainState, image_shape: tuple[int, int, int]
+) -> None:
+    """Traces a loss of the user's own on two images. UserError: it fails, or makes no numbers."""
+    variables = {"params": shapes.params, "batch_stats": shapes.batch_stats}
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+    labels = jax.ShapeDtypeStruct((2,), jnp.int32)
+    outputs = jax.eval_shape(partial(model.apply, train=False), variables, images)
+    try:
+        _, parts = jax.eval_shape(loss, outputs, labels)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"the loss fails: {type(error).__name__}: {error}") from error
+    for name, part in parts.items():
+        if part.shape:
+            raise UserError(f"the loss's {name} has the shape {part.shape}; it must be a number")
+
+
 def weights_of_classes(config: Config, split: data.Split, outputs: int) -> tuple[float, ...]:
     """`loss.class_weights` as numbers, one for each output of the network; () for none.
 
@@ -322,14 +341,21 @@ class Task:
                 f"parallel.accumulate={parts} does not divide the {share} examples of each device"
             )
         source = config.data
-        self.train_split = split or given.train or data.load(source.source, source.train_split)
-        self.eval_split = split or given.evaluation or data.load(source.source, source.eval_split)
+        learnt, asked = given.train or split, given.evaluation or split
+        self.train_split = learnt or data.load(source.source, source.train_split)
+        self.eval_split = asked or data.load(source.source, source.eval_split)
         self.class_names = self.train_split.class_names
         self.steps = count_steps(config, len(self.train_split))
         self.model = build_model(config, len(self.class_names), given.model)
         check_best(config.checkpoint.best, self.model.num_classes)
         data.check(self.train_split, config.data)
         self.image_shape = data.image_shape(self.train_split, config.data)
+        asked_shape = data.image_shape(self.eval_split, config.data)
+        if asked_shape != self.image_shape:
+            raise UserError(
+                f"images to learn from are {self.image_shape}, those of the evaluation "
+                f"{asked_shape}; data.size and data.channels make them alike"
+            )
         rules = rate_rules(config, self.model, self.image_shape)
         self.schedule: optax.Schedule | None = None
         if given.tx:
@@ -361,6 +387,12 @@ class Task:
             shapes = jax.eval_shape(self._create, self._init_key)
         except ValueError as error:  # images that the model's geometry does not allow
             raise UserError(str(error)) from None
+        except Exception as error:
+            if own.is_ours(self.model) or isinstance(error, UserError):
+                raise
+            raise UserError(f"the network fails: {type(error).__name__}: {error}") from error
+        if own.is_own(config.loss.name):
+            check_loss(self.loss, self.model, shapes, self.image_shape)
         if keeps_statistics(config) and shapes.batch_stats and not hasattr(self.model, "bn_frozen"):
             raise UserError(
                 "freezing BatchNorm needs a field bn_frozen of the network; "

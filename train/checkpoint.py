@@ -294,7 +294,9 @@ class Checkpoints:
 
 def goodness(metrics: dict[str, float], *, name: str) -> float:
     """How good an evaluation is by one of its numbers: higher is better."""
-    value = metrics.get(name, -math.inf)
+    value = metrics.get(name, math.nan)
+    if math.isnan(value):
+        return -math.inf
     return -value if name == "loss" else value
 
 

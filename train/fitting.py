@@ -37,7 +37,8 @@ def fit(
         config: the rest, for example `Config(epochs=10)`.
         workdir: the run folder; made if it is missing.
         model: a Flax network. It maps images (N, H, W, C) to logits (N, K) or `cnnjax.Outputs`, and
-            may take `train`. K is at least the number of classes.
+            may take `train`. K is the number of classes, or more where it has a field
+            `num_classes` that says so.
         loss: (outputs, labels) -> loss, or (loss, dict of further numbers for the log). `outputs`
             are `cnnjax.Outputs`; labels (n,) are integers, or (n, K) shares where they are mixed.
         train: data to learn from: (images, labels) as arrays, or anything with `__len__` and
@@ -60,6 +61,8 @@ def fit(
         raise UserError("fit: evaluation needs train, too")
     if model is not None and not isinstance(model, nn.Module):
         raise UserError(f"fit: model must be a network, such as Net(10), got {model!r}")
+    if loss is not None and not callable(loss):
+        raise UserError(f"fit: loss must be a function; name one of ours in the config: {loss!r}")
     if tx is not None and not isinstance(tx, optax.GradientTransformation):
         raise UserError(f"fit: tx must be an optimizer, such as optax.adam(1e-3), got {tx!r}")
     config = dataclasses.replace(
@@ -72,6 +75,7 @@ def fit(
     given = Given(model=model, loss=loss, tx=tx)
     if model is not None:
         config.model.name, config.model.options = own.describe(model)
+        config.model.num_classes = getattr(model, "num_classes", 0)
         dtype = jnp.dtype(getattr(model, "dtype", None) or jnp.float32).name
         config.model.dtype = dtype if dtype in DTYPES else "float32"
     if loss is not None:

@@ -156,8 +156,9 @@ class Training:
         self.state: TrainState = restored[0] if restored else task.fresh_state()
         self.start = int(self.state.step)
         self.result: dict[str, float] = meta.get("result", {})
-        self.best: float | None = meta.get("best")  # `goodness` of the best evaluation so far
-        self.stale: int = meta.get("stale", 0)  # evaluations since then
+        known = meta if meta.get("of", "top1") == config_.checkpoint.best else {}
+        self.best: float | None = known.get("best")  # `goodness` of the best evaluation so far
+        self.stale: int = known.get("stale", 0)  # evaluations since then
         self.meters = Meters(
             config_.data.batch_size,
             task.spread.steps_ahead,
@@ -199,7 +200,10 @@ class Training:
     def train(self) -> dict[str, Any]:
         """The loop: from the state's step to the last one."""
         task, meters, steps, every = self.task, self.meters, self.task.steps, self.config.log
-        number = steps = self.start if self.is_enough() else steps
+        if self.is_enough():
+            steps = self.start
+            self.mark_end(steps)
+        number = steps
         self.announce(steps)
         batches = task.batches(self.start, self.attempt)
         step: Callable | None = None
@@ -372,6 +376,9 @@ class Training:
             f"the last {self.stale} evaluations brought no better {best}: the run ends at step "
             f"{number} of {self.task.steps} (stop_after={self.config.stop_after})"
         )
+        self.mark_end(number)
+
+    def mark_end(self, number: int) -> None:
         if self.first_process:
             run.end(self.folder, number)
 
@@ -382,6 +389,7 @@ class Training:
             meta = {
                 "window": self.meters.window.sums,
                 "result": self.result,
+                "of": self.config.checkpoint.best,
                 "best": self.best,
                 "stale": self.stale,
                 "attempt": self.attempt,

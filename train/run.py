@@ -48,6 +48,14 @@ def end(folder: epath.Path, step: int) -> None:
         files.write(folder / ENDED, json.dumps({"step": step}))
 
 
+def ended_at(folder: epath.Path) -> int | None:
+    """The step at which a run ended early; None where it did not."""
+    try:
+        return int(json.loads(files.read(folder / ENDED))["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def keep_evaluation(folder: epath.Path, split: data.Split) -> None:
     """Writes a split in memory into the run folder."""
     if not isinstance(split, data.Arrays):
@@ -148,10 +156,7 @@ class Run:
     @property
     def last_step(self) -> int:
         """The step that the run ends with."""
-        if (self.folder / ENDED).exists():
-            with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
-                return int(json.loads(files.read(self.folder / ENDED))["step"])
-        known = self._values.get("steps")
+        known = ended_at(self.folder) or self._values.get("steps")
         if known:
             return known
         split = data.load(self.config.data.source, self.config.data.train_split)

@@ -110,7 +110,7 @@ class Trackers:
     def __init__(self, names: tuple[str, ...], where: Where):
         """Raises UserError where the package of one is missing."""
         self._open: dict[str, Tracker] = {}
-        for name in names:
+        for name in dict.fromkeys(names):
             try:
                 self._open[name] = TRACKERS[name](where)
             except ImportError:

@@ -369,9 +369,12 @@ def test_a_table_with_splits(tmp_path):
 
 
 def test_a_table_of_numbers_without_splits(tmp_path):
-    rows = "".join(f"{name}.png,{label}\n" for name, label in zip("abcde", (10, 2, 2, 10, 2)))
+    rows = "".join(
+        f"{tmp_path}/{name}.png, {label}\n" for name, label in zip("abcde", (10, 2, 2, 10, 2))
+    )
     source = write_table(tmp_path, "file,class\n" + rows)
     train, test = (data.load(source, split) for split in ("train", "test"))
+    assert data.read(train, np.arange(1), Data(size=8, channels=1)).shape == (1, 8, 8, 1)
     assert train.class_names == ("2", "10") and len(train) == 3 and sorted(test.labels) == [0, 1]
 
 
@@ -381,6 +384,7 @@ def test_a_table_of_numbers_without_splits(tmp_path):
         ("", "needs a column path"),
         ("path\na.png\n", "needs a column label; its first line has path"),
         ("path,label\n", "has no rows"),
+        ("path,label,Label\na.png,cat,dog\n", "has the column label twice"),
         ("path,label\na.png,\n", "row 2 of .* has no label"),
         ("path,label,split\na.png,cat\n", "row 2 of .* has no split"),
         ("path,label,split\na.png,cat,train\n", "has no split 'valid'"),

@@ -18,8 +18,9 @@ from PIL import Image
 import train
 from cnnjax import Outputs, create_model
 from tests.helpers import ROOT, assert_trees_close
-from train import build, data, own, predict, recipe
+from train import build, data, metrics, own, predict, recipe
 from train.__main__ import main
+from train.checkpoint import goodness
 from train.config import Checkpoint, Config, Data, Log, Loss, Model, Optim, Transform
 from train.data.sources.objects import wrap
 from train.errors import DataError, UserError
@@ -131,7 +132,7 @@ def test_the_same_call_resumes(finished, tmp_path):
             path.rename(part / f"gone-{step}")
     assert train.fit(config(), part, **things)["step"] == 18
     assert_trees_close(Run(str(part)).restore()[1], Run(str(workdir)).restore()[1])
-    changed = things | {"train": Squares(side=16)}
+    changed = things | {"train": Squares(45)}
     with pytest.raises(UserError, match=r"another config|data has changed"):
         train.fit(config(), part, **changed)
 
@@ -296,14 +297,74 @@ def test_labels_of_the_evaluation_are_those_of_training():
         ({"model": nn.Sequential([nn.Dense(2)])}, "it must be"),
         ({"tx": optax.adam}, "tx must be an optimizer"),
         ({"loss": lambda outputs, _: outputs.logits[:, 0]}, "must be one number"),
+        ({"loss": lambda outputs, _: (0.0, {"each": outputs.logits[:, 0]})}, "must be a number"),
+        ({"loss": lambda outputs, _: outputs.nothing}, "the loss fails: AttributeError"),
+        ({"loss": "focal"}, "loss must be a function"),
+        ({"model": Net(2, width="four")}, "the network fails"),
+        ({"evaluation": Squares(12, side=16)}, "data.size and data.channels make them alike"),
+        ({"train": [Squares()[1], Squares()[2]]}, "cannot be held out"),
+        ({"train": [(np.zeros((8, 8), np.uint8), 0), None]}, "an example must be"),
     ],
 )
 def test_wrong_objects(wrong, sentence, tmp_path):
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises((UserError, DataError), match=sentence):
         train.fit(config(), tmp_path / "run", **{"model": Net(2), "train": Squares()} | wrong)
 
 
+def test_columns_pairs_and_examples_that_are_drawn():
+    image = np.zeros((8, 8), np.uint8)
+    assert wrap({"images": [image, image], "labels": [0, 1]}).labels.tolist() == [0, 1]
+    assert len(wrap(((image, 0), (image, 1)))) == 2  # two examples, not images and labels
+
+    class Drawn(list):
+        def __getitem__(self, _):
+            label = int(random.integers(2))
+            return np.full((8, 8), label, np.uint8), label
+
+    random = np.random.default_rng(0)
+    drawn = wrap(Drawn(range(50)))
+    assert np.array_equal(drawn.images[:, 0, 0, 0], drawn.labels) and 0 < drawn.labels.mean() < 1
+
+    class Failing(list):
+        def __getitem__(self, _):
+            raise KeyError("gone")
+
+    with pytest.raises(DataError, match="example 0 cannot be read: KeyError: 'gone'"):
+        wrap(Failing(range(3)))
+
+
+def test_more_outputs_than_classes_are_remembered(tmp_path):
+    train.fit(config(epochs=1), tmp_path, model=Net(4), train=Squares())
+    assert Run(str(tmp_path)).restore()[1]["params"]["head"]["bias"].shape == (4,)
+
+
 # Losses, numbers, the end of a run
+
+
+def test_numbers_of_an_evaluation_are_those_of_scikit_learn():
+    """Also where the network is so sure that probabilities are 1 in float32."""
+    from sklearn import metrics as peer
+
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 400)
+    logits = 30 * (random.normal(size=(400, 3)) + np.eye(3)[labels]).astype(np.float32)
+    logits[-1] = np.nan  # an answer that is never right, and has no rank
+    batch = metrics.sums(jnp.array(logits), jnp.array(labels), jnp.ones(400, bool))
+    found = metrics.finalize([batch], 3)
+    answers = logits.argmax(-1)
+    answers[-1] = (labels[-1] + 1) % 3
+    assert found["recall"] == pytest.approx(peer.recall_score(labels, answers, average="macro"))
+    rest = np.delete(logits, -1, 0).astype(np.float64)
+    others = [np.log(np.exp(np.delete(rest, k, 1) - 400).sum(1)) + 400 for k in range(3)]
+    odds = rest - np.stack(others, 1)
+    areas = [peer.roc_auc_score(labels[:-1] == k, odds[:, k]) for k in range(3)]
+    assert found["auc"] == pytest.approx(np.mean(areas), abs=2e-3)
+
+
+def test_a_loss_that_is_no_number_is_never_the_best():
+    values = [{"loss": loss} for loss in (float("nan"), 1.0, 0.5)]
+    assert max(values, key=lambda row: goodness(row, name="loss")) == values[2]
+    assert goodness(values[0], name="loss") == -np.inf
 
 
 def test_losses_on_hand_computed_values():

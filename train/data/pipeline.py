@@ -143,7 +143,7 @@ def eval_batches(
 
 def read(split: Split, indices: np.ndarray, config: Data) -> np.ndarray:
     """The images of some examples after the evaluation transform, uint8 (n, H, W, C)."""
-    shape = image_shape(split, config)
+    split, shape = in_channels(split, config), image_shape(split, config)
     return next(in_threads(split, config, shape, [indices], len(indices)))["image"]
 
 

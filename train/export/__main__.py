@@ -23,11 +23,12 @@ import sys
 from pathlib import Path
 
 from cnnjax.weights.export import WRITERS
-from train import cli, errors
+from train import cli, data, errors
 from train.errors import CheckpointError, UserError
 from train.export.files import write_published, write_safetensors
 from train.export.programs import PROGRAMS, typical_images, write_program
 from train.options import TRANSFORM, add_weights, one_classifier
+from train.own import HANDED
 from train.run import Run
 
 FILES = ("safetensors", *WRITERS)
@@ -81,7 +82,7 @@ def main(argv: list[str] | None = None) -> dict:
             return write_published(args.out, args.format, classifier)
         images = None
         if args.format == "tflite_int8":
-            images = typical_images(classifier, *typical(args))
+            images = typical_images(classifier, typical(args))
         return write_program(
             args.out, args.format, classifier, not args.without_preprocessing, images
         )
@@ -89,14 +90,15 @@ def main(argv: list[str] | None = None) -> dict:
         raise CheckpointError(f"--out={args.out}: {error.strerror or error}") from None
 
 
-def typical(args: argparse.Namespace) -> tuple[str, str]:
-    """(source, split) of the images that show the ranges of values for 8 bits."""
+def typical(args: argparse.Namespace) -> data.Split:
+    """The images that show the ranges of values for 8 bits: the run's own, or those of --data."""
     if args.data:
-        return args.data, "train"
+        return data.load(args.data, "train")
     if not args.workdir:
         raise UserError("--format=tflite_int8 needs --data=SOURCE: folder:DIR, npz:FILE, …")
-    images = Run(args.workdir[0]).config.data
-    return images.source, images.train_split
+    run = Run(args.workdir[0])
+    own = run.config.data.source == HANDED  # of which the images of the evaluation are kept
+    return run.load_split("" if own else run.config.data.train_split)
 
 
 if __name__ == "__main__":

@@ -144,11 +144,10 @@ def make_savedmodel(path: Path, classifier: Classifier, preprocessing: bool) -> 
     tf.saved_model.save(module, str(path), signatures=module.answer)
 
 
-def typical_images(classifier: Classifier, source: str, split: str) -> np.ndarray:
-    """Up to 200 images (M, H, W, C) uint8 of a source, as the network is given them."""
-    found = data.load(source, split)
-    chosen = np.random.RandomState(0).permutation(len(found))[:MOST_SHOWN]
-    return data.read(found, np.sort(chosen), classifier.data)
+def typical_images(classifier: Classifier, split: data.Split) -> np.ndarray:
+    """Up to 200 images (M, H, W, C) uint8 of a split, as the network is given them."""
+    chosen = np.random.RandomState(0).permutation(len(split))[:MOST_SHOWN]
+    return data.read(split, np.sort(chosen), classifier.data)
 
 
 def make_tflite(

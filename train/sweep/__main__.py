@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> dict:
     add("--config", default="", help="a recipe, as in python -m train; --config.KEY=VALUE for all")
     add("--workdir", required=True, help="the folder of the run folders, sweep.json and sweep.md")
     add("--seeds", type=cli.whole("--seeds", 1, 1000), default=1, help="runs of each setting")
-    add("--metric", default="top1", help="of the last evaluation: top1, top5, loss")
+    add("--metric", default="top1", help="of the last evaluation: top1, loss, f1, …")
     parser.epilog = (
         "--grid.KEY=A,B: the values of an option; several grids are crossed. "
         "--grid.recipe=A,B: of the recipe's argument"

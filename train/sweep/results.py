@@ -9,6 +9,7 @@ import numpy as np
 from cnnjax.spelling import nearest
 from train import files, logs, seeds
 from train.errors import UserError
+from train.run import ended_at
 from train.sweep.grid import Run
 
 
@@ -17,7 +18,7 @@ def result(run: Run) -> dict[str, float] | None:
     path = run.folder / "config.json"
     if not path.exists():
         return None
-    last = json.loads(files.read(path)).get("steps")
+    last = ended_at(run.folder) or json.loads(files.read(path)).get("steps")
     rows = logs.read(run.folder)
     split = run.config.data.eval_split
     found = [row for row in rows if (row["step"], row["split"]) == (last, split)]

@@ -80,7 +80,7 @@ class Files(Split):
         return files.read(os.fsdecode(payload))
 
     def name(self, index: int | str) -> str:
-        return f"{self.root}/{self.paths[int(index)]}"
+        return os.path.join(self.root, self.paths[int(index)])  # paths of a table may be absolute
 
 
 def folder(path: str, split: str) -> Files:

@@ -3,10 +3,11 @@
 A torch or Hugging Face data set, a grain source, a pandas table of paths, two arrays.
 """
 
+import contextlib
 import io
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,13 +38,15 @@ def named(reference: str, split: str) -> Split:
     """
     found = load(reference, "data.source")
     if isinstance(found, type) or (callable(found) and not hasattr(found, "__getitem__")):
-        known = () if split == "train" else wrap(found("train"), reference).class_names
-        return wrap(found(split), reference, known)
+        with failure_named(f"data.source={reference}"):
+            chosen, learnt = found(split), None if split == "train" else found("train")
+        known = wrap(learnt, reference).class_names if learnt is not None else ()
+        return wrap(chosen, reference, known)
     if isinstance(found, Mapping) and not set(found) & {*IMAGES, *LABELS}:
-        chosen = synonym(split, list(found), reference)
-        first = chosen == "train" or "train" not in found
+        name = synonym(split, list(found), reference)
+        first = name == "train" or "train" not in found
         known = () if first else wrap(found["train"], reference).class_names
-        return wrap(found[chosen], reference, known)
+        return wrap(found[name], reference, known)
     parts = dict(zip(("train", "test"), halves(wrap(found, reference))))
     return parts[synonym(split, tuple(parts), reference)]
 
@@ -68,8 +71,10 @@ def wrap(source: Any, name: str = "the data", known: tuple[str, ...] = ()) -> Sp
     """
     if isinstance(source, Split):
         return source
-    if isinstance(source, tuple) and len(source) == 2 and np.ndim(source[1]) == 1:
-        images, labels = (np.asarray(part) for part in source)
+    if isinstance(source, Mapping):
+        source = part(source, IMAGES, 0, name), part(source, LABELS, 1, name)
+    if isinstance(source, tuple) and len(source) == 2 and is_column(source[1]):
+        images, labels = source
         if len(images) != len(labels):
             raise DataError(f"{name} has {len(images)} images and {len(labels)} labels")
         source = list(zip(images, labels))
@@ -80,9 +85,10 @@ def wrap(source: Any, name: str = "the data", known: tuple[str, ...] = ()) -> Sp
         raise DataError(f"{name} is a {kind}, which has no length or gives no example by its index")
     if not len(source):
         raise DataError(f"{name} has no examples")
-    first = pixels(source[0], name)
+    first = pixels(read(source, 0, name), name)
     if isinstance(first, np.ndarray) and math.prod(first.shape) * len(source) <= IN_MEMORY:
-        examples = [(pixels(source[i], name), label(source[i], name)) for i in range(len(source))]
+        each = (read(source, i, name) for i in range(len(source)))
+        examples = [(pixels(example, name), label(example, name)) for example in each]
         if all(isinstance(x, np.ndarray) and x.shape == first.shape for x, _ in examples):
             numbers, names = classes([y for _, y in examples], source, name, known)
             return Arrays(np.stack([x for x, _ in examples]), numbers, names)
@@ -92,6 +98,8 @@ def wrap(source: Any, name: str = "the data", known: tuple[str, ...] = ()) -> Sp
 def halves(split: Split) -> tuple[Split, Split]:
     """Four fifths and a fifth of each class."""
     held = hold_out(split.labels, 0.2)
+    if not held.any():
+        raise DataError("a fifth of each class cannot be held out: each has one image")
     if isinstance(split, Arrays):
         images, labels, names = split.images, split.labels, split.class_names
         return (
@@ -110,7 +118,7 @@ class Objects(Split):
         super().__init__()
         self._source, self._name = source, name
         self._labels, self.class_names = classes(labels_of(source, name), source, name, known)
-        some = [pixels(source[i], name) for i in range(min(16, len(source)))]
+        some = [pixels(read(source, i, name), name) for i in range(min(16, len(source)))]
         shapes = {x.shape for x in some if isinstance(x, np.ndarray)}
         files = any(isinstance(x, bytes) for x in some)
         channels = 3 if files else max(shape[2] for shape in shapes)
@@ -128,7 +136,7 @@ class Objects(Split):
     def fetch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         payloads = np.empty(len(indices), object)
         for row, index in enumerate(indices):
-            payloads[row] = as_file(pixels(self._source[int(index)], self._name))
+            payloads[row] = as_file(pixels(read(self._source, int(index), self._name), self._name))
         return payloads, self._labels[indices]
 
 
@@ -151,6 +159,31 @@ class Part(Split):
 
     def fetch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self._whole.fetch(self._places[indices])
+
+
+def is_column(values: Any) -> bool:
+    """Whether these are labels, one an example, and not an example."""
+    try:
+        return np.ndim(values) == 1 and not isinstance(values, str | bytes)
+    except ValueError:  # an image and its label
+        return False
+
+
+def read(source: Any, index: int, name: str) -> Any:
+    """An example. DataError: the data's own code fails."""
+    with failure_named(f"{name}: example {index}"):
+        return source[index]
+
+
+@contextlib.contextmanager
+def failure_named(what: str) -> Iterator[None]:
+    """Errors of the user's own code as a sentence."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{what} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def part(example: Any, keys: Sequence[str], place: int, name: str) -> Any:
@@ -187,7 +220,7 @@ def pixels(example: Any, name: str) -> np.ndarray | bytes:
             f"{name}: an image of shape {shape} looks like (C, H, W), channels first; it must be "
             "(H, W, C)"
         )
-    if len(shape) != 3 or shape[2] not in (1, 3, 4):
+    if len(shape) != 3 or shape[2] not in (1, 3):
         raise DataError(f"{name}: an image must be (H, W), (H, W, 1) or (H, W, 3), got {shape}")
     if array.dtype != np.uint8:
         raise DataError(
@@ -212,7 +245,7 @@ def labels_of(source: Any, name: str) -> list[int | str]:
     """The label of every example; torchvision's `targets` save reading the images."""
     column = getattr(source, "targets", None)
     if column is None or len(column) != len(source):
-        return [label(source[i], name) for i in range(len(source))]
+        return [label(read(source, i, name), name) for i in range(len(source))]
     return [label((None, value), name) for value in column]
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 import numpy as np
 from etils import epath
@@ -37,6 +38,8 @@ def table(path: str, split: str) -> Files:
     reader = csv.DictReader(io.StringIO(text, newline=""))
     columns = [name.strip().lower() for name in reader.fieldnames or ()]
     reader.fieldnames = columns
+    if double := {name for name in columns if columns.count(name) > 1}:
+        raise DataError(f"{path} has the column {min(double)} twice")
     paths, labels = (column(path, columns, names) for names in (PATHS, LABELS))
     needed = [paths, labels, *(["split"] if "split" in columns else [])]
     try:
@@ -47,6 +50,7 @@ def table(path: str, split: str) -> Files:
         raise DataError(f"{path} has no rows")
     for number, row in enumerate(rows, start=2):
         for name in needed:
+            row[name] = (row[name] or "").strip()
             if not row[name]:
                 raise DataError(f"row {number} of {path} has no {name}")
     names = sorted({row[labels] for row in rows}, key=order([row[labels] for row in rows]))
@@ -76,4 +80,5 @@ def column(path: str, columns: list[str], names: tuple[str, ...]) -> str:
 
 def order(labels: list[str]):
     """How class names are sorted: 2 before 10 where all are whole numbers."""
-    return int if all(label.lstrip("-").isdigit() for label in labels) else str
+    numbers = all(re.fullmatch("-?[0-9]+", label) for label in labels)
+    return (lambda label: (int(label), label)) if numbers else str
