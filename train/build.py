@@ -25,7 +25,7 @@ from train.config import Config, Optim, decided_by
 from train.data.fingerprint import fingerprint
 from train.errors import UserError, tell
 from train.parallel import Parallel
-from train.schema import FREEZE, check, class_weights
+from train.schema import FREEZE, check, class_weights, parse_rule
 
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 MOST_STEPS = 2**31  # steps are counted in int32
@@ -178,6 +178,21 @@ def check_loss(
     for name, part in parts.items():
         if part.shape:
             raise UserError(f"the loss's {name} has the shape {part.shape}; it must be a number")
+
+
+def check_schedule_free(config: Config, shapes: state.TrainState) -> None:
+    """Raises UserError where a schedule-free optimizer meets what changes its updates or means."""
+    if optim.find(shapes.opt_state, optax.contrib.ScheduleFreeState) is None:
+        return
+    chosen = config.optim
+    factors = [r for r in chosen.lr_scale if not r.startswith(FREEZE) and parse_rule(r)[1]]
+    for option, is_set in (("ema", chosen.ema), ("lr_scale", factors)):
+        if is_set:
+            raise UserError(
+                f"optim.{option} is not for a schedule-free optimizer, which evaluates its own mean"
+            )
+    if chosen.schedule == "plateau":
+        raise UserError("optim.schedule=plateau is not for a schedule-free optimizer")
 
 
 def weights_of_classes(config: Config, split: data.Split, outputs: int) -> tuple[float, ...]:
@@ -398,6 +413,7 @@ class Task:
                 "freezing BatchNorm needs a field bn_frozen of the network; "
                 f"{config.model.name} has none"
             )
+        check_schedule_free(config, shapes)
         self.abstract_state = self.spread.abstract(shapes)
         self.keeps_products = keeps_products(config, self.model, one_cpu=self.spread.one_cpu)
         self.frozen = frozen_parameters(shapes.params, rules)

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from train import checkpoint, config, logs, pretrained, run
+from train import checkpoint, config, logs, pretrained, run, trackers
 from train.agreement import agree
 from train.build import Given, Task
 from train.config import Config
@@ -69,6 +69,7 @@ def train(
     """
     cache = start(config, recipe)
     cluster.check_devices()
+    trackers.check(config.log.to)
     with contextlib.nullcontext(interrupt) if interrupt else Interrupt() as interrupt:
         quiet = not sys.stderr.isatty() or jax.process_index() > 0
         with waiting(f"reading {config.data.source}", quiet=quiet):
@@ -200,10 +201,8 @@ class Training:
     def train(self) -> dict[str, Any]:
         """The loop: from the state's step to the last one."""
         task, meters, steps, every = self.task, self.meters, self.task.steps, self.config.log
-        if self.is_enough():
-            steps = self.start
-            self.mark_end(steps)
-        number = steps
+        number = steps = self.start if self.is_enough() else steps
+        self.mark_end(steps if self.is_enough() else None)
         self.announce(steps)
         batches = task.batches(self.start, self.attempt)
         step: Callable | None = None
@@ -313,7 +312,8 @@ class Training:
     def log(self, number: int) -> None:
         means, speed = self.meters.row()
         epoch = number * self.config.epochs / self.task.steps
-        if "loss" not in means:  # float16's range was exceeded by all of few steps
+        if "loss" not in means:  # all of few steps left float16's range
+            self.rows.write(number, "train", {"epoch": epoch} | means)
             return
         lr = self.task.lr(self.state, number)
         rate = {} if lr is None else {"lr": lr}
@@ -378,7 +378,7 @@ class Training:
         )
         self.mark_end(number)
 
-    def mark_end(self, number: int) -> None:
+    def mark_end(self, number: int | None) -> None:
         if self.first_process:
             run.end(self.folder, number)
 

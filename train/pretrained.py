@@ -37,7 +37,7 @@ def adapt_channels(task: Any, published: dict[str, Any]) -> None:
     """Kernels that read colour, for a network that reads grey, and the other way round.
 
     The sum over the channels, or a third of it in each: grey images give what they gave in three
-    equal channels.
+    equal channels, where mean and std of the channels are alike.
     """
     for path, leaf in flatten({"params": task.abstract_state.params}).items():
         given = published.get(path)

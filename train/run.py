@@ -42,10 +42,13 @@ EVALUATION = "evaluation.npz"  # the images that the run is evaluated on, where 
 ENDED = "ended.json"  # the step at which a run ended before its last one
 
 
-def end(folder: epath.Path, step: int) -> None:
-    """Leaves word that a run has ended early."""
+def end(folder: epath.Path, step: int | None) -> None:
+    """Leaves word that a run has ended early; None takes it back."""
     with contextlib.suppress(OSError):
-        files.write(folder / ENDED, json.dumps({"step": step}))
+        if step is None:
+            (folder / ENDED).unlink(missing_ok=True)
+        else:
+            files.write(folder / ENDED, json.dumps({"step": step}))
 
 
 def ended_at(folder: epath.Path) -> int | None:

@@ -4,7 +4,9 @@ A tracker that fails, without a network say, is named and left out; training goe
 """
 
 import contextlib
+import importlib.util
 import os
+import sys
 import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -104,6 +106,19 @@ TRACKERS: dict[str, Callable[[Where], Tracker]] = {
 PACKAGES = {"tensorboard": "tensorboardX"}  # where it has another name
 
 
+def check(names: tuple[str, ...]) -> None:
+    """Raises UserError where the package of a tracker is missing, on every process alike."""
+    for name in names:
+        package = PACKAGES.get(name, name)
+        if package not in sys.modules and importlib.util.find_spec(package) is None:
+            raise missing(name)
+
+
+def missing(name: str) -> UserError:
+    package = PACKAGES.get(name, name)
+    return UserError(f"log.to={name} needs the package {package}: pip install {package}")
+
+
 class Trackers:
     """The trackers of a run by name."""
 
@@ -114,10 +129,7 @@ class Trackers:
             try:
                 self._open[name] = TRACKERS[name](where)
             except ImportError:
-                package = PACKAGES.get(name, name)
-                raise UserError(
-                    f"log.to={name} needs the package {package}: pip install {package}"
-                ) from None
+                raise missing(name) from None
             except Exception as error:
                 self._leave_out(name, error)
 

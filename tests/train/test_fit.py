@@ -209,6 +209,15 @@ def test_optimizers_of_optax(name, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "also", [{"ema": 0.9}, {"lr_scale": ("kernel$=0.5",)}, {"schedule": "plateau"}]
+)
+def test_what_a_schedule_free_optimizer_cannot_have(also, tmp_path):
+    optim = Optim(name="optax.contrib:schedule_free_sgd", **{"schedule": "constant"} | also)
+    with pytest.raises(UserError, match="schedule-free"):
+        train.fit(config(optim=optim), tmp_path / "run", model=Net(2), train=Squares())
+
+
+@pytest.mark.parametrize(
     ("name", "options"), [("vgg16_bn", {"bn_scale": False}), ("inception_v4", {"dropout": 0.5})]
 )
 def test_networks_of_ours_are_remembered_by_name(name, options):
@@ -413,6 +422,22 @@ def test_a_run_ends_when_nothing_gets_better(best, tmp_path):
     assert again["step"] == result["step"] and rows(tmp_path, "test") == evaluated
     kept = Run(str(tmp_path)).restore("best")[0]
     assert [v for v, row in zip(values, evaluated) if row["step"] == kept] == [max(values)]
+
+
+def test_the_best_of_another_number_does_not_count(tmp_path):
+    """Accuracies are above any loss as it counts, so that none would be better."""
+    things = dict(model=Net(2), train=Squares(), evaluation=Squares(12), tx=optax.adam(0.005))
+    chosen = config(epochs=4, stop_after=2)
+    train.fit(chosen, tmp_path, **things)
+    for path in (tmp_path / "checkpoints").iterdir():
+        if path.name.isdigit() and path.name != "4":
+            path.rename(tmp_path / f"gone-{path.name}")
+    assert Run(str(tmp_path)).steps() == [4]
+    chosen.checkpoint.best = "loss"
+    result = train.fit(chosen, tmp_path, **things)
+    losses = [row["loss"] for row in rows(tmp_path, "test")]
+    assert losses == sorted(losses, reverse=True) and len(losses) == 6
+    assert result["step"] == Run(str(tmp_path)).last_step == 24
 
 
 def test_float16_trains_and_shrinks_a_scale_that_is_too_large(tmp_path):

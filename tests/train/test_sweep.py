@@ -12,8 +12,10 @@ from tests.helpers import ROOT
 from train import config as configs
 from train import errors, loop
 from train.errors import DivergedError, Preempted, UserError
+from train.run import end
 from train.sweep import grid, training
 from train.sweep.__main__ import main
+from train.sweep.results import result
 
 LENET = f"--config={ROOT}/configs/lenet_mnist.py"
 
@@ -76,6 +78,16 @@ def test_finished_runs_are_not_run_again(trained, tmp_path):
     (tmp_path / "seed=1/metrics.jsonl").write_text("")  # as if it had been interrupted
     run(tmp_path, rate, "--seeds=3")
     assert trained[3:] == ["seed=1"]
+
+
+def test_a_run_that_ended_early_is_finished(trained, tmp_path):
+    run(tmp_path, "--config.optim.lr=0.1")
+    path = tmp_path / "seed=0/config.json"
+    path.write_text(path.read_text().replace('"steps": 9', '"steps": 90'))
+    assert result(grid.plan(LENET[9:], tmp_path, {}, ["--config.optim.lr=0.1"])[0]) is None
+    end(epath.Path(tmp_path) / "seed=0", 9)
+    again = run(tmp_path, "--config.optim.lr=0.1")
+    assert again["settings"][0]["n"] == 1 and trained == ["seed=0"]
 
 
 def test_a_failed_run_is_named_and_ends_nothing(trained, tmp_path, capsys):
