@@ -428,6 +428,7 @@ def test_the_best_of_another_number_does_not_count(tmp_path):
     """Accuracies are above any loss as it counts, so that none would be better."""
     things = dict(model=Net(2), train=Squares(), evaluation=Squares(12), tx=optax.adam(0.005))
     chosen = config(epochs=4, stop_after=2)
+    chosen.checkpoint.keep = 9
     train.fit(chosen, tmp_path, **things)
     for path in (tmp_path / "checkpoints").iterdir():
         if path.name.isdigit() and path.name != "4":
