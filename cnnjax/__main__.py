@@ -8,6 +8,7 @@ cnnjax import --source=S --model=MODEL FILE OUT.safetensors
 cnnjax recipes                       the recipes that come with the package
 cnnjax train RECIPE --workdir=DIR    as python -m train; so are evaluate, predict, report, export,
                                      data, benchmark, sweep and lineage
+cnnjax completion bash               a script that completes these words (also: zsh)
 
 `python -m cnnjax` is the same command.
 """
@@ -175,6 +176,20 @@ def recipes() -> str:
     return table([(name, line) for name, line in known().items()], numeric=())
 
 
+def complete(shell: str) -> str:
+    """The script that completes the command's words in a shell. ValueError: an unknown shell."""
+    from cnnjax import completion
+
+    names = list(MODELS)
+    words = {"": ["recipes", *names], "models": names, "weights": names}
+    words |= {"import": ["--source", "--model"], "completion": list(completion.SHELLS)}
+    try:
+        from train.recipe import known
+    except ImportError:
+        return completion.script(shell, words, {})
+    return completion.script(shell, words | {"train": list(known())}, COMMANDS)
+
+
 def run(command: str) -> None:
     """Runs a command of the trainer as `python -m` does, with the arguments after its name."""
     sys.argv[:2] = [f"cnnjax {command}"]
@@ -203,13 +218,15 @@ def main() -> int:
     )
     parser.add_argument("--version", action="version", version=f"cnnjax {cnnjax.__version__}")
     parser.add_argument("model", nargs="?", help="a network, or one of the words above")
-    parser.add_argument("of", nargs="?", metavar="MODEL", help="after `models` and `weights`")
+    parser.add_argument("of", nargs="?", metavar="MODEL", help="after `models`, `weights`; a shell")
     args = parser.parse_args()
-    if args.of is not None and args.model not in ("models", "weights"):
+    if args.of is not None and args.model not in ("models", "weights", "completion"):
         parser.error(f"give one model, not two: {args.model} and {args.of}")
     try:
         if args.model == "weights":
             print(published(args.of))
+        elif args.model == "completion":
+            print(complete(args.of or "bash"), end="")
         elif args.model == "recipes":
             print(recipes())
         else:
