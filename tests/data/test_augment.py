@@ -263,6 +263,12 @@ def test_trivialaugment_takes_each_operation_as_often_at_any_strength():
     assert any((applied(change, image, row) != image).any() for row in range(5))
 
 
+def test_images_that_are_all_border_are_not_sharpened():
+    image = photo(2, 50)
+    sharpened = randaugment.operation("sharpness", tf.constant(image), tf.constant(1.0), (2, 50))
+    assert np.array_equal(sharpened, image)
+
+
 def test_flips_of_both_kinds():
     image = photo(40, 50)
     for option, axis in (("flip", 1), ("flip_vertical", 0)):

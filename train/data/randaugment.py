@@ -78,7 +78,7 @@ def operation(name: str, image, strength, size: tuple[int, int]):
     if name == "brightness":
         return _round(blend * x)
     if name == "sharpness":
-        return _sharpen(x, blend)
+        return _sharpen(x, blend) if min(size) >= 3 else image  # else there is only border
     return _move(name, image, strength, size)
 
 

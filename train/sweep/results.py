@@ -9,6 +9,7 @@ import numpy as np
 from cnnjax.spelling import nearest
 from train import files, logs, seeds
 from train.errors import UserError
+from train.progress import FILED
 from train.run import ended_at
 from train.sweep.grid import Run
 
@@ -64,8 +65,8 @@ def summarize(runs: Sequence[Run], metric: str) -> list[dict[str, Any]]:
 
 
 def table(rows: Sequence[dict[str, Any]], metric: str) -> str:
-    """One line a setting, in Markdown. Accuracies are in percent."""
-    share = metric.startswith("top")
+    """One line a setting, in Markdown. Shares, such as accuracies, are in percent."""
+    share = metric in ("top1", "top5", *FILED)
 
     def number(value: float, sign: str = "") -> str:
         return f"{100 * value:{sign}.1f}" if share else f"{value:{sign}.4g}"
