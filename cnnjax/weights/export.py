@@ -18,6 +18,8 @@ from cnnjax.weights.own import write_safetensors
 from cnnjax.weights.publishers import SOURCES
 from cnnjax.weights.read import library
 
+TORCH_FILES = (".pt", ".pth", ".safetensors")
+
 
 def export(path: str | os.PathLike, pretrained: Pretrained, format: str) -> None:
     """Writes a network so that a publisher's own code loads it, every tensor of it.
@@ -27,9 +29,10 @@ def export(path: str | os.PathLike, pretrained: Pretrained, format: str) -> None
 
     Args:
         path: the file. torchvision and timm: ".safetensors", or else torch's own format. keras:
-            ".weights.h5", ".h5" or ".keras". slim: the checkpoint's prefix.
+            ".weights.h5", ".h5" or ".keras". slim: the checkpoint's prefix. facenet: ".pt" or
+            ".safetensors" for the PyTorch port, or else the checkpoint's prefix.
         pretrained: the network.
-        format: "torchvision", "timm", "keras" or "slim".
+        format: "torchvision", "timm", "keras", "slim" or "facenet".
 
     Returns:
         None.
@@ -49,10 +52,12 @@ def export(path: str | os.PathLike, pretrained: Pretrained, format: str) -> None
     """
     path = Path(path)
     publishers = SOURCES[choice("format", format, WRITERS)]
-    publisher = next((s for s in publishers if pretrained.name in s.maps), None)
-    if publisher is None:
+    known = [s for s in publishers if pretrained.name in s.maps]
+    if not known:
         models = ", ".join(dict.fromkeys(model for s in publishers for model in s.maps))
         raise WeightsError(f"{format} has no {pretrained.name}; it has {models}")
+    in_torch = path.suffix in TORCH_FILES  # of facenet's two formats one is torch's
+    publisher = next((s for s in known if ("torch" in s.formats) == in_torch), known[0])
     map = publisher.maps[pretrained.name]
     _require_same_network(pretrained, map, format)
     leaves = {
@@ -130,9 +135,15 @@ def _tensorflow(path: Path, tensors: Tensors, pretrained: Pretrained) -> None:
     )
 
 
+def _facenet(path: Path, tensors: Tensors, pretrained: Pretrained) -> None:
+    """The PyTorch port's file or the TensorFlow checkpoint."""
+    (_torch if path.suffix in TORCH_FILES else _tensorflow)(path, tensors, pretrained)
+
+
 WRITERS: dict[str, Callable[[Path, Tensors, Pretrained], None]] = {
     "torchvision": _torch,
     "timm": _torch,
     "keras": _keras,
     "slim": _tensorflow,
+    "facenet": _facenet,
 }

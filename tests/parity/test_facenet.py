@@ -5,6 +5,7 @@ of its formats are read.
 import numpy as np
 import pytest
 
+from cnnjax import weights
 from tests.parity.peers import compare, load, randomise
 from tests.parity.test_slim import of_timm
 from tests.weights.slim_names import FACENET, biased, normalised, write_checkpoint
@@ -136,9 +137,16 @@ def test_port(tmp_path):
     assert pretrained.model.num_classes == 100
     for size in (160, 139):
         compare("facenet's port", pretrained, network, size, STAGES)
+    weights.export(tmp_path / "out.pt", pretrained, "facenet")
+    second, values = port(identities=100), torch.load(tmp_path / "out.pt", weights_only=True)
+    second.load_state_dict(values, strict=True)
+    for key, value in network.state_dict().items():
+        assert torch.equal(second.state_dict()[key], value), key
 
 
 def test_checkpoint(tmp_path):
+    import tensorflow as tf
+
     network = port(identities=100)
     tensors = of_timm(network, FACENET)
     network.last_bn.weight.data.fill_(1.0)
@@ -159,3 +167,9 @@ def test_checkpoint(tmp_path):
     assert pretrained.origin["top1"] == 99.65
     for size in (160, 139):
         compare("facenet's checkpoint", pretrained, network, size, STAGES)
+    weights.export(tmp_path / "out.ckpt", pretrained, "facenet")
+    written = tf.train.load_checkpoint(str(tmp_path / "out.ckpt"))
+    del tensors["global_step"]
+    assert set(written.get_variable_to_shape_map()) == set(tensors)
+    for name, value in tensors.items():
+        np.testing.assert_array_equal(written.get_tensor(name), value)

@@ -8,7 +8,7 @@ python -m train.export --workdir=runs/v3 --format=torchvision --out=inception_v3
 python -m train.export --pretrained=keras/vgg16 --format=onnx --out=vgg.onnx
 python -m train.export --workdir=runs/lenet --format=tflite_int8 --out=lenet.tflite
 
-torchvision, timm, keras and slim are files of values that the publishers' own code loads.
+torchvision, timm, keras, slim and facenet are files of values that the publishers' own code loads.
 
 StableHLO, ONNX, SavedModel and TFLite are programs: uint8 images (N, H, W, C) of any number N to
 probabilities, values included. They run without this project, in jax, ONNX runtimes, TensorFlow:

@@ -56,8 +56,8 @@ def write_published(path: str, format: str, classifier: Classifier) -> dict[str,
     """Writes a network so that a publisher's own code loads it, and reads it back.
 
     Args:
-        path: the file; for slim the checkpoint's prefix.
-        format: "torchvision", "timm", "keras" or "slim".
+        path: the file; for slim and facenet the checkpoint's prefix.
+        format: "torchvision", "timm", "keras", "slim" or "facenet".
         classifier: the network.
 
     Returns:
