@@ -23,8 +23,9 @@ demo: $(VENV)/.ready ## train LeNet-5 on real digits, evaluate the checkpoint, w
 	$(PY) -m train.report --workdir=runs/demo
 	$(PY) -m train.evaluate --workdir=runs/demo
 
+# Most of the tests' time is XLA's optimisations. The comparisons of `make parity` keep them.
 test: $(VENV)/.tpu ## run the tests, except parity and slow
-	$(PY) -m pytest -n 2 --dist worksteal -m "not slow and not parity" tests
+	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PY) -m pytest -n 2 --dist worksteal -m "not slow and not parity" tests
 
 check: $(VENV)/.ready ## check lint, format and types
 	$(PY) -m ruff check .
