@@ -222,9 +222,10 @@ def test_rollback_goes_back_and_on_in_another_order(tmp_path, monkeypatch, whole
     )
     rows, undisturbed = numbers(tmp_path / "run"), numbers(whole)
     assert [row["step"] for row in rows] == [row["step"] for row in undisturbed]
-    assert (
-        rows[0] == undisturbed[0] and rows[1] != undisturbed[1]
-    )  # step 5, and step 10 after checkpoint 7
+    # Step 5, and step 10 after checkpoint 7. A program with another on_nan may round otherwise.
+    first, second = ((a["loss"], b["loss"]) for a, b in zip(rows[:2], undisturbed))
+    assert first[0] == pytest.approx(first[1], rel=1e-6)
+    assert second[0] != pytest.approx(second[1], rel=1e-5)
 
     # What comes later remembers the order.
     at_step(monkeypatch, 20, lambda: os.kill(os.getpid(), signal.SIGTERM))
