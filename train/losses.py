@@ -25,7 +25,8 @@ def cross_entropy(
 
     Args:
         logits: (N, K).
-        labels: (N,) integers, or (N, K) where they are mixed or an image has several.
+        labels: (N,) integers, or (N, K) where they are mixed or an image has several; the latter
+            take "binary" or "focal".
         label_smoothing: e.
         name: "cross_entropy"; "binary", a yes or no for each class, summed over the classes;
             "focal", binary with a factor (1 - p)^gamma, where p is the probability of the right
