@@ -38,7 +38,8 @@ def cross_entropy(
     >>> f"{cross_entropy(jnp.zeros((2, 4)), jnp.array([0, 3])):.4f}"
     '1.3863'
     """
-    soft = labels if labels.ndim == 2 else jax.nn.one_hot(labels, logits.shape[-1])
+    several = labels.ndim == 2
+    soft = labels.astype(jnp.float32) if several else jax.nn.one_hot(labels, logits.shape[-1])
     targets = optax.smooth_labels(soft, label_smoothing)
     if name == "cross_entropy":
         losses = optax.softmax_cross_entropy(logits, targets)

@@ -237,17 +237,15 @@ def sentence(result: dict[str, Any], folder: epath.Path | None) -> str:
     """What a result says to people: accuracy, the weakest class, the report if there is one."""
     multi_label = result.get("multi_label", False)
     told = accuracy(result, result["split"], multi_label=multi_label)
-    name = "average_precision" if multi_label else "top1"
+    name, mean = ("average_precision", "map") if multi_label else ("top1", "top1")
     classes = [row for row in result["classes"] if row["examples"] and row[name] is not None]
     if len(classes) > 1:
         weakest = min(classes, key=lambda row: row[name])
-        line = f"\nweakest class: {cli.printable(weakest['name'])}, "
-        if multi_label:
-            told += f"{line}average precision {weakest[name]:.3f}"
-        elif weakest["top1"] < result["top1"]:
-            told += (
-                f"{line}{weakest['right']:,} of {weakest['examples']:,} right "
-                f"({weakest['top1']:.0%})"
+        if weakest[name] < result[mean]:
+            told += f"\nweakest class: {cli.printable(weakest['name'])}, " + (
+                f"average precision {weakest[name]:.3f}"
+                if multi_label
+                else f"{weakest['right']:,} of {weakest['examples']:,} right ({weakest[name]:.0%})"
             )
     report = folder and folder.parent / "report.html"
     return f"{told}\nopen {report}" if report and report.exists() else told
