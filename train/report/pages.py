@@ -124,7 +124,7 @@ def headline(evaluation: Evaluation) -> dict[str, str]:
         "step": f"{int(evaluation.classifier.label):,}",
         "classes": f"{len(numbers['classes']):,}",
     }
-    if evaluation.answers.multi_label:
+    if "multi_label" in evaluation.numbers:
         names = {"map": "mean average precision", "auc": "area under the ROC curve"}
         names |= {"f1": "F1", "precision": "precision", "recall": "recall"}
         shown = {told: f"{numbers[name]:.3f}" for name, told in names.items() if name in numbers}
@@ -182,7 +182,7 @@ def training(evaluation: Evaluation) -> str:
 
 def confusion(evaluation: Evaluation) -> str:
     answers, numbers = evaluation.answers, evaluation.numbers
-    if answers.multi_label:
+    if "multi_label" in numbers:
         return ""
     if "confusion" not in numbers:
         return tabular(
@@ -226,7 +226,7 @@ def several_labels(evaluation: Evaluation) -> str:
 
 
 def weakest_classes(evaluation: Evaluation) -> str:
-    if evaluation.answers.multi_label:
+    if "multi_label" in evaluation.numbers:
         return several_labels(evaluation)
     classes = [row for row in evaluation.numbers["classes"] if row["examples"]]
     weakest = sorted(classes, key=lambda row: row["top1"])[:20]
