@@ -23,7 +23,7 @@ from cnnjax.stages import CLASSIFIERS
 from train import data, losses, metrics, mix, optim, own, pretrained, state, step
 from train.config import Config, Optim, decided_by
 from train.data.fingerprint import fingerprint
-from train.errors import UserError, tell
+from train.errors import DataError, UserError, tell
 from train.parallel import Parallel
 from train.schema import FREEZE, check, class_weights, parse_rule
 
@@ -161,13 +161,39 @@ def build_loss(
     return partial(losses.objective, **dataclasses.asdict(chosen) | {"class_weights": weights})
 
 
+def check_labels(config: Config, learnt: data.Split, asked: data.Split, model: nn.Module) -> None:
+    """Raises UserError unless loss and network take the labels, one or several an image."""
+    if learnt.multi_label != asked.multi_label:
+        kinds = ["several labels" if s.multi_label else "one label" for s in (learnt, asked)]
+        raise DataError(
+            f"an image to learn from has {kinds[0]}, one of the evaluation {kinds[1]}: both need "
+            "the same kind"
+        )
+    if not learnt.multi_label:
+        return
+    several, classes = "the data has several labels an image", len(learnt.class_names)
+    if config.loss.name == "cross_entropy":
+        raise UserError(f"{several}, and loss.name=cross_entropy takes one: set loss.name=binary")
+    if config.loss.class_weights:
+        raise UserError(f"{several}, and loss.class_weights takes one: leave it out")
+    if model.num_classes != classes:
+        raise UserError(
+            f"{several}: the network needs as many outputs as classes, {classes}, and has "
+            f"{model.num_classes}"
+        )
+
+
 def check_loss(
-    loss: Callable, model: nn.Module, shapes: state.TrainState, image_shape: tuple[int, int, int]
+    loss: Callable,
+    model: nn.Module,
+    shapes: state.TrainState,
+    image_shape: tuple[int, int, int],
+    label_shape: tuple[int, ...],
 ) -> None:
     """Traces a loss of the user's own on two images. UserError: it fails, or makes no numbers."""
     variables = {"params": shapes.params, "batch_stats": shapes.batch_stats}
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-    labels = jax.ShapeDtypeStruct((2,), jnp.int32)
+    labels = jax.ShapeDtypeStruct((2, *label_shape), jnp.int32)
     outputs = jax.eval_shape(partial(model.apply, train=False), variables, images)
     try:
         _, parts = jax.eval_shape(loss, outputs, labels)
@@ -211,13 +237,17 @@ def weights_of_classes(config: Config, split: data.Split, outputs: int) -> tuple
     return (*weights, *([1.0] * (outputs - classes))) if weights else ()
 
 
-def check_best(name: str, classes: int) -> None:
+def check_best(name: str, classes: int, *, multi_label: bool) -> None:
     """Raises UserError unless an evaluation in training measures this number (`metrics.sums`)."""
+    if name == "map" and not multi_label:
+        raise UserError("checkpoint.best=map is for data with several labels an image")
+    if name == "balanced_accuracy" and multi_label:
+        raise UserError("checkpoint.best=balanced_accuracy is for one label an image; take recall")
     if name == "top5" and classes <= 10:
         raise UserError(f"checkpoint.best=top5 is measured above ten classes; there are {classes}")
-    if name == "auc" and classes > metrics.MOST_RANKED:
+    if name in ("auc", "map") and classes > metrics.MOST_RANKED:
         raise UserError(
-            f"checkpoint.best=auc is measured up to {metrics.MOST_RANKED} classes; "
+            f"checkpoint.best={name} is measured up to {metrics.MOST_RANKED} classes; "
             f"there are {classes}"
         )
 
@@ -362,7 +392,9 @@ class Task:
         self.class_names = self.train_split.class_names
         self.steps = count_steps(config, len(self.train_split))
         self.model = build_model(config, len(self.class_names), given.model)
-        check_best(config.checkpoint.best, self.model.num_classes)
+        check_labels(config, self.train_split, self.eval_split, self.model)
+        best, multi_label = config.checkpoint.best, self.train_split.multi_label
+        check_best(best, self.model.num_classes, multi_label=multi_label)
         data.check(self.train_split, config.data)
         self.image_shape = data.image_shape(self.train_split, config.data)
         asked_shape = data.image_shape(self.eval_split, config.data)
@@ -407,7 +439,8 @@ class Task:
                 raise
             raise UserError(f"the network fails: {type(error).__name__}: {error}") from error
         if own.is_own(config.loss.name):
-            check_loss(self.loss, self.model, shapes, self.image_shape)
+            label_shape = self.train_split.label_shape
+            check_loss(self.loss, self.model, shapes, self.image_shape, label_shape)
         if keeps_statistics(config) and shapes.batch_stats and not hasattr(self.model, "bn_frozen"):
             raise UserError(
                 "freezing BatchNorm needs a field bn_frozen of the network; "
@@ -441,7 +474,8 @@ class Task:
     def about(self) -> dict[str, Any]:
         """JSON; what the data is like, for config.json and to compare processes."""
         splits = {"train": self.train_split, "evaluation": self.eval_split}
-        return {
+        several = {"multi_label": True} if self.train_split.multi_label else {}
+        return several | {
             "class_names": list(self.class_names),
             "image_shape": list(self.image_shape),
             "steps": self.steps,

@@ -20,6 +20,8 @@ from train.data.transforms import STYLES, from_preprocessing
 from train.errors import CheckpointError, DataError, UserError
 from train.run import Run
 
+PROBABILITIES = "probabilities"  # in the origin of weights: "sigmoid" for several labels an image
+
 
 class Classifier(NamedTuple):
     """A network with its variables, its preprocessing and its classes."""
@@ -32,6 +34,15 @@ class Classifier(NamedTuple):
     data: Data  # the images that it was made for: size (0 unless square), transform, source
     image_shape: tuple[int, int, int]  # (H, W, C) that the network reads
     classes: tuple[str, ...] | None  # None: the weights do not say
+    multi_label: bool = False  # several labels an image: each class has a probability of its own
+
+    def probabilities(self, logits: jax.Array) -> jax.Array:
+        """(N, K) of logits: the softmax or, with several labels an image, the sigmoid."""
+        return jax.nn.sigmoid(logits) if self.multi_label else jax.nn.softmax(logits)
+
+    def log_probabilities(self, logits: jax.Array) -> jax.Array:
+        """The logarithms of `probabilities`."""
+        return jax.nn.log_sigmoid(logits) if self.multi_label else jax.nn.log_softmax(logits)
 
 
 def from_run(
@@ -70,6 +81,7 @@ def from_run(
         data=images,
         image_shape=run.image_shape,
         classes=run.class_names,
+        multi_label=run.multi_label,
     )
 
 
@@ -165,6 +177,7 @@ def _ready(
         data=dataclasses.replace(images, size=size, transform=transform or own, channels=channels),
         image_shape=(height, width, channels),
         classes=loaded.class_names,
+        multi_label=loaded.origin.get(PROBABILITIES) == "sigmoid",
     )
 
 
@@ -179,6 +192,7 @@ def to_pretrained(classifier: Classifier) -> Any:
         describe(classifier),
         classifier.classes,
         classifier.name,
+        {PROBABILITIES: "sigmoid"} if classifier.multi_label else {},
         image_shape=classifier.image_shape,
     )
 

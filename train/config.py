@@ -130,7 +130,7 @@ class Parallel:
 class Checkpoint:
     every: int = 1000  # steps between checkpoints; the last step has one
     keep: int = 2  # how many of the latest stay; the best does too
-    best: str = "top1"  # what makes it: top1 | top5 | loss | balanced_accuracy | f1 | auc …
+    best: str = "top1"  # what makes it: top1 | top5 | loss | balanced_accuracy | f1 | auc | map …
 
 
 @dataclass

@@ -71,7 +71,7 @@ def arguments(task: Task) -> tuple[Any, Any, Any]:
     count = task.config.data.batch_size
     batch = {
         "image": jax.ShapeDtypeStruct((count, *task.image_shape), np.uint8),
-        "label": jax.ShapeDtypeStruct((count,), np.int32),
+        "label": jax.ShapeDtypeStruct((count, *task.train_split.label_shape), np.int32),
         "mask": jax.ShapeDtypeStruct((count,), bool),
     }
     if affine.wanted(task.config.data.augment):

@@ -37,4 +37,4 @@ class Evaluator:
             2 * self._spread.steps_ahead,
         )
         images = f"the {len(split)} images of the evaluation split of {self._config.source}"
-        return metrics.finalize(counts, self._classes, images)
+        return metrics.finalize(counts, self._classes, images, multi_label=split.multi_label)

@@ -40,7 +40,8 @@ def fit(
             may take `train`. K is the number of classes, or more where it has a field
             `num_classes` that says so.
         loss: (outputs, labels) -> loss, or (loss, dict of further numbers for the log). `outputs`
-            are `cnnjax.Outputs`; labels (n,) are integers, or (n, K) shares where they are mixed.
+            are `cnnjax.Outputs`; labels (n,) are integers, or (n, K) shares where they are mixed or
+            an image has several.
         train: data to learn from: (images, labels) as arrays, or anything with `__len__` and
             `__getitem__` that gives (image, label); see `train.data.sources.objects.wrap`.
         evaluation: data to evaluate on, likewise; by default a fifth of each class of `train`.

@@ -279,13 +279,12 @@ class Training:
         took = ""
         if self.began is not None:
             took = f", after {duration(time.perf_counter() - self.began)}"
-        common = majority(self.task.eval_split)
+        asked = self.task.eval_split
+        told = accuracy(self.result, self.config.data.eval_split, multi_label=asked.multi_label)
+        common = majority(asked)
         if common and self.result["top1"] < common[1] + 0.005:
             took += f"\nthis is no better than always answering {common[0]!r}"
-        return (
-            f"{accuracy(self.result, self.config.data.eval_split)}{took}\n"
-            f"next: python -m train.report --workdir={self.workdir}"
-        )
+        return f"{told}{took}\nnext: python -m train.report --workdir={self.workdir}"
 
     def compile(self, batch: dict[str, Any]) -> Callable:
         """The step, compiled for the state and the batches of this run."""

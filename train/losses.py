@@ -25,7 +25,8 @@ def cross_entropy(
 
     Args:
         logits: (N, K).
-        labels: (N,) integers, or (N, K) where they are mixed or an image has several.
+        labels: (N,) integers, or (N, K) where they are mixed or an image has several; the latter
+            take "binary" or "focal".
         label_smoothing: e.
         name: "cross_entropy"; "binary", a yes or no for each class, summed over the classes;
             "focal", binary with a factor (1 - p)^gamma, where p is the probability of the right
@@ -37,7 +38,8 @@ def cross_entropy(
     >>> f"{cross_entropy(jnp.zeros((2, 4)), jnp.array([0, 3])):.4f}"
     '1.3863'
     """
-    soft = labels if labels.ndim == 2 else jax.nn.one_hot(labels, logits.shape[-1])
+    several = labels.ndim == 2
+    soft = labels.astype(jnp.float32) if several else jax.nn.one_hot(labels, logits.shape[-1])
     targets = optax.smooth_labels(soft, label_smoothing)
     if name == "cross_entropy":
         losses = optax.softmax_cross_entropy(logits, targets)

@@ -45,8 +45,9 @@ def make_mix(
     mixup: float = 0.0,
     cutmix: float = 0.0,
 ) -> Callable | None:
-    """(images, labels (n,), key, prepare) -> (images, labels (n,) or (n, K)); None if all are off.
+    """(images, labels, key, prepare) -> (images, labels), mixed; None if all are off.
 
+    Labels are (n,), or (n, K) for several an image; mixed, they are always (n, K).
     `noise` is a standard deviation for images in [0, 1], before the division by `std`. With both
     mixup and CutMix, each device tosses a coin at each step.
     """
@@ -62,7 +63,8 @@ def make_mix(
             images = add_noise(images, noise_key, noise / jnp.array(std, images.dtype))
         if not (mixup or cutmix):
             return images, labels
-        soft = jax.nn.one_hot(labels, num_classes)
+        several = labels.ndim == 2
+        soft = labels.astype(float) if several else jax.nn.one_hot(labels, num_classes)
         if mixup and cutmix:
             coin = jax.random.bernoulli(coin_key)
             return jax.lax.cond(

@@ -1,5 +1,8 @@
 """Classifies images: the most probable classes with their probabilities.
 
+With several labels an image, each class has a probability of its own: the --top most probable
+classes are shown, and all of a half or more.
+
 python -m train.predict --workdir=runs/lenet photo.jpg photos/ 'more/*.png'
 python -m train.predict --pretrained=keras/inception_resnet_v2 photo.jpg
 python -m train.predict --weights=inception_v3.h5 --source=keras --model=inception_v3 photo.jpg
@@ -123,7 +126,7 @@ def answers(
     @jax.jit
     def apply(variables, images):
         outputs = classifier.model.apply(variables, classifier.preprocess(images), train=False)
-        return outputs.features if features else jax.nn.softmax(outputs.logits)
+        return outputs.features if features else classifier.probabilities(outputs.logits)
 
     batch, variables = min(batch, len(names)), jax.device_put(classifier.variables)
     images = read(names, classifier)
@@ -231,7 +234,8 @@ def main(argv: list[str] | None = None) -> dict:
                 print(json.dumps({"file": name, "error": answer}), flush=True)
             complain(name, answer)
             continue
-        rows = best(answer, classes, args.top)
+        half = int((answer >= 0.5).sum()) if classifier.multi_label else 0
+        rows = best(answer, classes, max(args.top, half))
         if args.json:
             shown = [{"class": c, "probability": p} for c, p in rows]
             print(json.dumps({"file": name, "top": shown}), flush=True)

@@ -13,7 +13,7 @@ from train.cli import bar
 from train.errors import tell
 
 CLEAR = "\x1b[K"  # the rest of the line
-FIRST = ("loss", "top1", "top5")  # of a row, before all else
+FIRST = ("loss", "top1", "top5", "map")  # of a row, before all else
 # Then what is most worth telling, as far as the terminal is wide.
 FILED = ("balanced_accuracy", "precision", "recall", "f1", "auc")  # in metrics.jsonl alone
 THEN = ("skipped", "bad_images", "examples", "images_per_second", "lr", "epoch", "data_wait")
@@ -204,7 +204,8 @@ def format_value(name: str, value: float, *, label: bool = False) -> str:
         shown = f"{value:.2f}"
     else:
         shown = f"{value:.4g}" if math.isfinite(value) else str(value)
-    names = {"top1": "top-1", "top5": "top-5", "bad_images": "unreadable", "data_wait": "waits"}
+    names = {"top1": "top-1", "top5": "top-5", "map": "mAP"}
+    names |= {"bad_images": "unreadable", "data_wait": "waits"}
     return f"{names.get(name, name)} {shown}" if label else shown
 
 
@@ -215,14 +216,20 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def accuracy(result: dict[str, Any], split: str) -> str:
-    """The sentence that an evaluation comes down to.
+def accuracy(result: dict[str, Any], split: str, *, multi_label: bool = False) -> str:
+    """The sentence that an evaluation comes down to; `multi_label`: of several labels an image.
 
     >>> accuracy({"top1": 0.99, "examples": 1000}, "test")
     '99.0 % of 1,000 test images are right (95 % sure: 98.2 to 99.5 %)'
     """
     from train.evaluate.statistics import wilson
 
+    if multi_label:
+        mean = f"; mean average precision {result['map']:.3f}" if "map" in result else ""
+        return (
+            f"the most probable class of {100 * result['top1']:.1f} % of {result['examples']:,} "
+            f"{split} images is among their labels{mean}"
+        )
     low, high = wilson(round(result["top1"] * result["examples"]), result["examples"])
     return (
         f"{100 * result['top1']:.1f} % of {result['examples']:,} {split} images are right "

@@ -148,6 +148,7 @@ class Run:
         self._values = read_config(path)
         self.config: configs.Config = configs.from_dict(self._values)
         self.class_names = tuple(self._values["class_names"])
+        self.multi_label = bool(self._values.get("multi_label"))  # several labels an image
         self.model: nn.Module = build_model(self.config, len(self.class_names))
 
     @cached_property

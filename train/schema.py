@@ -43,6 +43,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
         "recall",
         "f1",
         "auc",
+        "map",
     ),
     "log.to": ("tensorboard", "wandb", "mlflow", "trackio"),
     "optim.decayed": ("kernels", "biases", "all"),

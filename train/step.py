@@ -66,7 +66,8 @@ def train_step(
 
     Args:
         state: replicated, as the results are.
-        batch: "image" (n, H, W, C) and "label" (n,); with "affine" (n, 6) the images are distorted.
+        batch: "image" (n, H, W, C) and "label" (n,), or (n, K) zeros and ones for several labels an
+            image; with "affine" (n, 6) the images are distorted.
         key: the run's. The step and the device are folded in, so nothing else carries randomness.
         model: a network that returns `cnnjax.Outputs`.
         tx: the optimizer.

@@ -462,7 +462,10 @@ def test_float16_trains_and_shrinks_a_scale_that_is_too_large(tmp_path):
     assert 0 < skipped < 18
 
 
-@pytest.mark.parametrize("title", ["Your own network, loss", "Your own loop in twenty lines"])
+@pytest.mark.parametrize(
+    "title",
+    ["Your own network, loss", "### Several labels an image", "Your own loop in twenty lines"],
+)
 def test_the_examples_of_the_readme_run(title, tmp_path, monkeypatch, capsys):
     text = (ROOT / "train/README.md").read_text().partition(title)[2]
     (tmp_path / "example.py").write_text(text.split("```")[1].removeprefix("python"))

@@ -11,7 +11,12 @@ def counts(split: Split) -> np.ndarray | None:
     """(K,) examples of each class; None where counting would read the whole set."""
     if not split.labels_at_hand:
         return None
-    return np.bincount(split.labels, minlength=len(split.class_names))
+    return of_labels(split.labels, len(split.class_names))
+
+
+def of_labels(labels: np.ndarray, classes: int) -> np.ndarray:
+    """(K,) examples of each class, of labels (N,) or (N, K)."""
+    return labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=classes)
 
 
 def describe(split: Split) -> str:
@@ -32,8 +37,10 @@ def majority(split: Split) -> tuple[str, float] | None:
     of_class = counts(split)
     if of_class is None or len(of_class) < 2:
         return None
-    share = of_class.max() / len(split)
-    return (split.class_names[of_class.argmax()], share) if share > 1.2 / len(of_class) else None
+    share, labels_an_image = of_class.max() / len(split), of_class.sum() / len(split)
+    if share <= 1.2 / len(of_class) * labels_an_image:
+        return None
+    return split.class_names[of_class.argmax()], share
 
 
 def advice(

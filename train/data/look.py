@@ -15,12 +15,13 @@ from cnnjax.images import BadImage, decode
 from train.cli import printable
 from train.config import Config, Data
 from train.data import bad
-from train.data.counts import advice, describe
+from train.data.counts import advice, describe, of_labels
 from train.data.counts import counts as class_counts
 from train.data.pipeline import Batch, read, train_batches
 from train.data.plan import Plan
 from train.data.sources import folder, load
-from train.data.split import Split, Stream
+from train.data.sources.arrays import one_class
+from train.data.split import Split, Stream, in_words
 from train.data.threads import ahead, threads
 from train.errors import DataError
 from train.progress import columns, waiting
@@ -159,7 +160,7 @@ def show(config: Config, out: str, split_name: str = "", images: int = 0) -> dic
             batch = next(train_batches(split, plan, config.data, start=0, stop=1))
         pixels, labels = on_device(batch, config, len(split.class_names)), batch["label"]
         what = "as training reads them" + ("" if stream else f", each {COLUMNS} times")
-    titles = [split.class_names[label] for label in labels]
+    titles = [in_words(label, split.class_names) for label in labels]
     if not evaluated and not stream:  # a row of one example
         titles = [title if place % COLUMNS == 0 else "" for place, title in enumerate(titles)]
     try:
@@ -174,7 +175,7 @@ def choose(split: Split, count: int, seed: int) -> np.ndarray:
     """Examples (count,) at random, in order; in turn from each class where labels are at hand."""
     order = Plan(len(split), len(split), seed).indices(0)
     if class_counts(split) is not None:
-        labels = split.labels[order]
+        labels = one_class(split.labels)[order]
         turn = np.empty(len(order), int)
         for label in np.unique(labels):
             turn[labels == label] = np.arange(np.count_nonzero(labels == label))
@@ -231,7 +232,7 @@ def stats(config: Config, split_name: str = "", limit: int = 10_000) -> dict[str
     others = {config.data.train_split, config.data.eval_split} - {name}
     for line in classes_of(config.data.source, [name, *others]):
         say(line)
-    counts = np.bincount(split.labels, minlength=len(split.class_names))
+    counts = of_labels(split.labels, len(split.class_names))
     sums, squares = np.zeros(1), np.zeros(1)
     pixels = measured = 0
     with tqdm(total=min(limit, len(split)), unit="image", disable=None) as bar:

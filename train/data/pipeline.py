@@ -19,7 +19,7 @@ from train.data.split import Split, Stream
 from train.data.threads import ahead, threads
 from train.data.transforms import make_transform
 
-# image (n, H, W, C) uint8, label (n,) int32, mask (n,) bool;
+# image (n, H, W, C) uint8, label (n,) or (n, K) int32, mask (n,) bool;
 # in training also affine (n, 6) float32, where the device distorts
 Batch = dict[str, np.ndarray]
 
@@ -48,7 +48,8 @@ def train_batches(
 
     Returns:
         One batch a step: {"image": uint8 (n, H, W, C), "label": int32 (n,), "mask": bool (n,)},
-        and "affine": float32 (n, 6) where the device distorts the images.
+        and "affine": float32 (n, 6) where the device distorts the images. With several labels an
+        image, "label" is (n, K) zeros and ones.
 
     Raises:
         UserError: an option is unknown, or does not fit the images.
@@ -120,7 +121,8 @@ def eval_batches(
         limit: the most examples to read.
 
     Returns:
-        Batches {"image": uint8 (n, H, W, C), "label": int32 (n,), "mask": bool (n,)}.
+        Batches {"image": uint8 (n, H, W, C), "label": int32 (n,), "mask": bool (n,)}, with "label"
+        as in `train_batches`.
 
     Raises:
         UserError: an option is unknown, or does not fit the images.
@@ -200,7 +202,7 @@ def in_threads(
         count = len(labels)
         image = np.empty((share, *shape), np.uint8)
         image[count:] = 0
-        label = np.pad(labels, (0, share - count))
+        label = with_zeros(labels, share - count)
         batch: Batch = {"image": image, "label": label, "mask": np.zeros(share, bool)}
         parts = [range(first, min(first + 4, count)) for first in range(0, count, 4)]
         return batch, [pool.submit(fill, batch, rows, payloads, indices) for rows in parts]
@@ -219,6 +221,10 @@ def padded(images: np.ndarray, labels: np.ndarray, share: int) -> Batch:
     """A batch of `share` rows; the rows after the images are black and masked."""
     mask = np.arange(share) < len(labels)
     if missing := share - len(labels):
-        images = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        labels = np.pad(labels, (0, missing))
+        images, labels = with_zeros(images, missing), with_zeros(labels, missing)
     return {"image": images, "label": labels, "mask": mask}
+
+
+def with_zeros(rows: np.ndarray, missing: int) -> np.ndarray:
+    """Rows, and so many of zeros after them."""
+    return np.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1))

@@ -1,6 +1,6 @@
 """One split of a source: its examples, labels and class names."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,8 @@ import numpy as np
 
 class Split:
     """What every source offers. `fetch` runs in one thread and in order, `load` in any thread.
+
+    Labels are (N,) classes or, where an image may have several of them, (N, K) zeros and ones.
 
     Attributes:
         class_names: the classes, in the order of their labels.
@@ -39,8 +41,18 @@ class Split:
 
     @property
     def labels(self) -> np.ndarray:
-        """(N,) int32; for packed records this reads all of them."""
+        """(N,) or (N, K) int32; for packed records this reads all of them."""
         raise NotImplementedError
+
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """Of one example's label: (), or (K,) for several labels an image."""
+        return self.labels.shape[1:] if self.labels_at_hand else ()
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels."""
+        return bool(self.label_shape)
 
     def fetch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(payloads, labels int32) of some examples; a payload is what `load` takes."""
@@ -55,12 +67,19 @@ class Split:
         return f"example {index}"
 
 
+def in_words(label: Any, names: Sequence[str]) -> str:
+    """The classes of an example's label: "cat", or "cat|dog"."""
+    if np.ndim(label) == 0:
+        return names[label]
+    return "|".join(name for name, is_it in zip(names, label) if is_it)
+
+
 class Arrays(Split):
     """Images of one size in memory.
 
     Args:
         images: (N, H, W, C) uint8.
-        labels: (N,) int32, below len(class_names).
+        labels: (N,) int32, below len(class_names), or (N, K) int32 zeros and ones.
         class_names: the classes, in the order of their labels.
     """
 

@@ -101,7 +101,7 @@ class Reader:
         columns = self._parameters(np.zeros(1, np.int64)).shape[1]
         signature = (
             payload,
-            tf.TensorSpec((share,), tf.int32),
+            tf.TensorSpec((share, *split.label_shape), tf.int32),
             tf.TensorSpec((share, columns), tf.float32),
         )
         options = tf.data.Options()

@@ -27,22 +27,27 @@ from train.data.shape import in_channels
 from train.data.threads import ahead, threads
 from train.errors import DataError, UserError
 from train.evaluate.protocols import Crop
+from train.evaluate.statistics import TINY, log_complement
 from train.parallel import each_row
 
 # Images (n, h, w, C) uint8 of one shape, and the examples (n,) that they are of.
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 AVERAGES = ("probabilities", "logits")
-TINY = np.finfo(np.float32).tiny  # in place of probabilities that float32 rounds to zero
 
 
 class Answers(NamedTuple):
     """For the examples that could be read, in the order of the split."""
 
     log_probabilities: np.ndarray  # (N, K) float32
-    labels: np.ndarray  # (N,)
+    labels: np.ndarray  # (N,), or (N, K) zeros and ones
     examples: np.ndarray  # (N,) their places in the split
     views: int  # crops of an example, mirrored ones included
     classes: tuple[str, ...]  # (K,)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels, and each class its own probability."""
+        return self.labels.ndim == 2
 
 
 # The crops
@@ -133,7 +138,7 @@ class Network:
         def answer(variables: Any, images: jax.Array) -> jax.Array:
             images = classifier.preprocess(images)
             logits = classifier.model.apply(variables, images, train=False).logits
-            return jax.nn.softmax(logits) if average == "probabilities" else logits
+            return classifier.probabilities(logits) if average == "probabilities" else logits
 
         def answer_both(variables: Any, images: jax.Array) -> jax.Array:
             mirrored = answer(variables, images[:, :, ::-1]) if mirror else 0
@@ -216,7 +221,7 @@ def ask(
     if not len(readable):
         raise DataError(f"none of the {len(split)} images of {config.source} can be read")
     return Answers(
-        log_probabilities=_log_mean(total[readable], views[readable], average),
+        log_probabilities=_log_mean(total[readable], views[readable], average, classifier),
         labels=np.asarray(split.labels)[readable],
         examples=readable,
         views=int(views[readable[-1]]),
@@ -254,11 +259,13 @@ def _gather(total: np.ndarray, views: np.ndarray) -> None:
     total[rows[real]], views[rows[real]] = scores[real], counts[real]
 
 
-def _log_mean(total: np.ndarray, views: np.ndarray, average: str) -> np.ndarray:
+def _log_mean(
+    total: np.ndarray, views: np.ndarray, average: str, classifier: Classifier
+) -> np.ndarray:
     """(N, K) log-probabilities of sums over views."""
     mean = total / views[:, None]
     if average == "logits":
-        return np.asarray(jax.nn.log_softmax(jnp.asarray(mean, jnp.float32)))
+        return np.asarray(classifier.log_probabilities(jnp.asarray(mean, jnp.float32)))
     return np.log(np.maximum(mean, TINY)).astype(np.float32)
 
 
@@ -277,7 +284,10 @@ def combine(answers: list[Answers], average: str) -> Answers:
     if len(answers) == 1:
         return first
     logs = np.stack([member.log_probabilities.astype(np.float64) for member in answers])
-    if average == "logits":
+    if average == "logits" and first.multi_label:
+        odds = (logs - log_complement(logs)).mean(0)
+        mean = -np.logaddexp(0, -odds)
+    elif average == "logits":
         mean = logs.mean(0)
         mean -= np.log(np.exp(mean).sum(-1, keepdims=True))
     else:
@@ -316,7 +326,7 @@ def as_counted(answers: Answers, split: data.Split) -> Answers:
 
 
 def select_classes(answers: Answers, columns: np.ndarray | None, classes: int) -> Answers:
-    """The answers over some of the network's classes, normalised again.
+    """The answers over some of the network's classes; where one is right, normalised again.
 
     Args:
         answers: over all of the network's classes.
@@ -324,6 +334,8 @@ def select_classes(answers: Answers, columns: np.ndarray | None, classes: int) -
         classes: how many.
     """
     logs = answers.log_probabilities
+    if columns is not None and answers.multi_label:
+        return answers._replace(log_probabilities=logs[:, columns])
     if columns is not None:
         return answers._replace(log_probabilities=np.asarray(jax.nn.log_softmax(logs[:, columns])))
     return (

@@ -16,7 +16,7 @@ from etils import epath
 from cnnjax.spelling import choice
 from train import cli, data, files
 from train.classifier import Classifier, from_run, match_classes
-from train.errors import CheckpointError, UserError, json_line
+from train.errors import CheckpointError, DataError, UserError, json_line
 from train.evaluate import protocols, statistics
 from train.evaluate.answers import Answers, as_counted, ask, combine, select_classes
 from train.evaluate.predictions import write_predictions
@@ -46,6 +46,14 @@ def answer(
     chosen, answers = protocols.find(protocol), []
     for classifier in classifiers:
         columns = match_classes(split.class_names, classifier, subset=subset)
+        if classifier.multi_label != split.multi_label:
+            known, given = (
+                "several labels" if x.multi_label else "one label" for x in (classifier, split)
+            )
+            raise DataError(
+                f"{classifier.data.source} does not fit {classifier.label}: the network gives an "
+                f"image {known}, the data {given}"
+            )
         height, width, _ = classifier.image_shape
         # This raises unless the channels fit.
         data.image_shape(split, dataclasses.replace(classifier.data, size=height))
@@ -227,14 +235,18 @@ def evaluate_all(
 
 def sentence(result: dict[str, Any], folder: epath.Path | None) -> str:
     """What a result says to people: accuracy, the weakest class, the report if there is one."""
-    told = accuracy(result, result["split"])
-    classes = [row for row in result["classes"] if row["examples"]]
-    weakest = min(classes, key=lambda row: row["top1"])
-    if len(classes) > 1 and weakest["top1"] < result["top1"]:
-        told += (
-            f"\nweakest class: {cli.printable(weakest['name'])}, {weakest['right']:,} of "
-            f"{weakest['examples']:,} right ({weakest['top1']:.0%})"
-        )
+    multi_label = result.get("multi_label", False)
+    told = accuracy(result, result["split"], multi_label=multi_label)
+    name, mean = ("average_precision", "map") if multi_label else ("top1", "top1")
+    classes = [row for row in result["classes"] if row["examples"] and row[name] is not None]
+    if len(classes) > 1:
+        weakest = min(classes, key=lambda row: row[name])
+        if weakest[name] < result[mean]:
+            told += f"\nweakest class: {cli.printable(weakest['name'])}, " + (
+                f"average precision {weakest[name]:.3f}"
+                if multi_label
+                else f"{weakest['right']:,} of {weakest['examples']:,} right ({weakest[name]:.0%})"
+            )
     report = folder and folder.parent / "report.html"
     return f"{told}\nopen {report}" if report and report.exists() else told
 

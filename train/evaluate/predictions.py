@@ -8,6 +8,7 @@ import numpy as np
 from etils import epath
 
 from train import cli, data, files
+from train.data.split import in_words
 from train.errors import DataError, UserError
 from train.evaluate import statistics
 from train.evaluate.answers import Answers
@@ -16,6 +17,7 @@ from train.evaluate.answers import Answers
 def table(answers: Answers, split: data.Split, k: int = 5) -> list[dict[str, Any]]:
     """A row for each image: file, label, and the k most probable classes with probabilities.
 
+    With several labels an image, these are the column `labels`, as in cat|dog.
     Bytes of names that are not UTF-8 are written as escapes.
     """
     names, k = [cli.printable(name) for name in answers.classes], min(k, len(answers.classes))
@@ -23,7 +25,7 @@ def table(answers: Answers, split: data.Split, k: int = 5) -> list[dict[str, Any
     rows = []
     for row, (example, label, places) in enumerate(zip(answers.examples, answers.labels, best)):
         values: dict[str, Any] = {"file": cli.printable(split.name(int(example)))}
-        values["label"] = names[label]
+        values["labels" if answers.multi_label else "label"] = in_words(label, names)
         for rank, place in enumerate(places, 1):
             values[f"class{rank}"] = names[place]
             values[f"probability{rank}"] = float(np.exp(answers.log_probabilities[row, place]))
@@ -82,7 +84,9 @@ def _read_predictions(path: str) -> dict[str, tuple[str, bool]]:
     try:
         content = files.read(epath.Path(path).expanduser()).decode()
         return {
-            row["file"]: (row["label"], row["label"] == row["class1"])
+            row["file"]: (row["labels"], row["class1"] in row["labels"].split("|"))
+            if "labels" in row
+            else (row["label"], row["label"] == row["class1"])
             for row in csv.DictReader(io.StringIO(content, newline=""))
         }
     except (OSError, KeyError, UnicodeDecodeError) as error:

@@ -1,6 +1,7 @@
 """What a set of answers says of a network: accuracy with its interval, confusions, calibration.
 
-All of it is numpy on the host, from log-probabilities (N, K) and labels (N,).
+All of it is numpy on the host, from log-probabilities (N, K) and labels (N,), or (N, K) zeros and
+ones for several labels an image.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import numpy as np
 from train.metrics import correct, of_classes
 
 MOST_IN_MATRIX = 200  # classes of a confusion matrix; with more, the frequent mistakes are listed
+TINY = np.finfo(np.float32).tiny  # in place of probabilities that float32 rounds to zero
 Z95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution, for intervals of 95 %
 
 
@@ -99,6 +101,11 @@ def log_softmax(scores: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
+def log_complement(log_probabilities: np.ndarray) -> np.ndarray:
+    """log(1 - p) of log(p)."""
+    return np.log(np.maximum(-np.expm1(log_probabilities), TINY))
+
+
 def fit_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
     """The T for which softmax(scores / T) has the lowest cross-entropy: Guo et al. 2017.
 
@@ -145,10 +152,11 @@ def summarize(
 
     Args:
         log_probabilities: (N, K)
-        labels: (N,) integers.
+        labels: (N,) integers, or (N, K) zeros and ones.
         names: of the K classes.
 
     Returns:
+        With several labels an image what `summarize_several` returns, else
         `loss`, `top1`, `top1_interval`, `examples` and `classes`; `balanced_accuracy`,
         `precision`, `recall`, `f1` and `auc`, means over the classes (`metrics.of_classes`);
         above ten classes `top5` and `top5_interval`;
@@ -164,6 +172,8 @@ def summarize(
     >>> result["examples"], round(result["top1"], 3), result["confusion"]
     (3, 0.667, [[1, 0], [1, 1]])
     """
+    if labels.ndim == 2:
+        return summarize_several(log_probabilities, labels, names)
     scores = log_probabilities.astype(np.float64)
     count, classes = len(labels), len(names)
     first, five = correct(scores, labels), correct(scores, labels, 5)
@@ -196,6 +206,72 @@ def summarize(
     return result
 
 
+def summarize_several(
+    log_probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str]
+) -> dict[str, Any]:
+    """Every number of one evaluation with several labels an image.
+
+    Args:
+        log_probabilities: (N, K), of each class alone; a class is answered from a half on.
+        labels: (N, K) zeros and ones.
+        names: of the K classes.
+
+    Returns:
+        `multi_label`, true; `loss`, the binary cross-entropy summed over the classes; `top1` and,
+        above ten classes, `top5`, the share of images of whose labels one is the most probable
+        class, or among the five; `examples`; `precision`, `recall`, `f1`, `auc` and `map`, means
+        over the classes with examples; `classes`. `auc` and `map` need answers without infinities
+        and NaN.
+    """
+    scores, own = log_probabilities.astype(np.float64), labels > 0
+    yes = log_probabilities >= np.log(np.float32(0.5))
+    totals, answered, right = own.sum(0), yes.sum(0), (own & yes).sum(0)
+    result: dict[str, Any] = {
+        "multi_label": True,
+        "loss": float(-np.where(own, scores, log_complement(scores)).sum(-1).mean()),
+        "top1": float(correct(scores, labels).mean()),
+    }
+    if len(names) > 10:
+        result["top5"] = float(correct(scores, labels, 5).mean())
+    result |= {"examples": len(labels)}
+    result |= of_classes(totals, answered, right, multi_label=True)
+    precisions: list[float | None] = [None] * len(names)
+    if np.isfinite(scores).all() and own.any():
+        if (area := auc(scores, labels)) is not None:
+            result["auc"] = area
+        precisions = [
+            average_precision(scores[:, k], own[:, k]) if totals[k] else None
+            for k in range(len(names))
+        ]
+        result["map"] = float(np.mean([value for value in precisions if value is not None]))
+    result["classes"] = [
+        {
+            "name": name,
+            "examples": int(n),
+            "answers": int(a),
+            "right": int(r),
+            "recall": float(r / n) if n else None,
+            "precision": float(r / a) if a else None,
+            "average_precision": precision,
+        }
+        for name, n, a, r, precision in zip(names, totals, answered, right, precisions)
+    ]
+    return result
+
+
+def average_precision(scores: np.ndarray, own: np.ndarray) -> float:
+    """The mean precision at the score of each example of a class; equal scores count together.
+
+    Args:
+        scores: (N,) of the class.
+        own: (N,) bool, the examples of the class, at least one.
+    """
+    from scipy.stats import rankdata  # slow to import
+
+    found = rankdata(-scores[own], "max")  # how many of the class have as high a score
+    return float(np.mean(found / rankdata(-scores, "max")[own]))
+
+
 def auc(scores: np.ndarray, labels: np.ndarray) -> float | None:
     """The area under the ROC curve, one class against the others, mean over the classes.
 
@@ -204,7 +280,7 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> float | None:
 
     Args:
         scores: (N, K) of any monotonous kind.
-        labels: (N,)
+        labels: (N,), or (N, K) zeros and ones.
 
     Returns:
         None where no class has examples beside others.
@@ -212,8 +288,9 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> float | None:
     from scipy.stats import rankdata  # slow to import
 
     areas = []
-    for label in np.unique(labels):
-        own = labels == label
+    several = labels.ndim == 2
+    for label in np.flatnonzero(labels.any(0)) if several else np.unique(labels):
+        own = labels[:, label] > 0 if several else labels == label
         count, others = own.sum(), (~own).sum()
         if others:
             ranks = rankdata(scores[:, label])[own].sum()

@@ -70,7 +70,7 @@ def _answer(
     classifier: Classifier, preprocessing: bool, variables: Any, images: jax.Array
 ) -> jax.Array:
     x = classifier.preprocess(images) if preprocessing else images
-    return jax.nn.softmax(classifier.model.apply(variables, x, train=False).logits)
+    return classifier.probabilities(classifier.model.apply(variables, x, train=False).logits)
 
 
 def preparation(classifier: Classifier) -> str:
@@ -131,6 +131,8 @@ def make_onnx(path: Path, classifier: Classifier, preprocessing: bool) -> None:
     about = {"preparation": preparation(classifier)}
     if classifier.classes:
         about["class_names"] = json.dumps([printable(name) for name in classifier.classes])
+    if classifier.multi_label:
+        about["probabilities"] = "sigmoid"
     onnx.helper.set_model_props(model, about)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)

@@ -5,7 +5,7 @@ layers of one block return. So the Inceptions, their residual blocks, reductions
 nothing of their own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -37,29 +37,35 @@ def branches(model: nn.Module, variables: Any, images: Any) -> list[Branch]:
     return [branch for join in joins.values() for branch in join]
 
 
-def contributions(model: nn.Module, variables: Any, images: Any) -> list[Contribution]:
+def contributions(
+    model: nn.Module,
+    variables: Any,
+    images: Any,
+    probabilities: Callable[[jax.Array], jax.Array] = jax.nn.softmax,
+) -> list[Contribution]:
     """What each branch contributes, in the network's order.
 
     Args:
         model: the network.
         variables: its variables.
         images: (N, H, W, C), as the network reads them.
+        probabilities: of logits.
     """
     images = jnp.asarray(images)
     closed, joins = _trace(exact(model), variables, images)
 
     @jax.jit
-    def probabilities(variables, images, factors):
+    def answers(variables, images, factors):
         inputs = jax.tree.leaves((variables, images))
         logits = _evaluate(closed.jaxpr, closed.consts, inputs, dict(zip(joins, factors)))[0]
-        return jax.nn.softmax(logits)
+        return probabilities(logits)
 
     def answer(silent: Branch | None = None) -> np.ndarray:
         factors = [np.ones(join[-1].channels.stop, np.float32) for join in joins.values()]
         for join, of_join in zip(joins.values(), factors):
             if silent is not None and silent in join:
                 of_join[silent.channels] = 0
-        return np.asarray(probabilities(variables, images, factors))
+        return np.asarray(answers(variables, images, factors))
 
     whole = answer()
     classes, rows = whole.argmax(-1), np.arange(len(whole))

@@ -3,7 +3,7 @@
 Everything runs in float32, on images as the network reads them: (N, H, W, C) after preprocessing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -111,6 +111,7 @@ def occlusion(
     size: int,
     stride: int,
     fill: float = 0.0,
+    probabilities: Callable[[jax.Array], jax.Array] = jax.nn.softmax,
 ) -> np.ndarray:
     """How far the probability of a class falls when a square is covered. Zeiler, Fergus 2014.
 
@@ -122,6 +123,7 @@ def occlusion(
         size: the side of the square, in pixels.
         stride: the distance of its places, in pixels.
         fill: the value of the square, as the network reads it.
+        probabilities: of logits.
 
     Returns:
         (N, h, w), a value for each place.
@@ -133,7 +135,7 @@ def occlusion(
     @jax.jit
     def probability(variables, images):
         logits = network.apply(variables, images, train=False).logits
-        return jnp.take_along_axis(jax.nn.softmax(logits), classes[:, None], axis=-1)[:, 0]
+        return jnp.take_along_axis(probabilities(logits), classes[:, None], axis=-1)[:, 0]
 
     @jax.jit
     def covered(variables, images, top, left):

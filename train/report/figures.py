@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 from train.classifier import Classifier
+from train.data.split import in_words
 from train.report import explain
 from train.report.branches import Contribution
 from train.report.explain import flat
@@ -135,10 +136,18 @@ def show(ax: Axes, image: np.ndarray) -> None:
     ax.set_yticks([])
 
 
+def is_right(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(N,) bool: whether the most probable class is the label, or one of the labels (N, K)."""
+    predicted = probabilities.argmax(-1)
+    if labels.ndim == 2:
+        return labels[np.arange(len(labels)), predicted] > 0
+    return predicted == labels
+
+
 def worst(probabilities: np.ndarray, labels: np.ndarray, count: int = 24) -> np.ndarray:
     """The rows of the wrong answers with the highest probability, at most `count`."""
     predicted = probabilities.argmax(-1)
-    wrong = np.flatnonzero(predicted != labels)
+    wrong = np.flatnonzero(~is_right(probabilities, labels))
     return wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:count]
 
 
@@ -154,7 +163,7 @@ def plot_mistakes(
     Args:
         wrong: (M,) their rows.
         probabilities: (N, K)
-        labels: (N,)
+        labels: (N,), or (N, K) zeros and ones.
         names: of the K classes.
         read: the images (M, H, W, C) of M of the N examples.
     """
@@ -166,7 +175,7 @@ def plot_mistakes(
         ax.axis("off")
     for number, (ax, i, image) in enumerate(zip(axes.flat, wrong, read(wrong)), start=1):
         show(ax, image)
-        name, truth = names[predicted[i]], names[labels[i]]
+        name, truth = names[predicted[i]], in_words(labels[i], names)
         title = f"{number}: {name} ({probabilities[i, predicted[i]]:.0%})\ntrue {truth}"
         ax.set_title(title, fontsize=9)
     return fig
@@ -243,6 +252,7 @@ def plot_attention(
         size=patch,
         stride=max(1, (side - patch) // 9),
         fill=float(np.mean(np.asarray(x))),
+        probabilities=classifier.probabilities,
     )
     return images_in_rows(
         [

@@ -13,6 +13,7 @@ from train import cli, data, files, logs
 from train.classifier import Classifier, from_run
 from train.config import flatten, to_dict
 from train.data.counts import counts
+from train.data.split import in_words
 from train.errors import DataError
 from train.evaluate import statistics
 from train.evaluate.answers import Answers
@@ -107,7 +108,8 @@ def write_report(workdir: str, step: str = "latest", images: int = 500) -> dict[
         f"Checkpoint of step {classifier.label}, evaluated on the {config.data.eval_split} split."
     )
     files.write(path, page(title, subtitle, headline(evaluation), sections))
-    print(f"{accuracy(numbers, config.data.eval_split)}\nopen {path}", file=sys.stderr, flush=True)
+    told = accuracy(numbers, config.data.eval_split, multi_label=answers.multi_label)
+    print(f"{told}\nopen {path}", file=sys.stderr, flush=True)
     return {
         "report": str(path),
         "step": int(classifier.label),
@@ -118,6 +120,16 @@ def write_report(workdir: str, step: str = "latest", images: int = 500) -> dict[
 
 def headline(evaluation: Evaluation) -> dict[str, str]:
     numbers, count = evaluation.numbers, evaluation.numbers["examples"]
+    rest = {
+        "step": f"{int(evaluation.classifier.label):,}",
+        "classes": f"{len(numbers['classes']):,}",
+    }
+    if "multi_label" in evaluation.numbers:
+        names = {"map": "mean average precision", "auc": "area under the ROC curve"}
+        names |= {"f1": "F1", "precision": "precision", "recall": "recall"}
+        shown = {told: f"{numbers[name]:.3f}" for name, told in names.items() if name in numbers}
+        first = {"images whose most probable class is among their labels": f"{numbers['top1']:.2%}"}
+        return first | shown | {"images": f"{count:,}"} | rest
     low, high = numbers["top1_interval"]
     wrong = count - sum(row["right"] for row in numbers["classes"])
     found = {row["name"]: row["top1"] for row in numbers["classes"] if row["examples"]}
@@ -134,10 +146,7 @@ def headline(evaluation: Evaluation) -> dict[str, str]:
     if len(exact) > 1:
         least = min(exact, key=lambda name: exact[name])
         told[f"lowest precision: {short(least)}"] = f"{exact[least]:.1%}"
-    return told | {
-        "step": f"{int(evaluation.classifier.label):,}",
-        "classes": f"{len(numbers['classes']):,}",
-    }
+    return told | rest
 
 
 def short(name: str, most: int = 24) -> str:
@@ -173,6 +182,8 @@ def training(evaluation: Evaluation) -> str:
 
 def confusion(evaluation: Evaluation) -> str:
     answers, numbers = evaluation.answers, evaluation.numbers
+    if "multi_label" in numbers:
+        return ""
     if "confusion" not in numbers:
         return tabular(
             "Confusions",
@@ -189,7 +200,34 @@ def confusion(evaluation: Evaluation) -> str:
     )
 
 
+def several_labels(evaluation: Evaluation) -> str:
+    """The classes, where an image may have several."""
+    trained, rows = training_counts(evaluation.run), []
+    classes = [row for row in evaluation.numbers["classes"] if row["examples"]]
+    for row in sorted(classes, key=lambda row: row["average_precision"] or 0.0)[:20]:
+        shares = (row[name] for name in ("recall", "precision", "average_precision"))
+        rows.append(
+            [
+                row["name"],
+                trained.get(row["name"], "–"),
+                *(row[name] for name in ("examples", "answers", "right")),
+                *("–" if share is None else f"{share:.1%}" for share in shares),
+            ]
+        )
+    return tabular(
+        "Classes",
+        f"The {len(rows)} with the lowest average precision. A class is answered from a "
+        "probability of 50 % on. Recall: of the images of the class, how many are answered so. "
+        "Precision: of the images that are answered so, how many are of the class. Average "
+        "precision: the mean precision, whatever the probability from which on it is answered.",
+        ["class", "trained on", "evaluated on", "answered", "right", "recall", "precision", "AP"],
+        rows,
+    )
+
+
 def weakest_classes(evaluation: Evaluation) -> str:
+    if "multi_label" in evaluation.numbers:
+        return several_labels(evaluation)
     classes = [row for row in evaluation.numbers["classes"] if row["examples"]]
     weakest = sorted(classes, key=lambda row: row["top1"])[:20]
     trained, exact = training_counts(evaluation.run), precisions(evaluation)
@@ -291,11 +329,11 @@ def draw(evaluation: Evaluation, count: int) -> Sample:
     starts = range(0, len(images) // 100 * 100, 100)
     batches = [classifier.preprocess(images[start : start + 100]) for start in starts]
     labels, probabilities = answers.labels[rows], evaluation.probabilities[rows]
-    right = probabilities.argmax(-1) == labels
+    right = figures.is_right(probabilities, labels)
     wrong = np.flatnonzero(~right)[:4]
     return Sample(
         images,
-        names=[answers.classes[label] for label in labels],
+        names=[in_words(label, answers.classes) or "–" for label in labels],
         probabilities=probabilities,
         batches=batches or [classifier.preprocess(images)],
         few=np.concatenate([wrong, np.flatnonzero(right)[: 8 - len(wrong)]]),
@@ -364,7 +402,8 @@ def units(classifier: Classifier, sample: Sample) -> str:
 
 def branches(classifier: Classifier, sample: Sample) -> str:
     images = sample.batches[0][:32]
-    falls = contributions(classifier.model, classifier.variables, images)
+    network = classifier.model, classifier.variables
+    falls = contributions(*network, images, classifier.probabilities)
     if not falls:
         return ""
     largest = max(falls, key=lambda contribution: contribution.fall)

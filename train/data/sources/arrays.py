@@ -91,11 +91,21 @@ def take(split: Split, bounds: tuple[str, str], name: str) -> Arrays:
     return Arrays(*split.fetch(chosen), split.class_names)
 
 
+def one_class(labels: np.ndarray) -> np.ndarray:
+    """(N,) the class of each example; of several labels the rarest, and -1 where there is none."""
+    if labels.ndim == 1:
+        return labels
+    counts = np.where(labels, labels.sum(0), len(labels) + 1)
+    return np.where(labels.any(1), counts.argmin(1), -1)
+
+
 def hold_out(labels: np.ndarray, share: float) -> np.ndarray:
     """(N,) bool: a fixed pseudo-random share of the examples of every class.
 
-    Of a class with two or more examples at least one is held out, and never all.
+    Of a class with two or more examples at least one is held out, and never all. With several
+    labels an image (N, K), its class is the rarest of them.
     """
+    labels = one_class(labels)
     held = np.zeros(len(labels), bool)
     random = np.random.RandomState(0)
     for label in np.unique(labels):
@@ -141,9 +151,10 @@ def _read_digits(path: str) -> np.ndarray:
 def npz(path: str, split: str) -> Split:
     """A file of arrays: x_train, y_train, x_test, y_test as in Keras, or images and labels.
 
-    Images are uint8 (N, H, W, C), or (N, H, W) for grey ones; labels are integers from 0, (N,). The
-    array `class_names` is optional. Of images and labels, a fixed fifth of each class is the split
-    "test". Other arrays of the file, and the images of other splits, are not read.
+    Images are uint8 (N, H, W, C), or (N, H, W) for grey ones; labels are integers from 0, (N,), or
+    zeros and ones (N, K) for several labels an image. The array `class_names` is optional. Of
+    images and labels, a fixed fifth of each class is the split "test". Other arrays of the file,
+    and the images of other splits, are not read.
 
     Raises:
         DataError: the file is missing, unreadable or inconsistent, or has no such split.
@@ -187,7 +198,8 @@ def _split_of(archive: zipfile.ZipFile, path: str, split: str) -> Arrays:
     labels = {}
     for part, pair in pairs.items():
         _check_arrays(path, *pair, _header(archive, pair[0], path), _header(archive, pair[1], path))
-        labels[part] = _read_array(archive, pair[1], path).reshape(-1)
+        array = _read_array(archive, pair[1], path)
+        labels[part] = array if is_table(array.shape) else array.reshape(-1)
         check_labels(path, pair[1], labels[part], names)
     if names is None:
         names = numbers(path, labels.values())
@@ -260,7 +272,7 @@ def _check_arrays(
         raise DataError(f"{path}: {images_name} must be uint8 in 0..255, got {dtype}")
     lengths, kind = labels
     is_column = bool(lengths) and math.prod(lengths) == lengths[0]
-    if not is_column or not np.issubdtype(kind, np.integer):
+    if not (is_column or is_table(lengths)) or not np.issubdtype(kind, np.integer):
         raise DataError(
             f"{path}: {labels_name} must be integers of shape (N,), got {kind} {lengths}"
         )
@@ -272,10 +284,27 @@ def _check_arrays(
         raise DataError(f"{path}: {images_name} is empty")
 
 
+def is_table(shape: tuple[int, ...]) -> bool:
+    """Whether labels of this shape are several an image."""
+    return len(shape) == 2 and shape[1] > 1
+
+
 def check_labels(
     path: str, name: str, labels: np.ndarray, class_names: tuple[str, ...] | None
 ) -> None:
-    """DataError unless labels, of any integer type, count from 0 and have class names."""
+    """DataError unless labels, of any integer type, count from 0 and have class names.
+
+    Labels (N, K) must be zeros and ones.
+    """
+    if labels.ndim == 2:
+        if not np.isin(labels, (0, 1)).all():
+            raise DataError(f"{path}: {name} of shape {labels.shape} must be zeros and ones")
+        if class_names is not None and labels.shape[1] != len(class_names):
+            raise DataError(
+                f"{path}: {name} has {labels.shape[1]} columns, but there are {len(class_names)} "
+                "class names"
+            )
+        return
     if labels.min() < 0:
         raise DataError(f"{path}: {name} has the label {labels.min()}; labels count from 0")
     if class_names is not None and labels.max() >= len(class_names):
@@ -289,8 +318,14 @@ def numbers(path: str, labels: Iterable[np.ndarray]) -> tuple[str, ...]:
     """The class names of labels without names: 0, 1, …
 
     Raises:
-        DataError: the labels skip most numbers, so they must be ids.
+        DataError: the labels skip most numbers, so they must be ids; or only some have columns.
     """
+    labels = list(labels)
+    if any(part.ndim == 2 for part in labels):
+        shapes = {part.shape[1:] for part in labels}
+        if len(shapes) > 1:
+            raise DataError(f"{path} has labels of different shapes: {sorted(shapes)}")
+        return tuple(map(str, range(labels[0].shape[1])))
     distinct = set().union(*(np.unique(part).tolist() for part in labels))
     classes = 1 + max(distinct)
     if classes > MOST_CLASSES or classes > max(16, 4 * len(distinct)):

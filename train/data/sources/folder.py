@@ -42,7 +42,7 @@ class Files(Split):
     Args:
         root: the folder that the paths start from.
         paths: of the images, below root.
-        labels: (N,) int32.
+        labels: (N,) int32, or (N, K) int32 zeros and ones.
         class_names: the classes, in the order of their labels.
         unreadable: the places of paths that are not regular files, and why.
     """

@@ -16,7 +16,7 @@ from PIL import Image
 
 from cnnjax.images import in_mode
 from train import files
-from train.data.sources.arrays import check_labels, hold_out, numbers, synonym
+from train.data.sources.arrays import check_labels, hold_out, is_table, numbers, synonym
 from train.data.split import Arrays, Split
 from train.errors import DataError
 from train.own import load
@@ -24,6 +24,7 @@ from train.own import load
 IN_MEMORY = 2**28  # bytes of images of one size up to which they are read at the start
 IMAGES = ("image", "img", "pixel_values", "images", "x", "path", "file", "filename")
 LABELS = ("label", "labels", "target", "class", "y", "fine_label")
+Label = int | str | tuple[int, ...]  # a class, or a zero or one for each
 GREY = ("1", "L", "LA", "I", "I;16", "F")  # modes of images without colours
 
 
@@ -58,7 +59,8 @@ def wrap(source: Any, name: str = "the data", known: tuple[str, ...] = ()) -> Sp
         source: a `Split`, (images, labels) as arrays, a pandas table, or anything with `__len__`
             and `__getitem__`. An example is (image, label), or a mapping with keys such as "image"
             and "label". An image is uint8 (H, W), (H, W, 1) or (H, W, 3), a PIL image, the path or
-            the bytes of a file. A label is an integer from 0, or the name of a class.
+            the bytes of a file. A label is an integer from 0, or the name of a class; for several
+            labels an image, a row of zeros and ones, one for each class.
         name: for messages.
         known: the classes of the training data, for data to evaluate on; by default its own.
 
@@ -162,9 +164,9 @@ class Part(Split):
 
 
 def is_column(values: Any) -> bool:
-    """Whether these are labels, one an example, and not an example."""
+    """Whether these are labels, one or a row an example, and not an example."""
     try:
-        return np.ndim(values) == 1 and not isinstance(values, str | bytes)
+        return np.ndim(values) in (1, 2) and not isinstance(values, str | bytes)
     except ValueError:  # an image and its label
         return False
 
@@ -230,18 +232,23 @@ def pixels(example: Any, name: str) -> np.ndarray | bytes:
     return array
 
 
-def label(example: Any, name: str) -> int | str:
+def label(example: Any, name: str) -> Label:
     """The label of an example, as it is given."""
     value = part(example, LABELS, 1, name)
     if isinstance(value, str):
         return value
     number = np.asarray(value)
+    if is_table((1, *number.shape)) and number.dtype.kind in "biuf" and set(number) <= {0, 1}:
+        return tuple(number.astype(int).tolist())
     if number.shape or not np.issubdtype(number.dtype, np.integer):
-        raise DataError(f"{name}: a label must be an integer or the name of a class, got {value!r}")
+        raise DataError(
+            f"{name}: a label must be an integer or the name of a class, or a row of zeros and "
+            f"ones for several labels an image, got {value!r}"
+        )
     return int(number)
 
 
-def labels_of(source: Any, name: str) -> list[int | str]:
+def labels_of(source: Any, name: str) -> list[Label]:
     """The label of every example; torchvision's `targets` save reading the images."""
     column = getattr(source, "targets", None)
     if column is None or len(column) != len(source):
@@ -250,9 +257,15 @@ def labels_of(source: Any, name: str) -> list[int | str]:
 
 
 def classes(
-    given: Sequence[int | str], source: Any, name: str, known: tuple[str, ...]
+    given: Sequence[Label], source: Any, name: str, known: tuple[str, ...]
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(labels (N,) int32, names of the classes); the names are `known` where these are given."""
+    """(labels (N,) or (N, K) int32, names of the classes).
+
+    The names are `known` where these are given.
+    """
+    lengths = {len(value) if isinstance(value, tuple) else 0 for value in given}
+    if len(lengths) > 1:
+        raise DataError(f"{name}: rows of labels must have one length, got {sorted(lengths)}")
     texts = {value for value in given if isinstance(value, str)}
     if texts and len(texts) < len(set(given)):
         raise DataError(f"{name}: some labels are numbers, and some are names: {min(texts)!r}")

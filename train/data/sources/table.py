@@ -1,4 +1,7 @@
-"""Tables of image files: a CSV with the columns path, label and, if there are splits, split."""
+"""Tables of image files: a CSV with the columns path, label and, if there are splits, split.
+
+A label is a class or, with a "|" somewhere in the column, several: cat|dog.
+"""
 
 import csv
 import io
@@ -13,7 +16,7 @@ from train.data.sources.folder import Files
 from train.errors import DataError
 
 PATHS = ("path", "file", "filename", "image", "image_path")
-LABELS = ("label", "class", "category", "target")
+LABELS = ("label", "labels", "class", "category", "target")
 
 
 def table(path: str, split: str) -> Files:
@@ -22,6 +25,9 @@ def table(path: str, split: str) -> Files:
     Paths are relative to the file's folder. The classes are the labels of the whole file, in
     alphabetical order, or by their value where all are whole numbers. Without a column "split" a
     fifth of each class is "test".
+
+    If any label of the file has a "|", all of its images have several labels: cat|dog, or none in
+    an empty cell.
 
     Raises:
         DataError: the file cannot be read, lacks a column, or has no such split.
@@ -48,14 +54,24 @@ def table(path: str, split: str) -> Files:
         raise DataError(f"{path} cannot be read: {error}") from None
     if not rows:
         raise DataError(f"{path} has no rows")
+    several = any("|" in (row[labels] or "") for row in rows)
     for number, row in enumerate(rows, start=2):
         for name in needed:
             row[name] = (row[name] or "").strip()
-            if not row[name]:
+            if not row[name] and not (several and name == labels):
                 raise DataError(f"row {number} of {path} has no {name}")
-    names = sorted({row[labels] for row in rows}, key=order([row[labels] for row in rows]))
+    given = [classes_of(row[labels]) if several else [row[labels]] for row in rows]
+    every = [name for of_row in given for name in of_row]
+    names = sorted(set(every), key=order(every))
+    if not names:
+        raise DataError(f"{path} names no class in its column {labels}")
     places = {name: number for number, name in enumerate(names)}
-    found = np.array([places[row[labels]] for row in rows], np.int32)
+    if several:
+        found = np.zeros((len(rows), len(names)), np.int32)
+        for number, of_row in enumerate(given):
+            found[number, [places[name] for name in of_row]] = 1
+    else:
+        found = np.array([places[name] for (name,) in given], np.int32)
     if "split" in columns:
         splits = list(dict.fromkeys(row["split"] for row in rows))
         wanted = synonym(split, splits, path)
@@ -76,6 +92,11 @@ def column(path: str, columns: list[str], names: tuple[str, ...]) -> str:
     raise DataError(
         f"{path} needs a column {names[0]}; its first line has {', '.join(columns) or 'none'}"
     )
+
+
+def classes_of(cell: str) -> list[str]:
+    """The classes in a cell of several labels."""
+    return [name for part in cell.split("|") if (name := part.strip())]
 
 
 def order(labels: list[str]):
