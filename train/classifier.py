@@ -14,13 +14,12 @@ import numpy as np
 import cnnjax
 from cnnjax.spelling import choice
 from cnnjax.weights import imagenet
+from cnnjax.weights.network import PROBABILITIES
 from train.build import DTYPES, build_preprocess
 from train.config import Data, Transform
 from train.data.transforms import STYLES, from_preprocessing
 from train.errors import CheckpointError, DataError, UserError
 from train.run import Run
-
-PROBABILITIES = "probabilities"  # in the origin of weights: "sigmoid" for several labels an image
 
 
 class Classifier(NamedTuple):

@@ -17,6 +17,7 @@ from cnnjax.weights.layout import WeightsError
 from cnnjax.weights.metadata import Preprocessing
 
 BATCH = 32  # images that the network sees at once
+PROBABILITIES = "probabilities"  # in `origin`: "sigmoid" for several labels an image
 
 
 class Prediction(NamedTuple):
@@ -73,6 +74,8 @@ class Pretrained:
     def predict(self, images: Any, top: int = 5) -> list[list[Prediction]]:
         """The most probable classes of each image, the most probable first.
 
+        With several labels an image the probabilities are sigmoids, and do not add up to one.
+
         Args:
             images: see the class.
             top: how many classes.
@@ -88,7 +91,9 @@ class Pretrained:
             raise WeightsError(
                 f"{self.name} cannot classify: {', '.join(self.fresh)} was initialised at random"
             )
-        probabilities = np.asarray(jax.nn.softmax(self(images).logits))
+        several = self.origin.get(PROBABILITIES) == "sigmoid"
+        normalise = jax.nn.sigmoid if several else jax.nn.softmax
+        probabilities = np.asarray(normalise(self(images).logits))
         names = self.class_names or [f"class {i}" for i in range(probabilities.shape[1])]
         places = np.argsort(-probabilities, kind="stable")[:, :top]
         return [

@@ -339,7 +339,12 @@ def test_our_files_of_weights_remember_it(tmp_path):
     assert write_safetensors(path, run_like)["difference"] < 1e-5
     read = classifier.from_weights(path, None, "cnnjax")
     assert read.multi_label and read.classes == NAMES
-    assert weights.load(path).origin == {"probabilities": "sigmoid"}
+    network = weights.load(path)
+    assert network.origin == {"probabilities": "sigmoid"}
+    image = np.random.default_rng(0).integers(0, 256, (28, 28, 1), np.uint8)
+    (predicted,) = network.predict(image)
+    sigmoids = np.asarray(jax.nn.sigmoid(network(image).logits))[0].tolist()
+    assert [value for _, value in predicted] == pytest.approx(sorted(sigmoids, reverse=True))
     arrays = dict(x_test=np.zeros((4, 28, 28), np.uint8), y_test=np.eye(4, 3, dtype=int))
     np.savez(tmp_path / "own.npz", **arrays, class_names=np.array(NAMES))
     found = evaluate_command([f"--weights={path}", f"--data=npz:{tmp_path}/own.npz"])
