@@ -33,6 +33,7 @@ def folder(tmp_path, monkeypatch):
     plt.close("all")
 
 
+@pytest.mark.parity
 def test_the_lineage_in_one_lesson(capsys):
     space = run("lineage")
     said = capsys.readouterr().out

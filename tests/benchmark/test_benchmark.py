@@ -65,6 +65,7 @@ def test_a_step_needs_no_other_framework(without_peers):
     assert "of the roofline" in done.stderr and "arning" not in done.stderr
 
 
+@pytest.mark.parity
 def test_a_peer_that_is_not_installed(without_peers):
     done = without_peers("--what=infer", "--batch=2", "--peer=keras-jax", "--rounds=1", "--steps=1")
     assert done.returncode == 2
@@ -72,6 +73,7 @@ def test_a_peer_that_is_not_installed(without_peers):
     assert done.stderr.splitlines()[-1] == sentence
 
 
+@pytest.mark.parity
 def test_loop_against_bare_step(capsys):
     result = benchmark(["--what=loop", "--model=lenet5", "--batch=16", "--rounds=2", "--steps=5"])
     (run,) = result["runs"]
@@ -81,6 +83,7 @@ def test_loop_against_bare_step(capsys):
     assert "waits for data" in capsys.readouterr().err
 
 
+@pytest.mark.parity
 def test_a_step_is_loaded_where_it_was_compiled_before(capfd):
     job = contestants.Job(contestants.OURS, "step", for_model("lenet5", 4))
     contestant = contestants.Contestant(job)
@@ -91,6 +94,7 @@ def test_a_step_is_loaded_where_it_was_compiled_before(capfd):
     assert "warning" not in capfd.readouterr().err
 
 
+@pytest.mark.parity
 def test_compilation():
     result = benchmark(["--what=compile", "--model=lenet5*", "--batch=4"])
     assert [run["model"] for run in result["runs"]] == ["lenet5", "lenet5_1998"]

@@ -45,6 +45,7 @@ def tars(tmp_path_factory):
     return place
 
 
+@pytest.mark.parity
 def test_imagenet_from_tars_to_a_trained_and_evaluated_network(tars, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     missing = r"tfds:imagenet2012 is not prepared .* prepare imagenet2012 --tars=DIR"
@@ -110,6 +111,7 @@ def test_a_packed_folder_reads_as_the_folder(tmp_path):
         main(["prepare", "folder", str(root), str(tmp_path / "other")])
 
 
+@pytest.mark.parity
 def test_check_lists_broken_files_and_ends_with_a_code(tmp_path):
     root = write_folder(tmp_path, train=3, held_out=1)
     broken = root / "train/dog/001.jpg"

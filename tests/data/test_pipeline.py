@@ -57,7 +57,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(x, marks=pytest.mark.parity) if x == "files" else x for x in CASES]
+)
 def test_processes_threads_and_starts_agree(root, case):
     shape, config = CASES[case]
     split = arrays(shape=shape) if shape else data.load(f"folder:{root}", "train")
@@ -177,6 +179,7 @@ def digests(root):
     return [hashlib.sha256(batch["image"].tobytes()).hexdigest() for batch in batches]
 
 
+@pytest.mark.parity
 def test_another_process_makes_the_same_bytes(root):
     code = f"from tests.data.test_pipeline import digests; print(*digests('{root}'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
@@ -203,6 +206,7 @@ def test_evaluation_reads_each_example_once(root, processes, batch_size):
     assert sum(b["mask"].sum() for b in data.eval_batches(split, config, limit=3)) == 3
 
 
+@pytest.mark.parity
 def test_resuming_at_the_end_of_an_epoch_of_imagenet_is_as_fast_as_a_start(root):
     """The end of the 90th epoch of 1.28 million examples, and the first step, in turn."""
     few = data.load(f"folder:{root}", "train")
@@ -255,6 +259,7 @@ print("tensorflow" in sys.modules)
     assert done.stdout.split() == ["False"], done.stderr
 
 
+@pytest.mark.parity
 def test_the_benchmark_of_reading():
     from train.benchmark.reading import measure, photograph
 

@@ -79,6 +79,7 @@ def json_lines(capsys):
 # Images that are not square
 
 
+@pytest.mark.parity
 def test_wide_images_are_answered_alike(run, photo, tmp_path, capsys):
     """By evaluation of the arrays and of files, by predictions, and by both kinds of exports."""
     own = evaluate([f"--workdir={run}", "--predictions=csv"])

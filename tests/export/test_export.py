@@ -80,6 +80,7 @@ def test_a_savedmodel_answers_alike_here_and_in_another_process(weights_file, tm
     np.testing.assert_allclose(answers, jax.nn.softmax(logits), atol=1e-5)
 
 
+@pytest.mark.parity
 def test_tflite(weights_file, tmp_path, monkeypatch):
     """In float32, and in 8 bits by images that show the ranges of values."""
     import tensorflow as tf
@@ -139,6 +140,7 @@ OTHERS = [*{*cnnjax.list_models()} - {"lenet5_1998", "inception_v1", "inception_
 V3 = pytest.param("inception_v3", 75, marks=pytest.mark.slow)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize(
     ("name", "size"),
     [("lenet5_1998", 32), ("inception_v1", 64), V3]

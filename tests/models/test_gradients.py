@@ -11,10 +11,8 @@ from tests.models.expected import EXPECTED
 from tests.models.values import starting_values
 
 # One network for each kind of layer and block. The others take minutes together.
-QUICK = (
-    *("lenet5", "lenet5_1998", "alexnet", "alexnet_owt", "vgg11_lrn", "vgg11_bn"),
-    "inception_v1",
-)
+QUICK = ("lenet5", "lenet5_1998", "alexnet", "alexnet_owt", "vgg11_bn")
+LONGER = ("vgg11_lrn", "inception_v1")
 # Networks whose auxiliary head is off by default, and the images that it needs.
 ON_REQUEST = {"inception_v4": 299, "inception_resnet_v1": 299, "inception_resnet_v2": 299}
 
@@ -60,7 +58,9 @@ def check(name, gradients):
 @pytest.mark.parametrize(
     "name",
     [
-        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        name
+        if name in QUICK
+        else pytest.param(name, marks=pytest.mark.parity if name in LONGER else pytest.mark.slow)
         for name in cnnjax.list_models()
     ],
 )

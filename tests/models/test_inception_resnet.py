@@ -111,6 +111,7 @@ def test_facenets_counts_stop_at_the_embedding(width, embedding):
     assert shapes(model, 160)[1].features.shape == (1, width)
 
 
+@pytest.mark.parity
 def test_the_head_exists_in_training_only():
     assert [head.shape for head in shapes(InceptionResNet(aux=True), 299, train=True)[1].aux] == [
         (1, 1000)

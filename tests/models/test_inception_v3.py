@@ -95,7 +95,12 @@ def test_smaller_images_cost_the_same():
 
 
 @pytest.mark.parametrize(
-    ("stem", "smallest", "with_aux"), [(299, 75, 299), (151, 39, 151), (79, 21, 77)]
+    ("stem", "smallest", "with_aux"),
+    [
+        pytest.param(299, 75, 299, marks=pytest.mark.parity),
+        pytest.param(151, 39, 151, marks=pytest.mark.parity),
+        (79, 21, 77),
+    ],
 )
 def test_smallest_images(stem, smallest, with_aux):
     model = InceptionV3(stem=stem)
@@ -132,6 +137,7 @@ def test_what_factorisation_saves():
     assert shapes(InceptionV3(factorized=False), 299)[2] == MAPS
 
 
+@pytest.mark.parity
 def test_the_head_exists_in_training_only():
     assert convolutions(InceptionV3(aux=False), 299, train=True) == 94
     assert convolutions(InceptionV3(), 299, train=False) == 94

@@ -61,6 +61,7 @@ def test_slims_counts_without_gamma(classes, main, with_aux):
     assert (parameters(model), parameters(model, train=True)) == (main, with_aux)
 
 
+@pytest.mark.parity
 def test_the_head_needs_the_whole_image():
     assert [head.shape for head in shapes(InceptionV4(aux=True), 299, train=True)[1].aux] == [
         (1, 1000)

@@ -1,6 +1,7 @@
 """Properties of every model of the registry, by shapes and traces. Nothing is computed."""
 
 import functools
+import re
 from typing import NamedTuple
 
 import jax
@@ -12,13 +13,22 @@ from cnnjax import analysis
 from tests.models.expected import EXPECTED
 
 MODELS = cnnjax.list_models()
-WITH_NORMS = [name for name in MODELS if name in EXPECTED and EXPECTED[name].norms]
-WITH_HEADS = [name for name in MODELS if name in EXPECTED and EXPECTED[name].heads]
-WITH_REMAT = [name for name in MODELS if hasattr(cnnjax.create_model(name), "remat")]
+LARGE = re.compile("inception_(v4|resnet)")  # half of the time of this file
 
-every_model = pytest.mark.parametrize("name", MODELS)
-with_norms = pytest.mark.parametrize("name", WITH_NORMS)
-with_heads = pytest.mark.parametrize("name", WITH_HEADS)
+
+def models(condition=lambda name: True):
+    """Parametrises a test over the networks of which the condition holds."""
+    marks = {True: [pytest.mark.parity], False: []}
+    chosen = [name for name in MODELS if condition(name)]
+    return pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=marks[bool(LARGE.match(name))]) for name in chosen]
+    )
+
+
+every_model = models()
+with_norms = models(lambda name: name in EXPECTED and EXPECTED[name].norms)
+with_heads = models(lambda name: name in EXPECTED and EXPECTED[name].heads)
+with_remat = models(lambda name: hasattr(cnnjax.create_model(name), "remat"))
 
 
 @functools.cache
@@ -195,7 +205,7 @@ def test_auxiliary_heads_can_be_left_out(name):
     assert trace(name, True, aux=False)[0].aux == ()
 
 
-@pytest.mark.parametrize("name", WITH_REMAT)
+@with_remat
 def test_rematerialisation_changes_no_name(name):
     assert variables(name, True, remat=True) == variables(name, True)
     assert len(primitives(name, True, "remat", remat=True)) > 1

@@ -50,7 +50,7 @@ def test_the_branch_that_decides():
 @pytest.mark.parametrize(
     ("name", "block"),
     [
-        ("inception_v1", "mixed4c"),
+        pytest.param("inception_v1", "mixed4c", marks=pytest.mark.parity),
         pytest.param("inception_resnet_v1", "block17_2", marks=pytest.mark.slow),
     ],
 )

@@ -14,7 +14,10 @@ from train.report.__main__ import main as report
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium: apt-get install chromium")
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.skipif(not CHROMIUM, reason="no chromium: apt-get install chromium"),
+]
 FLAGS = (
     "--headless",
     "--no-sandbox",

@@ -149,6 +149,7 @@ print(ready)
 """
 
 
+@pytest.mark.parity
 def test_a_step_and_an_answer_on_one_cpu_run_on_the_thread_that_calls_it():
     """The C library keeps large blocks at hand for that thread only."""
     assert output_of(STEP).strip() == "[True, True, True, True]"

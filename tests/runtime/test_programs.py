@@ -44,7 +44,7 @@ def refuse(*_, **__):
     raise AssertionError("traced again")
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.parity)])
 @pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
 def test_the_second_start_traces_nothing_and_computes_the_same(
     tmp_path, monkeypatch, mapping, devices
@@ -101,6 +101,7 @@ def test_arguments_of_other_types_are_told_apart(tmp_path, state):
         np.testing.assert_array_equal(traced(tmp_path, state=value)[0], value + 1)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("decays", [(0.0, 5e-4), (5e-4, 0.0)])
 def test_optimizers_without_arrays_of_their_own_are_told_apart(tmp_path, decays):
     for decay in decays:
@@ -179,6 +180,7 @@ def test_what_others_may_write_is_not_read(tmp_path, monkeypatch, capsys):
     assert programs.is_private(path) == (path.stat().st_uid == 0)
 
 
+@pytest.mark.parity
 def test_a_cache_folder_that_others_may_write_is_not_used(tmp_path):
     shared, own = tmp_path / "shared", tmp_path / "own"
     shared.mkdir()
@@ -228,6 +230,7 @@ def test_a_step_that_calls_python_is_not_cached(tmp_path):
     assert said == [0] and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parity
 def test_only_a_command_caches_its_step(tmp_path, monkeypatch):
     """A script may replace what it likes between two runs in one process."""
     cache = tmp_path / "cache"

@@ -101,6 +101,7 @@ def wait_for_row(processes, workdir, step):
         time.sleep(0.01)
 
 
+@pytest.mark.parity
 def test_a_signal_to_one_saves_on_both_and_one_process_goes_on(tmp_path):
     workdir, whole = tmp_path / "run", tmp_path / "whole"
     processes = start_two("-m", "train", *OPTIONS, f"--workdir={workdir}")
@@ -129,6 +130,7 @@ def test_two_processes_of_different_configs_do_not_train(tmp_path):
     assert all("differ in optim.lr (0.1 and 0.2)" in text for text in errors), errors
 
 
+@pytest.mark.parity
 def test_two_processes_start_from_a_run_folder(tmp_path):
     """Each reads it to a device of its own."""
     main([*OPTIONS, "--config.epochs=0.2", f"--workdir={tmp_path / 'first'}"])
@@ -141,7 +143,7 @@ def test_two_processes_start_from_a_run_folder(tmp_path):
     assert codes == [0, 0] and f"starting from {tmp_path / 'first'}" in errors[0], errors
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.parity)])
 def test_when_one_dies_the_other_ends_with_a_sentence(tmp_path, victim):
     workdir = tmp_path / "run"
     processes = start_two("-m", "train", *OPTIONS, f"--workdir={workdir}", "--config.epochs=1000")

@@ -35,13 +35,20 @@ VARIANTS = {
     "small_images": ["cifar10", "cifar100", "fashion_mnist"],
 }
 ALL = [(name, variant) for name in RECIPES for variant in VARIANTS.get(name, [""])]
-# Those of the other networks of 2016 take half a minute each.
+# The large networks take half a minute each.
+LONG = ("inception_v2", "inception_v3", "modern_imagenet")
 TRACED = [
-    pytest.param("inception_2016", name, marks=pytest.mark.slow)
-    if name != "inception_resnet_v2"
-    else ("inception_2016", name)
-    for name in VARIANTS["inception_2016"][:3]
-] + [(name, VARIANTS.get(name, [""])[0]) for name in RECIPES if name != "inception_2016"]
+    *(
+        pytest.param(name, VARIANTS.get(name, [""])[0], marks=pytest.mark.parity)
+        if name in LONG
+        else (name, VARIANTS.get(name, [""])[0])
+        for name in RECIPES
+        if name != "inception_2016"
+    ),
+    pytest.param("inception_2016", "inception_resnet_v2", marks=pytest.mark.parity),
+    pytest.param("inception_2016", "inception_v4", marks=pytest.mark.slow),
+    pytest.param("inception_2016", "inception_resnet_v1", marks=pytest.mark.slow),
+]
 
 # Recipe, variant, side of the smallest images that its network takes, further options.
 # Those of LARGE take minutes to compile.

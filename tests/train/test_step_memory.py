@@ -143,6 +143,7 @@ def test_of_all_networks_only_lenets_are_small():
     assert sorted(small) == ["lenet5", "lenet5_1998"]
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize(("name", "other"), [("vgg11", "true"), ("vgg11_bn", "false")])
 def test_operations_are_ordered_for_what_the_step_keeps(name, other, tmp_path):
     recipe = tmp_path / "recipe.py"

@@ -156,6 +156,7 @@ def inception_v3(keras):
     )
 
 
+@pytest.mark.parity
 def test_inception_v3(keras, inception_v3, tmp_path):
     inception_v3.save_weights(tmp_path / "model.weights.h5")
     pretrained = load(tmp_path / "model.weights.h5", "inception_v3")
@@ -177,6 +178,7 @@ def test_inception_v3(keras, inception_v3, tmp_path):
         assert_trees_close(load(tmp_path / name, "inception_v3").variables, pretrained.variables)
 
 
+@pytest.mark.parity
 def test_inception_v3_as_slim(inception_v3, tmp_path):
     """The same values under TF-slim's names.
 
@@ -280,7 +282,8 @@ def test_inception_resnet_v2(keras, tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", [pytest.param("vgg16", marks=pytest.mark.parity), "vgg19"])
+@pytest.mark.parity
+@pytest.mark.parametrize("name", ["vgg16", "vgg19"])
 def test_vgg(keras, name, tmp_path):
     """With the classifier; in Keras its shape fixes the size at 224."""
     network = randomise(
@@ -303,6 +306,7 @@ def test_vgg(keras, name, tmp_path):
         )
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("name", ["vgg16", "vgg19"])
 def test_without_a_classifier(keras, name, tmp_path):
     """A file without the dense layers: a warning names them, and they are initialised."""

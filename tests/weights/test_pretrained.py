@@ -263,6 +263,7 @@ def test_a_random_classifier_does_not_predict(server):
         net.predict(np.zeros((64, 64, 3), np.uint8))
 
 
+@pytest.mark.parity
 def test_files_are_recognised(values, tmp_path):
     """As people have them: wrapped, without a word about who wrote them."""
     tensors = torchvision_tensors("inception_v1_bn", values)

@@ -119,6 +119,7 @@ def names(part, model):
     return len(found), zlib.crc32("\n".join(found).encode())
 
 
+@pytest.mark.parity
 def test_names_stay():
     found = {
         f"{s}/{m}/{i}": names(part, m)
