@@ -33,7 +33,7 @@ check: $(VENV)/.ready ## check lint, format and types
 	$(PY) -m mypy
 
 parity: $(VENV)/.parity ## compare with torchvision, timm, TF-slim and Keras (installs torch)
-	$(PY) -m pytest -m "parity and not slow" tests
+	$(PY) -m pytest -n 2 --dist worksteal -m "parity and not slow" tests
 
 slow: $(VENV)/.parity ## run the tests that take minutes: five seeds of the demo, large networks
 	$(PY) -m pytest -m slow tests

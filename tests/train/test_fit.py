@@ -22,6 +22,7 @@ from train import build, data, metrics, own, predict, recipe
 from train.__main__ import main
 from train.checkpoint import goodness
 from train.config import Checkpoint, Config, Data, Log, Loss, Model, Optim, Transform
+from train.data.sources import objects
 from train.data.sources.objects import wrap
 from train.errors import DataError, UserError
 from train.evaluate.evaluation import evaluate
@@ -249,6 +250,26 @@ def test_kinds_of_data(tmp_path):
         read = data.read(split, np.arange(6), whole)
         assert np.array_equal(read, images)
     assert wrap(squares).class_names == wrap(paths).class_names == ("dark", "light")
+
+
+def test_a_column_of_labels_saves_reading_the_images(monkeypatch):
+    """As the hub's data sets have it."""
+    monkeypatch.setattr(objects, "IN_MEMORY", 0)
+    read = []
+
+    class Columns(list):
+        column_names = ["image", "label"]
+
+        def __getitem__(self, key):
+            if isinstance(key, str):
+                return [example[key] for example in self]
+            read.append(key)
+            return super().__getitem__(key)
+
+    image = np.zeros((8, 8), np.uint8)
+    split = wrap(Columns({"image": image, "label": i % 3} for i in range(40)))
+    assert split.labels.tolist() == [i % 3 for i in range(40)]
+    assert len(set(read)) < 20
 
 
 def test_images_of_several_sizes_are_read_when_needed():

@@ -249,8 +249,14 @@ def label(example: Any, name: str) -> Label:
 
 
 def labels_of(source: Any, name: str) -> list[Label]:
-    """The label of every example; torchvision's `targets` save reading the images."""
+    """The label of every example.
+
+    torchvision's `targets` and the columns of the hub's data sets save reading the images.
+    """
     column = getattr(source, "targets", None)
+    columns = getattr(source, "column_names", None)
+    if isinstance(columns, list) and (known := [key for key in LABELS if key in columns]):
+        column = source[known[0]]
     if column is None or len(column) != len(source):
         return [label(read(source, i, name), name) for i in range(len(source))]
     return [label((None, value), name) for value in column]
