@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import partial
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -128,6 +129,16 @@ def test_a_program_that_differs_is_not_written(weights_file, tmp_path, monkeypat
     with pytest.raises(CheckpointError, match=r"differs from the network by .* not written"):
         export([f"--weights={weights_file}", f"--out={tmp_path}/x.stablehlo"])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_network_for_a_fixed_number_of_images_is_refused(weights_file, tmp_path):
+    class Fixed(nn.Module):
+        def __call__(self, images, train):
+            return images.reshape(len(images), -1)
+
+    loaded = from_weights(str(weights_file), None, "cnnjax")._replace(model=Fixed(), variables={})
+    with pytest.raises(UserError, match=r"write x\.shape\[0\] instead of len\(x\)"):
+        programs.make_stablehlo(tmp_path / "x", loaded, preprocessing=False)
 
 
 def test_a_folder_is_not_written_over(weights_file, tmp_path):

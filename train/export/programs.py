@@ -109,8 +109,14 @@ def make_stablehlo(path: Path, classifier: Classifier, preprocessing: bool) -> N
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *example.shape[1:]), example.dtype)
     program = jax.jit(function(classifier, preprocessing))
-    with ops.plain():
-        exported = jax.export.export(program, platforms=PLATFORMS)(images)
+    try:
+        with ops.plain():
+            exported = jax.export.export(program, platforms=PLATFORMS)(images)
+    except (TypeError, jax.core.InconclusiveDimensionOperation) as error:
+        raise UserError(
+            f"{classifier.name} does not take any number of images: {error}. In its code, write "
+            "x.shape[0] instead of len(x)"
+        ) from error
     path.write_bytes(exported.serialize())
 
 
