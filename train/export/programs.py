@@ -112,7 +112,7 @@ def make_stablehlo(path: Path, classifier: Classifier, preprocessing: bool) -> N
     try:
         with ops.plain():
             exported = jax.export.export(program, platforms=PLATFORMS)(images)
-    except (TypeError, jax.core.InconclusiveDimensionOperation) as error:
+    except (TypeError, jax.errors.InconclusiveDimensionOperation) as error:
         raise UserError(
             f"{classifier.name} does not take any number of images: {error}. In its code, write "
             "x.shape[0] instead of len(x)"
