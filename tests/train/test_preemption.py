@@ -5,7 +5,6 @@ One file, because the tests share a run that nothing disturbed.
 """
 
 import json
-import os
 import resource
 import signal
 
@@ -55,7 +54,7 @@ def at_step(monkeypatch, number, action):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, monkeypatch, whole, number, capfd):
     before = signal.getsignal(number)
-    at_step(monkeypatch, 19, lambda: os.kill(os.getpid(), number))
+    at_step(monkeypatch, 19, lambda: signal.raise_signal(number))
     with pytest.raises(Preempted, match="stopped by a signal after step 19 of 32; saved") as caught:
         go(tmp_path / "run")
     assert caught.value.exit_code == 75 and signal.getsignal(number) == before
@@ -148,7 +147,7 @@ def test_the_best_so_far_survives_resume(tmp_path, monkeypatch):
     """Evaluations at 17 and 32 with made-up accuracies; the run is interrupted between them."""
     monkeypatch.setattr(Training, "evaluate", made_up({17: 0.9, 28: 0.5, 32: 0.4}))
     every = ["--config.checkpoint.every=17", "--config.checkpoint.keep=1"]
-    at_step(monkeypatch, 20, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    at_step(monkeypatch, 20, lambda: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Preempted):
         go(tmp_path / "run", *every)
     go(tmp_path / "run", *every)
@@ -163,7 +162,7 @@ def test_the_best_is_saved_where_no_checkpoint_is_due(tmp_path, monkeypatch):
         "--config.checkpoint.keep=1",
         "--config.log.eval_every=8",
     ]
-    at_step(monkeypatch, 20, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    at_step(monkeypatch, 20, lambda: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Preempted):
         go(tmp_path / "run", *every)
     go(tmp_path / "run", *every)
@@ -228,7 +227,7 @@ def test_rollback_goes_back_and_on_in_another_order(tmp_path, monkeypatch, whole
     assert second[0] != pytest.approx(second[1], rel=1e-5)
 
     # What comes later remembers the order.
-    at_step(monkeypatch, 20, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    at_step(monkeypatch, 20, lambda: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Preempted):
         go(tmp_path / "again", "--config.on_nan=rollback")
     go(tmp_path / "again", "--config.on_nan=rollback")
@@ -261,7 +260,7 @@ def test_a_plateau_survives_resume(tmp_path, monkeypatch):
     rates = {row["step"]: row["lr"] for row in numbers(tmp_path / "whole")}
     expected = {5: 0.05, 10: 0.05, 15: 0.005, 20: 0.005, 25: 0.0005, 30: 0.00005, 32: 0.00005}
     assert rates == pytest.approx(expected)
-    at_step(monkeypatch, 19, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    at_step(monkeypatch, 19, lambda: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Preempted):
         go(tmp_path / "run", *options)
     go(tmp_path / "run", *options)
