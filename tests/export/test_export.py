@@ -64,6 +64,7 @@ def test_programs_in_another_process(weights_file, tmp_path, kind, preprocessing
     np.testing.assert_allclose(np.load(tmp_path / "answers.npy"), jax.nn.softmax(logits), atol=1e-5)
 
 
+@pytest.mark.parity
 def test_a_savedmodel_answers_alike_here_and_in_another_process(weights_file, tmp_path):
     """The check that each export passes is in another process."""
     import tensorflow as tf

@@ -84,6 +84,7 @@ def test_each_stem_hands_its_own_image_size_to_the_same_network(side):
     assert ("pool3a" in maps) == (side != 79)
 
 
+@pytest.mark.parity
 def test_smaller_images_cost_the_same():
     large, medium, small = (
         analysis.summarize(InceptionV3(stem=s), (s, s, 3)) for s in (299, 151, 79)
@@ -120,6 +121,7 @@ def test_an_unknown_stem_is_refused():
         shapes(InceptionV3(stem=224), 299)
 
 
+@pytest.mark.parity
 def test_what_factorisation_saves():
     """Kernels, and two BatchNorm values for each channel of the layers that disappear."""
     whole, factorized = (

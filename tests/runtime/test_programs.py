@@ -45,7 +45,7 @@ def refuse(*_, **__):
 
 
 @pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.parity)])
-@pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
+@pytest.mark.parametrize("mapping", ["pmap", pytest.param("shard_map", marks=pytest.mark.parity)])
 def test_the_second_start_traces_nothing_and_computes_the_same(
     tmp_path, monkeypatch, mapping, devices
 ):

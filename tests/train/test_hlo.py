@@ -8,6 +8,8 @@ import pytest
 
 from tests.helpers import ROOT, command
 
+pytestmark = pytest.mark.parity  # which keeps XLA's optimisations
+
 SCRIPT = """
 import json, re, jax
 jax.config.update("jax_platforms", "cpu")

@@ -36,7 +36,7 @@ VARIANTS = {
 }
 ALL = [(name, variant) for name in RECIPES for variant in VARIANTS.get(name, [""])]
 # The large networks take half a minute each.
-LONG = ("inception_v2", "inception_v3", "modern_imagenet")
+LONG = ("inception_v2", "inception_v3", "modern_imagenet", "folder")
 TRACED = [
     *(
         pytest.param(name, VARIANTS.get(name, [""])[0], marks=pytest.mark.parity)

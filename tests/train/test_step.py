@@ -101,6 +101,7 @@ def test_lenet_on_distorted_images_on_any_devices(reference, mapping, devices):
     assert_trees_close(final.params, reference["lenet5"][0].params, atol=1e-6)
 
 
+@pytest.mark.parity
 def test_distortion_is_done_before_all_else(reference):
     """A step on images and transforms is one on the distorted images, as a whole and in parts; and
     not one on the images.

@@ -120,6 +120,7 @@ def test_options_of_earlier_versions():
     assert config.log.to == ("wandb", "tensorboard") and config.log.project == "mine"
 
 
+@pytest.mark.parity
 def test_a_trace_that_a_run_does_not_come_to_the_end_of(tmp_path, capsys):
     """Asked for beyond the last step; then of none of the steps that a resumed run has, and of the
     last ones of it.
