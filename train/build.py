@@ -378,17 +378,10 @@ class Task:
         check(config)
         self.config, given = config, given or Given()
         self.spread = Parallel(config.parallel.mapping, config.parallel.devices, among=among)
-        self.spread.check("data.batch_size", config.data.batch_size)
-        share = config.data.batch_size // len(self.spread.devices)
-        parts = config.parallel.accumulate
-        if parts < 1 or share % parts:
-            raise UserError(
-                f"parallel.accumulate={parts} does not divide the {share} examples of each device"
-            )
-        source = config.data
+        self._check_devices()
         learnt, asked = given.train or split, given.evaluation or split
-        self.train_split = learnt or data.load(source.source, source.train_split)
-        self.eval_split = asked or data.load(source.source, source.eval_split)
+        self.train_split = learnt or data.load(config.data.source, config.data.train_split)
+        self.eval_split = asked or data.load(config.data.source, config.data.eval_split)
         self.class_names = self.train_split.class_names
         self.steps = count_steps(config, len(self.train_split))
         self.model = build_model(config, len(self.class_names), given.model)
@@ -397,30 +390,56 @@ class Task:
         check_best(best, self.model.num_classes, multi_label=multi_label)
         data.check(self.train_split, config.data)
         self.image_shape = data.image_shape(self.train_split, config.data)
-        asked_shape = data.image_shape(self.eval_split, config.data)
-        if asked_shape != self.image_shape:
-            raise UserError(
-                f"images to learn from are {self.image_shape}, those of the evaluation "
-                f"{asked_shape}; data.size and data.channels make them alike"
-            )
+        self._check_images()
         rules = rate_rules(config, self.model, self.image_shape)
-        self.schedule: optax.Schedule | None = None
-        if given.tx:
-            half = config.model.dtype == "float16"
-            self.tx = optim.with_loss_scale(given.tx) if half else given.tx
-        else:
-            self.tx, self.schedule = build_optimizer(config, self.steps, rules)
+        self.tx, self.schedule = self._optimizer(given.tx, rules)
         self.plateau = build_plateau(config)
         self.class_weights = weights_of_classes(config, self.train_split, self.model.num_classes)
         self.loss = build_loss(config, self.class_weights, given.loss)
         self.preprocess = build_preprocess(config, self.image_shape[-1])
+        self._init_key, self.key = jax.random.split(jax.random.key(config.seed))
+        shapes = self._shapes()
+        self.abstract_state = self.spread.abstract(shapes)
+        self.keeps_products = keeps_products(config, self.model, one_cpu=self.spread.one_cpu)
+        self.frozen = frozen_parameters(shapes.params, rules)
+        self.step = self.spread.map(self.step_of_share(), split=(False, True, False), donate=True)
+
+    def _check_devices(self) -> None:
+        """Raises UserError unless the batch divides among the devices and their parts."""
+        images, parts = self.config.data.batch_size, self.config.parallel.accumulate
+        self.spread.check("data.batch_size", images)
+        share = images // len(self.spread.devices)
+        if parts < 1 or share % parts:
+            raise UserError(
+                f"parallel.accumulate={parts} does not divide the {share} examples of each device"
+            )
+
+    def _check_images(self) -> None:
+        """Raises UserError unless both splits' images are alike, and batches fit into memory."""
+        asked = data.image_shape(self.eval_split, self.config.data)
+        if asked != self.image_shape:
+            raise UserError(
+                f"images to learn from are {self.image_shape}, those of the evaluation {asked}; "
+                "data.size and data.channels make them alike"
+            )
         for name in ("batch_size", "eval_batch_size"):
-            size = getattr(config.data, name)
+            size = getattr(self.config.data, name)
             if size * math.prod(self.image_shape) > MOST_BYTES:
                 shape = "x".join(map(str, self.image_shape))
                 raise UserError(f"data.{name}={size} images of {shape} do not fit into memory")
 
-        self._init_key, self.key = jax.random.split(jax.random.key(config.seed))
+    def _optimizer(
+        self, tx: optax.GradientTransformation | None, rules: Any
+    ) -> tuple[optax.GradientTransformation, optax.Schedule | None]:
+        """The given optimizer, whose schedule nobody knows, or that of the config."""
+        if tx is None:
+            return build_optimizer(self.config, self.steps, rules)
+        half = self.config.model.dtype == "float16"
+        return (optim.with_loss_scale(tx) if half else tx), None
+
+    def _shapes(self) -> state.TrainState:
+        """The shapes of the state. Raises UserError where network, loss and config do not fit."""
+        config, on_cpu = self.config, self.spread.devices[0].platform == "cpu"
         create = partial(
             state.create_state,
             self.model,
@@ -428,7 +447,6 @@ class Task:
             image_shape=self.image_shape,
             ema=config.optim.ema > 0,
         )
-        on_cpu = self.spread.devices[0].platform == "cpu"
         self._create: Any = jax.jit(create, compiler_options=RUNS_ONCE if on_cpu else None)
         try:
             shapes = jax.eval_shape(self._create, self._init_key)
@@ -447,10 +465,7 @@ class Task:
                 f"{config.model.name} has none"
             )
         check_schedule_free(config, shapes)
-        self.abstract_state = self.spread.abstract(shapes)
-        self.keeps_products = keeps_products(config, self.model, one_cpu=self.spread.one_cpu)
-        self.frozen = frozen_parameters(shapes.params, rules)
-        self.step = self.spread.map(self.step_of_share(), split=(False, True, False), donate=True)
+        return shapes
 
     def step_of_share(self) -> Callable:
         """(state, one device's share of a batch, key) -> (state, values)."""
