@@ -5,7 +5,6 @@ be seen together.
 """
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +29,7 @@ from train.evaluator import Evaluator
 from train.lock import Lock
 from train.meters import Meters
 from train.opening import first_lines
-from train.progress import Progress, accuracy, duration, waiting
+from train.progress import Progress, accuracy, duration, is_live, waiting
 from train.runtime import cluster, malloc, programs
 from train.runtime.signals import Interrupt
 from train.start import start
@@ -71,7 +70,7 @@ def train(
     cluster.check_devices()
     trackers.check(config.log.to)
     with contextlib.nullcontext(interrupt) if interrupt else Interrupt() as interrupt:
-        quiet = not sys.stderr.isatty() or jax.process_index() > 0
+        quiet = not is_live() or jax.process_index() > 0
         with waiting(f"reading {config.data.source}", quiet=quiet):
             task = Task(config, given=given)
         try:

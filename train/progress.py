@@ -19,16 +19,22 @@ FILED = ("balanced_accuracy", "precision", "recall", "f1", "auc")  # in metrics.
 THEN = ("skipped", "bad_images", "examples", "images_per_second", "lr", "epoch", "data_wait")
 
 
-class Line:
-    """The last line of a terminal, drawn twice a second by a thread of its own.
+def is_live() -> bool:
+    """Whether a line of standard error can be drawn again: on a terminal, and in a notebook."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
 
-    The cursor stays at its start, so that whatever else is printed takes its place. Without a
-    terminal nothing is drawn.
+
+class Line:
+    """The last line of a terminal or of a notebook, drawn twice a second by a thread of its own.
+
+    The cursor stays at its start, so that whatever else is printed takes its place. Elsewhere
+    nothing is drawn.
     """
 
     def __init__(self, text: Callable[[], str], *, quiet: bool = False):
         self._text, self._stream, self._lock = text, sys.stderr, threading.Lock()
-        self.live = self._stream.isatty() and not quiet
+        self.live = is_live() and not quiet
+        self._clear = CLEAR if self._stream.isatty() else ""  # a notebook knows no such code
         self._over = threading.Event()
         if self.live:
             self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
@@ -36,17 +42,18 @@ class Line:
 
     def _run(self) -> None:
         while not self._over.wait(0.5):
-            self._write(self._text()[: columns() - 1] + "\r")
+            self._write(self._text()[: columns() - 1], "\r")
 
-    def _write(self, text: str) -> None:
+    def _write(self, text: str, end: str) -> None:
+        text = self._clear + text if self._clear else text.ljust(columns() - 1)
         with self._lock, contextlib.suppress(OSError, ValueError):  # a terminal that is closed
-            self._stream.write(CLEAR + text)
+            self._stream.write(text + end)
             self._stream.flush()
 
     def say(self, text: str) -> None:
         """A whole line above this one."""
         if self.live:
-            self._write(text + "\n")
+            self._write(text, "\n")
         else:
             tell(text)
 
@@ -54,7 +61,7 @@ class Line:
         if self.live and not self._over.is_set():
             self._over.set()
             self._thread.join()
-            self._write("")
+            self._write("", "\r")
 
 
 @contextlib.contextmanager

@@ -68,6 +68,18 @@ def test_seconds_tick_on_a_terminal(terminal):
     assert "compiling… 1 s" in lines(terminal) and "compiling… 7 done, 1 s" in lines(terminal)
 
 
+def test_a_notebook_has_the_line_without_codes_of_terminals(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    stream = io.StringIO()
+    notebook = types.SimpleNamespace(stderr=stream, modules={"ipykernel": None})
+    monkeypatch.setattr(progress, "sys", notebook)
+    with waiting("compiling"):
+        time.sleep(1.1)
+    drawn = stream.getvalue().split("\r")
+    assert {len(text) for text in drawn[:-1]} == {79} and progress.CLEAR not in drawn[0]
+    assert "compiling… 1 s" in map(str.rstrip, drawn)
+
+
 def test_elsewhere_a_wait_is_one_line(capsys):
     with waiting("compiling"):
         pass
