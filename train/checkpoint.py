@@ -130,15 +130,17 @@ class Checkpoints:
 
     def _set_aside_unreadable(self) -> None:
         """orbax opens files of every step when it starts: a FIFO would never end, and it fails at
-        the first metrics that are not JSON.
+        the first metrics or metadata that are no JSON object.
         """
         if not self.folder.exists():
             return
         for place in [path for path in self.folder.iterdir() if path.name.isdecimal()]:
-            name = "metrics"
+            name = ""
             try:
-                for path in place.glob("metrics/metrics"):
-                    json.loads(files.read(path))
+                for path in (*place.glob("metrics/metrics"), *place.glob("_CHECKPOINT_METADATA")):
+                    name = path.name
+                    if not isinstance(json.loads(files.read(path)), dict):
+                        raise ValueError("no object")
                 for folder, _, names in os.walk(place):  # nothing where it is remote
                     for name in names:
                         if os.path.exists(f"{folder}/{name}"):  # orbax names what is missing

@@ -102,6 +102,15 @@ def test_metrics_of_a_checkpoint_that_cannot_be_read(run, capfd):
         assert checkpoints.best() is not None
 
 
+@pytest.mark.parametrize("file", ["metrics/metrics", "_CHECKPOINT_METADATA"])
+@pytest.mark.parametrize("text", ["3.5", "[]", "null", "{", "\x00"])
+def test_a_file_of_a_checkpoint_that_is_no_object(run, file, text):
+    (run / "checkpoints/8" / file).write_text(text)
+    name = file.rpartition("/")[2]
+    with pytest.raises(CheckpointError, match=f"8 is damaged: {name} cannot be read"):
+        Run(str(run)).restore("latest")
+
+
 def test_a_fifo_in_a_checkpoint(run, capfd):
     (run / "checkpoints/8/_CHECKPOINT_METADATA").unlink()
     os.mkfifo(run / "checkpoints/8/_CHECKPOINT_METADATA")
