@@ -266,7 +266,7 @@ def prepare(folder: Path) -> Ground:
     }.items():
         jax.config.update(key, value)
     # An exported program is checked in a process of its own, whatever the input was.
-    programs.check_elsewhere = lambda *_: 0.0
+    programs.check_elsewhere = lambda *_, **__: {"difference": 0.0, "agreement": 1.0}
     os.environ["HOME"] = str(folder)
     os.chdir(folder)
     _ground[:] = [Ground(folder)]
