@@ -9,6 +9,7 @@ cnnjax recipes                       the recipes that come with the package
 cnnjax train RECIPE --workdir=DIR    as python -m train; so are evaluate, predict, report, export,
                                      data, benchmark, sweep and lineage
 cnnjax completion bash               a script that completes these words (also: zsh)
+                                     making it takes seconds, so keep it in a file
 
 `python -m cnnjax` is the same command.
 """

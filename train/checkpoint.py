@@ -135,7 +135,7 @@ class Checkpoints:
         if not self.folder.exists():
             return
         for place in [path for path in self.folder.iterdir() if path.name.isdecimal()]:
-            name = ""
+            name = "its folder"
             try:
                 for path in (*place.glob("metrics/metrics"), *place.glob("_CHECKPOINT_METADATA")):
                     name = path.name
