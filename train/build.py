@@ -188,13 +188,19 @@ def check_loss(
     model: nn.Module,
     shapes: state.TrainState,
     image_shape: tuple[int, int, int],
-    label_shape: tuple[int, ...],
+    labels: jax.ShapeDtypeStruct,
 ) -> None:
-    """Traces a loss of the user's own on two images. UserError: it fails, or makes no numbers."""
+    """Traces a loss of the user's own as the step calls it, on two images and their labels.
+
+    Raises:
+        UserError: it fails, or makes no numbers.
+    """
     variables = {"params": shapes.params, "batch_stats": shapes.batch_stats}
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-    labels = jax.ShapeDtypeStruct((2, *label_shape), jnp.int32)
-    outputs = jax.eval_shape(partial(model.apply, train=False), variables, images)
+    forward = partial(model.apply, train=True, mutable=["batch_stats"])
+    outputs, _ = jax.eval_shape(
+        lambda *inputs: forward(*inputs, rngs={"dropout": jax.random.key(0)}), variables, images
+    )
     try:
         _, parts = jax.eval_shape(loss, outputs, labels)
     except UserError:
@@ -202,8 +208,8 @@ def check_loss(
     except Exception as error:
         raise UserError(f"the loss fails: {type(error).__name__}: {error}") from error
     for name, part in parts.items():
-        if part.shape:
-            raise UserError(f"the loss's {name} has the shape {part.shape}; it must be a number")
+        if getattr(part, "shape", None) != ():
+            raise UserError(f"the loss's {name} must be a number, got {part}")
 
 
 def check_schedule_free(config: Config, shapes: state.TrainState) -> None:
@@ -457,8 +463,10 @@ class Task:
                 raise
             raise UserError(f"the network fails: {type(error).__name__}: {error}") from error
         if own.is_own(config.loss.name):
-            label_shape = self.train_split.label_shape
-            check_loss(self.loss, self.model, shapes, self.image_shape, label_shape)
+            mixed = config.data.augment.mixup or config.data.augment.cutmix
+            rows = (self.model.num_classes,) if mixed else self.train_split.label_shape
+            labels = jax.ShapeDtypeStruct((2, *rows), jnp.float32 if mixed else jnp.int32)
+            check_loss(self.loss, self.model, shapes, self.image_shape, labels)
         if keeps_statistics(config) and shapes.batch_stats and not hasattr(self.model, "bn_frozen"):
             raise UserError(
                 "freezing BatchNorm needs a field bn_frozen of the network; "

@@ -67,6 +67,8 @@ def own(function: Callable, outputs: Outputs, labels: jax.Array):
     loss, parts = result if isinstance(result, tuple) else (result, {})
     if jnp.ndim(loss):
         raise UserError(f"the loss has the shape {jnp.shape(loss)}; it must be one number, a mean")
+    if not isinstance(parts, dict):
+        raise UserError("beside the loss, a loss returns a dict of numbers by name")
     return loss, parts
 
 

@@ -493,3 +493,37 @@ def test_the_examples_of_the_readme_run(title, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     runpy.run_path("example.py", run_name="__main__")
     assert "'loss': " in capsys.readouterr().out.splitlines()[-1]
+
+
+def checked(loss, model="lenet5", **augment):
+    """Builds a task with a loss of one's own, which is traced as the step calls it."""
+    source = "synthetic:32x32x3/10" if model != "lenet5" else "synthetic:28x28x1/10"
+    images = dataclasses.replace(Data().augment, **augment)
+    config = Config(data=Data(source=source, augment=images), model=Model(name=model))
+    config.loss.name = "(object)"
+    return build.Task(config, given=build.Given(loss=loss))
+
+
+def test_a_loss_is_tried_with_what_the_step_hands_it():
+    def of_mixed(outputs, labels):
+        return optax.softmax_cross_entropy(outputs.logits, labels).mean()
+
+    def of_heads(outputs, labels):
+        heads = (outputs.logits, *outputs.aux)
+        assert len(heads) == 3
+        losses = optax.softmax_cross_entropy_with_integer_labels
+        return sum(losses(head, labels).mean() for head in heads)
+
+    checked(of_mixed, mixup=0.2)
+    with pytest.raises(UserError, match="the loss fails"):
+        checked(of_mixed)
+    checked(of_heads, "inception_v1")
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [(lambda x: x.mean(), "a dict of numbers by name"), (lambda x: {"a": {"b": x}}, "loss's a")],
+)
+def test_a_loss_with_other_parts_is_refused(more, sentence):
+    with pytest.raises(UserError, match=sentence):
+        checked(lambda outputs, labels: (outputs.logits.mean(), more(outputs.logits)))

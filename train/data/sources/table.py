@@ -44,7 +44,7 @@ def table(path: str, split: str) -> Files:
     reader = csv.DictReader(io.StringIO(text, newline=""))
     columns = [name.strip().lower() for name in reader.fieldnames or ()]
     reader.fieldnames = columns
-    if double := {name for name in columns if columns.count(name) > 1}:
+    if double := {name for name in columns if name and columns.count(name) > 1}:
         raise DataError(f"{path} has the column {min(double)} twice")
     paths, labels = (column(path, columns, names) for names in (PATHS, LABELS))
     needed = [paths, labels, *(["split"] if "split" in columns else [])]
