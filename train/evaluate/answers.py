@@ -266,6 +266,10 @@ def _log_mean(
     mean = total / views[:, None]
     if average == "logits":
         return np.asarray(classifier.log_probabilities(jnp.asarray(mean, jnp.float32)))
+    if (
+        classifier.multi_label
+    ):  # a sigmoid that float32 rounds to 1 would cost as if it were certain
+        mean = np.minimum(mean, 1 - np.finfo(np.float32).epsneg)
     return np.log(np.maximum(mean, TINY)).astype(np.float32)
 
 
