@@ -17,7 +17,7 @@ GOOGLENET = f"{BASE}:inception_v1"
 RESNET = f"{BASE}:inception_resnet_v1"
 SHORT = ("data.batch_size=32", "optim.warmup=0.1", *STILL, *HARD, *LOGS)
 SGD = ("optim.name=sgd", "optim.schedule=constant", "optim.clip=0", "optim.weight_decay=0")
-BN = ("model.options.aux=False", "epochs=0.5", "on_nan=skip", *SHORT, *SGD, "optim.warmup=0")
+BN = ("model.options.aux=False", "epochs=2", "on_nan=skip", *SHORT, *SGD, "optim.warmup=0")
 DEEP = ("data.batch_size=16", "optim.warmup=0.05", "epochs=0.24", *STILL, *HARD, *LOGS)
 AUGMENTED = ("epochs=40", "data.channels=3", *FEW)
 

@@ -109,7 +109,6 @@ def unmapped(model: Any) -> dict[str, Any]:
 
 
 MEASURES = {
-    "top1": Measure(Text("test accuracy", "acierto en prueba"), partial(last, key="top1")),
     "loss": Measure(Text("test loss", "pérdida en prueba"), partial(last, key="loss")),
     **{
         f"steps_to_{text}": Measure(

@@ -90,11 +90,12 @@ WORDS = {
     "ilsvrc": Text("Winners of ILSVRC, top-5 error", "Ganadores de ILSVRC, error top-5"),
     "ilsvrc_source": Text(
         "Classification task. 2010 to 2014: Russakovsky et al. 2015, and the papers (2012 with "
-        "further training data). 2015 to 2017: the challenge's pages of results, from memory. The "
-        "same paper puts a trained person at 5.1 %.",
+        "further training data). 2015: He et al. 2015. 2017: Hu et al. 2017. 2016: the challenge's "
+        "page of results, as surveys quote it. Russakovsky et al. put a trained person at 5.1 %.",
         "Tarea de clasificación. 2010 a 2014: Russakovsky et al. 2015 y los artículos (2012 con "
-        "datos de entrenamiento adicionales). 2015 a 2017: las páginas de resultados del concurso, "
-        "de memoria. El mismo artículo sitúa a una persona entrenada en el 5,1 %.",
+        "datos de entrenamiento adicionales). 2015: He et al. 2015. 2017: Hu et al. 2017. 2016: la "
+        "página de resultados del concurso, citada por revisiones posteriores. Russakovsky et al. "
+        "sitúan a una persona entrenada en el 5,1 %.",
     ),
 }
 
