@@ -378,6 +378,11 @@ def test_a_table_of_numbers_without_splits(tmp_path):
     assert train.class_names == ("2", "10") and len(train) == 3 and sorted(test.labels) == [0, 1]
 
 
+def test_paths_of_a_table_on_remote_storage(tmp_path):
+    source = write_table(tmp_path, "path,label,split\ngs://photos/a.png,cat,train\n")
+    assert data.load(source, "train").name(0) == "gs://photos/a.png"
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -385,6 +390,7 @@ def test_a_table_of_numbers_without_splits(tmp_path):
         ("path\na.png\n", "needs a column label; its first line has path"),
         ("path,label\n", "has no rows"),
         ("path,label,Label\na.png,cat,dog\n", "has the column label twice"),
+        (f"path,label,{'x' * 200_000}\na.png,cat,1\n", "cannot be read: field larger than"),
         ("path,label\na.png,\n", "row 2 of .* has no label"),
         ("path,label,split\na.png,cat\n", "row 2 of .* has no split"),
         ("path,label,split\na.png,cat,train\n", "has no split 'valid'"),

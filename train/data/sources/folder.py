@@ -80,7 +80,8 @@ class Files(Split):
         return files.read(os.fsdecode(payload))
 
     def name(self, index: int | str) -> str:
-        return os.path.join(self.root, self.paths[int(index)])  # paths of a table may be absolute
+        path = self.paths[int(index)]  # a table's may be absolute, or on remote storage
+        return path if "://" in path else os.path.join(self.root, path)
 
 
 def folder(path: str, split: str) -> Files:

@@ -42,16 +42,16 @@ def table(path: str, split: str) -> Files:
             f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
         ) from None
     reader = csv.DictReader(io.StringIO(text, newline=""))
-    columns = [name.strip().lower() for name in reader.fieldnames or ()]
-    reader.fieldnames = columns
+    try:
+        columns = [name.strip().lower() for name in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        rows = list(reader)
+    except csv.Error as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
     if double := {name for name in columns if name and columns.count(name) > 1}:
         raise DataError(f"{path} has the column {min(double)} twice")
     paths, labels = (column(path, columns, names) for names in (PATHS, LABELS))
     needed = [paths, labels, *(["split"] if "split" in columns else [])]
-    try:
-        rows = list(reader)
-    except csv.Error as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
     if not rows:
         raise DataError(f"{path} has no rows")
     several = any("|" in (row[labels] or "") for row in rows)
