@@ -20,8 +20,8 @@ help: ## list the targets
 demo: $(VENV)/.ready ## train LeNet-5 on real digits, evaluate the checkpoint, write the report
 	rm -rf runs/demo
 	$(PY) -m train --config=configs/lenet_mnist.py --workdir=runs/demo
-	$(PY) -m train.report --workdir=runs/demo
 	$(PY) -m train.evaluate --workdir=runs/demo
+	$(PY) -m train.report --workdir=runs/demo
 
 # Most of the tests' time is XLA's optimisations. The comparisons of `make parity` keep them.
 test: $(VENV)/.tpu ## run the tests, except parity and slow
@@ -69,7 +69,7 @@ clean: ## remove environments and caches
 $(VENV)/.ready: $(SET_UP)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 		{ echo "error: Python 3.11, 3.12 or 3.13 is needed; name one with make PYTHON=python3.12"; exit 1; }
-	@echo "setting up $(VENV) (a minute or two)…"
+	@echo "setting up $(VENV) (about three minutes)…"
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@$(INSTALL) -e '.[test]'
 	@touch $@

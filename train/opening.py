@@ -31,9 +31,9 @@ def first_lines(task: Task, workdir: str) -> str:
             f"({config.epochs:g} epochs), into {workdir}",
         ),
     ]
-    harder = ", ".join(harder_in_training(config, task))
-    if harder:
-        lines.append(("loss", f"higher in rows of training than of evaluation, since {harder}"))
+    if harder := harder_in_training(config, task):
+        reasons = " and ".join([", ".join(harder[:-1]), harder[-1]] if harder[1:] else harder)
+        lines.append(("loss", f"higher in rows of training than of evaluation: {reasons}"))
     wide = min(columns(), 100)
     return "\n".join(
         textwrap.fill(f"{head:<9}{text}", wide, subsequent_indent=" " * 11) for head, text in lines

@@ -190,7 +190,7 @@ def test_check_and_stats_compare_the_classes_of_splits(tmp_path, capsys):
     main(["check", str(root)])
     said = capsys.readouterr().err
     assert "train: 6 images: cat 1, dog 5" in said and "val: 2 images, 1 of each class" in said
-    assert "8 images, none of which cannot be read" in said
+    assert "8 images, all of which can be read" in said
     result, said = main(["stats", source]), capsys.readouterr().err
     flag = f"{result['mean'][0]:.3f}".rstrip("0")
     assert f'--config.data.mean="({flag}, ' in said and "are grey" not in said

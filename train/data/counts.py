@@ -67,7 +67,8 @@ def advice(
         lines.append(
             f"{names[frequent]} has {ratio:.1f} times as many images as {names[rare]}: look at the "
             "recall of each class, not at top-1 alone. "
-            f"More images of {names[rare]} help most. In train/ you may also link each of them "
-            f"{round(ratio)} times: more are found, with more false alarms."
+            f"More images of {names[rare]} help most. --config.loss.class_weights=balanced lets "
+            "each class count alike: more of them are found, with more false alarms. "
+            "--config.checkpoint.best=balanced_accuracy keeps the best by that."
         )
     return lines

@@ -64,6 +64,8 @@ def check(path: str, config: Data | None = None) -> dict[str, Any]:
 
     for line in as_training(path):
         say(line)
+    with waiting("reading the first image"):  # imports TensorFlow before the bar's clock starts
+        reason(0)
     broken: list[str] = []
     with (
         ThreadPoolExecutor(threads(config)) as pool,
@@ -76,7 +78,11 @@ def check(path: str, config: Data | None = None) -> dict[str, Any]:
                 broken.append(split.name(index))
                 bar.write(f"{split.name(index)}: {why}", file=sys.stderr)
             bar.update()
-    say(f"{len(split):,} images, {len(broken) or 'none'} of which cannot be read")
+    say(
+        f"{len(split):,} images: {len(broken):,} cannot be read"
+        if broken
+        else f"{len(split):,} images, all of which can be read"
+    )
     return {
         "images": len(split),
         "bad": len(broken),
