@@ -94,6 +94,11 @@ def test_a_folder_without_splits_keeps_its_split_when_images_are_added(tmp_path)
             "train",
             "has the splits (train, val) inside of the classes",
         ),
+        (
+            ("photos/train/cat/a.jpg", "photos/val/cat/b.jpg", "old/c.jpg"),
+            "train",
+            "photos is no class, since it has splits (train, val): for its images use",
+        ),
         (("cat/a.jpg",), "test", "has too few images to hold out a fifth for the split 'test'"),
     ],
 )

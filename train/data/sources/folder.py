@@ -143,13 +143,21 @@ def splits_of(root: str, path: str) -> list[str]:
 
 
 def _check_level(root: str, classes: list[str], shown: str) -> None:
-    """DataError if the folders below the classes are splits, or the classes themselves."""
+    """DataError if the folders below the classes are splits, or the classes themselves, or if one
+    of the classes is a whole data set.
+    """
     inside = [subfolders(f"{root}/{name}") for name in classes]
     if inside and all(names and all(map(split_kind, names)) for names in inside):
         raise DataError(
             f"{shown} has the splits ({', '.join(inside[0])}) inside of the classes: "
             f"the splits are the upper folders, as in {shown}/{inside[0][0]}/{classes[0]}"
         )
+    for name, names in zip(classes, inside):
+        if {"train"} < {split_kind(below) for below in names} - {""}:
+            raise DataError(
+                f"{shown}/{name} is no class, since it has splits ({', '.join(names)}): "
+                f"for its images use {shown}/{name}"
+            )
     if len(classes) != 1:
         return
     place = f"{root}/{classes[0]}"
