@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 
 import numpy as np
@@ -227,3 +228,14 @@ def test_show_of_evaluation_reads_each_image_once(tmp_path, capsys):
     assert len(set(result["examples"])) == 9 and all("/val/" in name for name in result["examples"])
     assert Image.open(out).size == (8 * 102 + 2, 2 * 118 + 2)
     assert f"open {out}: 9 val images, as evaluation reads them" in capsys.readouterr().err
+
+
+def test_check_and_stats_of_a_folder_without_val(tmp_path, capsys):
+    root = write_folder(tmp_path / "photos", train=3, held_out=1)
+    shutil.rmtree(root / "val")
+    why = f"{root} has no split 'val': create {root}/val, or use {root}/train, of which a fifth"
+    main(["check", str(root)])
+    assert f"not ready for training: {why}" in capsys.readouterr().err
+    flags = [f"--config.data.source=folder:{root}", "--config.data.eval_split=val"]
+    assert main(["stats", *flags])["examples"] == 6
+    assert f"not ready for training: {why}" in capsys.readouterr().err

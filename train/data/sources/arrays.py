@@ -29,6 +29,10 @@ MOST_CLASSES = 2**20
 LONGEST_SIDE = 8192  # of synthetic images
 
 
+class MissingSplit(DataError):
+    """A source that can be read lacks a split."""
+
+
 def split_kind(name: str) -> str:
     """What a split is for: train, val or test; empty where its name does not say."""
     return SPLITS.get(name.lower(), "")
@@ -38,7 +42,8 @@ def synonym(split: str, known: Iterable[str], source: str) -> str:
     """The split's name in a source; `sources.load` documents which name stands for another.
 
     Raises:
-        DataError: the source has no such split, or several that fit.
+        MissingSplit: the source has no such split.
+        DataError: several fit.
     """
     known = list(known)
     if split in known:
@@ -51,9 +56,9 @@ def synonym(split: str, known: Iterable[str], source: str) -> str:
         return same[0]
     if same:
         raise DataError(f"{source} has {' and '.join(same)}: which of them is {split!r}?")
-    raise DataError(
+    raise MissingSplit(
         f"{source} has no split {split!r}; {nearest(split, known)} "
-        "(an option names the split: data.eval_split, or --split)"
+        "(data.train_split, data.eval_split or --split names it)"
     )
 
 

@@ -16,7 +16,7 @@ from etils import epath
 
 from cnnjax.spelling import nearest
 from train import files
-from train.data.sources.arrays import split_kind, synonym
+from train.data.sources.arrays import MissingSplit, split_kind, synonym
 from train.data.split import Split
 from train.errors import DataError
 
@@ -99,7 +99,13 @@ def folder(path: str, split: str) -> Files:
     splits = splits_of(root, path)
     if not splits:
         return _held_out(root, subfolders(root), split, path)
-    split, train = synonym(split, splits, path), synonym("train", splits, path)
+    train = synonym("train", splits, path)
+    if splits == [train] and split_kind(split) != "train":
+        raise MissingSplit(
+            f"{path} has no split {split!r}: create {path}/{split}, or use {path}/{train}, of "
+            "which a fifth is held out"
+        )
+    split = synonym(split, splits, path)
     classes = subfolders(f"{root}/{train}")
     names = _names(classes)
     if split == train:
