@@ -13,9 +13,10 @@ from pyarrow import parquet
 
 import cnnjax
 from cnnjax import weights
+from tests.data.pictures import write_folder
 from tests.evaluate.classifiers import CLASSES, make, photos
 from tests.helpers import ROOT
-from train import predict
+from train import data, predict
 from train.__main__ import main as train
 from train.classifier import from_weights, match_classes
 from train.errors import CheckpointError, DataError, UserError
@@ -181,6 +182,19 @@ def test_a_subset_is_the_same_network_over_fewer_classes(folder):
     classifier = make(folder, classes=("emu", "dog", *CLASSES[:3]))
     columns = match_classes(CLASSES, classifier, subset=True)
     assert columns.tolist() == [2, 3, 4, 1]
+
+
+def test_a_folder_without_train_is_evaluated_in_part_and_says_so(tmp_path, capsys):
+    """Unless all of it is asked for."""
+    place = write_folder(tmp_path) / "train"
+    arguments = ["--workdir=missing", f"--data=folder:{place}"]
+    for more, told in (([], True), (["--split=all"], False)):
+        with pytest.raises(UserError):
+            evaluate([*arguments, *more])
+        assert (f"{place} has no folder train: a fifth of its" in capsys.readouterr().err) == told
+    images = len(list(place.rglob("*.jpg")))
+    assert len(data.load(f"folder:{place}", "all")) == images
+    assert 0 < len(data.load(f"folder:{place}", "test")) < images
 
 
 def test_wrong_usage(folder, tmp_path):

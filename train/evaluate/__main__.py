@@ -18,7 +18,8 @@ from etils import epath
 
 from train import cli, data, errors
 from train.config import Data
-from train.errors import UserError
+from train.data.sources.folder import check_folder, splits_of
+from train.errors import UserError, tell
 from train.evaluate.evaluation import evaluate_all, from_runs, short, watch
 from train.evaluate.predictions import compare
 from train.evaluate.protocols import PROTOCOLS
@@ -69,6 +70,13 @@ def main(argv: list[str] | None = None) -> dict:
     if args.compare:
         return compare(*args.compare)
     start()
+    if args.data.startswith("folder:") and not args.split:
+        path = args.data.removeprefix("folder:")
+        if not splits_of(check_folder(path), path):
+            tell(
+                f"{path} has no folder train: a fifth of its images, by their names, is evaluated; "
+                "--split=all takes all"
+            )
     folder = epath.Path(args.out) if args.out else None
     options: dict[str, Any] = dict(
         protocol=args.protocol,

@@ -178,19 +178,19 @@ def _check_level(root: str, classes: list[str], shown: str) -> None:
 
 
 def _held_out(root: str, classes: list[str], split: str, path: str) -> Files:
-    """One split of a folder without train/.
+    """One split of a folder without train/: train, test, or all.
 
     The hash of a name holds out a fifth of the images, so that adding images moves none. Of a class
     whose images would all be held out, the one with the largest hash is for training.
     """
     _check_level(root, classes, path)
     paths, labels, unreadable = scan(root, classes, path)
-    split = synonym(split, ("train", "test"), path)
+    split = synonym(split, ("train", "test", "all"), path)
     digests = [hashlib.sha1(os.fsencode(name)).digest() for name in paths]
     test = np.array([digest[0] < 256 // 5 for digest in digests], bool)
     for label in np.setdiff1d(np.arange(len(classes)), labels[~test]):
         test[max(np.flatnonzero(labels == label), key=lambda row: digests[row])] = False
-    rows = np.flatnonzero(test == (split == "test"))
+    rows = np.flatnonzero((test == (split == "test")) | (split == "all"))
     if not len(rows):
         raise DataError(
             f"{path} has too few images to hold out a fifth for the split {split!r}; "
