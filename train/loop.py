@@ -29,7 +29,7 @@ from train.evaluator import Evaluator
 from train.lock import Lock
 from train.meters import Meters
 from train.opening import first_lines
-from train.progress import Progress, accuracy, duration, is_live, waiting
+from train.progress import Progress, accuracy, against_majority, duration, is_live, waiting
 from train.runtime import cluster, malloc, programs
 from train.runtime.signals import Interrupt
 from train.start import start
@@ -280,9 +280,7 @@ class Training:
             took = f", after {duration(time.perf_counter() - self.began)}"
         asked = self.task.eval_split
         told = accuracy(self.result, self.config.data.eval_split, multi_label=asked.multi_label)
-        common = majority(asked)
-        if common and self.result["top1"] < common[1] + 0.005:
-            took += f"\nthis is no better than always answering {common[0]!r}"
+        took += against_majority(self.result, majority(asked))
         return f"{told}{took}\nnext: python -m train.report --workdir={self.workdir}"
 
     def compile(self, batch: dict[str, Any]) -> Callable:

@@ -242,3 +242,14 @@ def accuracy(result: dict[str, Any], split: str, *, multi_label: bool = False) -
         f"{100 * result['top1']:.1f} % of {result['examples']:,} {split} images are right "
         f"(95 % sure: {100 * low:.1f} to {100 * high:.1f} %)"
     )
+
+
+def against_majority(result: dict[str, Any], common: tuple[str, float] | None) -> str:
+    """A line if one class alone explains the result; `common`: of `counts.majority`.
+
+    >>> against_majority({"top1": 0.83}, ("dog", 0.83))
+    "\\nthis is no better than always answering 'dog'"
+    """
+    if common is None or result["top1"] >= common[1] + 0.005:
+        return ""
+    return f"\nthis is no better than always answering {common[0]!r}"

@@ -94,8 +94,11 @@ def claim(
             changed = configs.difference(before, values)
             of_data = [line for line in changed if line.startswith("fingerprint.")]
             if others := [line for line in changed if line not in of_data]:
+                shown = "; ".join(others[:8])
+                if len(others) > 8:
+                    shown += f"; and {len(others) - 8} more"
                 raise UserError(
-                    f"{folder} holds a run with another config: {'; '.join(others)}. "
+                    f"{folder} holds a run with another config: {shown}. "
                     "Take a new --workdir, or the old values to resume"
                 )
             if of_data:

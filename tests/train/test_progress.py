@@ -140,4 +140,4 @@ def test_first_lines_name_data_classes_network_and_what_trains(monkeypatch):
     assert "data synthetic:28x28x1/3, 3 classes train: 2,048 images: grating0 683" in said
     assert "61,111 parameters, of which 255 train; frozen: c1, c3, c5, f6" in said
     assert "1,600 steps of 128 images 28x28x1 (100 epochs), into runs/own" in said
-    assert "label smoothing of 0.1, the images are changed at random" in said
+    assert "label smoothing of 0.1 and the images are changed at random" in said

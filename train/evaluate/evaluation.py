@@ -16,11 +16,12 @@ from etils import epath
 from cnnjax.spelling import choice
 from train import cli, data, files
 from train.classifier import Classifier, from_run, match_classes
+from train.data.counts import majority
 from train.errors import CheckpointError, DataError, UserError, json_line
 from train.evaluate import protocols, statistics
 from train.evaluate.answers import Answers, as_counted, ask, combine, select_classes
 from train.evaluate.predictions import write_predictions
-from train.progress import accuracy, waiting
+from train.progress import accuracy, against_majority, waiting
 from train.run import Run
 
 LONG = ("reliability", "classes", "confusion", "mistakes")  # in the file, not in the JSON line
@@ -229,14 +230,20 @@ def evaluate_all(
             write_predictions(path, answers, split)
             result["predictions"] = str(path)
     if first:
-        print(sentence(result, folder), file=sys.stderr, flush=True)
+        print(sentence(result, folder, majority(split)), file=sys.stderr, flush=True)
     return result
 
 
-def sentence(result: dict[str, Any], folder: epath.Path | None) -> str:
-    """What a result says to people: accuracy, the weakest class, the report if there is one."""
+def sentence(
+    result: dict[str, Any], folder: epath.Path | None, common: tuple[str, float] | None
+) -> str:
+    """What a result says to people: accuracy, the weakest class, the report if there is one.
+
+    `common` is the most frequent class and its share, if it is clearly more than an even share.
+    """
     multi_label = result.get("multi_label", False)
     told = accuracy(result, result["split"], multi_label=multi_label)
+    told += against_majority(result, common)
     name, mean = ("average_precision", "map") if multi_label else ("top1", "top1")
     classes = [row for row in result["classes"] if row["examples"] and row[name] is not None]
     if len(classes) > 1:

@@ -12,13 +12,13 @@ import numpy as np
 from train import cli, data, files, logs
 from train.classifier import Classifier, from_run
 from train.config import flatten, to_dict
-from train.data.counts import counts
+from train.data.counts import counts, majority
 from train.data.split import in_words
 from train.errors import DataError
 from train.evaluate import statistics
 from train.evaluate.answers import Answers
 from train.evaluate.evaluation import answer
-from train.progress import accuracy, waiting
+from train.progress import accuracy, against_majority, waiting
 from train.report import explain, figures
 from train.report.branches import contributions
 from train.report.markup import page, section, tabular
@@ -109,7 +109,9 @@ def write_report(workdir: str, step: str = "latest", images: int = 500) -> dict[
     )
     files.write(path, page(title, subtitle, headline(evaluation), sections))
     told = accuracy(numbers, config.data.eval_split, multi_label=answers.multi_label)
-    print(f"{told}\nopen {path}", file=sys.stderr, flush=True)
+    told += against_majority(numbers, majority(split))
+    of = f"checkpoint {classifier.label}" + ("" if step == "latest" else f" ({step})")
+    print(f"{of}: {told}\nopen {path}", file=sys.stderr, flush=True)
     return {
         "report": str(path),
         "step": int(classifier.label),

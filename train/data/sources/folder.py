@@ -153,13 +153,14 @@ def _check_level(root: str, classes: list[str], shown: str) -> None:
     of the classes is a whole data set.
     """
     inside = [subfolders(f"{root}/{name}") for name in classes]
-    if inside and all(names and all(map(split_kind, names)) for names in inside):
+    if len(classes) > 1 and all(names and all(map(split_kind, names)) for names in inside):
         raise DataError(
             f"{shown} has the splits ({', '.join(inside[0])}) inside of the classes: "
             f"the splits are the upper folders, as in {shown}/{inside[0][0]}/{classes[0]}"
         )
     for name, names in zip(classes, inside):
-        if {"train"} < {split_kind(below) for below in names} - {""}:
+        kinds = {split_kind(below) for below in names} - {""}
+        if {"train"} < kinds or (kinds == {"train"} and len(classes) == 1):
             raise DataError(
                 f"{shown}/{name} is no class, since it has splits ({', '.join(names)}): "
                 f"for its images use {shown}/{name}"
