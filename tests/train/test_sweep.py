@@ -2,6 +2,7 @@
 
 import json
 import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -148,6 +149,19 @@ def test_a_signal_goes_to_the_process_that_trains(tmp_path, monkeypatch):
     with pytest.raises(Preempted):
         training.train(grid.plan(path, str(tmp_path), {"recipe": ["vgg11"]}))
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_that_comes_before_the_process_that_trains(monkeypatch):
+    """It would end the sweep, and leave the process behind."""
+    start = subprocess.Popen
+
+    def late(*arguments, **options):
+        signal.raise_signal(signal.SIGTERM)
+        return start(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", late)
+    with training.signals_passed_on([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
+        assert child.wait(timeout=30) == -signal.SIGTERM
 
 
 def test_a_grid_over_the_argument_of_a_recipe(tmp_path):

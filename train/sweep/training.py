@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 
@@ -74,14 +75,15 @@ def train_here(run: Run) -> None:
 def train_apart(run: Run) -> None:
     """Trains a run in a process of its own, which gets the signals that ask for an end."""
     command = [*TRAIN, *run.arguments, f"--workdir={run.folder}"]
-    with (run.folder / "log.txt").open("a") as log:
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
-        with passed_on(child):
-            try:
-                code = child.wait()
-            except KeyboardInterrupt:  # of the terminal, which the child has got too
-                child.wait()
-                raise
+    with (
+        (run.folder / "log.txt").open("a") as log,
+        signals_passed_on(command, stdout=subprocess.DEVNULL, stderr=log) as child,
+    ):
+        try:
+            code = child.wait()
+        except KeyboardInterrupt:  # of the terminal, which the child has got too
+            child.wait()
+            raise
     if code:
         lines = (run.folder / "log.txt").read_text().splitlines() or [""]
         sentence = lines[-1].removeprefix("error: ") or f"the process ended with code {code}"
@@ -89,14 +91,24 @@ def train_apart(run: Run) -> None:
 
 
 @contextlib.contextmanager
-def passed_on(child: subprocess.Popen) -> Iterator[None]:
-    """SIGTERM and SIGUSR1 go to a child, which saves its run and ends."""
+def signals_passed_on(command: list[str], **options: Any) -> Iterator[subprocess.Popen]:
+    """A child process that gets SIGTERM and SIGUSR1, so that it saves its run and ends.
+
+    They are caught before it starts: at once they would end this process and leave the child.
+    """
+    children: list[subprocess.Popen] = []
+    early: list[int] = []  # what came before there was a child
+
+    def pass_on(number: int, _: Any) -> None:
+        children[0].send_signal(number) if children else early.append(number)
+
     numbers = (signal.SIGTERM, signal.SIGUSR1)
-    before = [
-        signal.signal(number, lambda number, _: child.send_signal(number)) for number in numbers
-    ]
+    before = [signal.signal(number, pass_on) for number in numbers]
     try:
-        yield
+        children.append(subprocess.Popen(command, **options))
+        for number in early:
+            children[0].send_signal(number)
+        yield children[0]
     finally:
         for number, handler in zip(numbers, before):
             signal.signal(number, handler)
