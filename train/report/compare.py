@@ -4,7 +4,7 @@ from typing import Any
 
 from train import files, logs
 from train.config import flatten, to_dict
-from train.errors import UserError
+from train.errors import UserError, tell
 from train.report import figures
 from train.report.markup import page, section, tabular
 from train.run import Run
@@ -54,6 +54,7 @@ def compare(workdirs: list[str], out: str) -> dict[str, Any]:
     title = " and ".join(names) if len(names) < 4 else f"{len(names)} runs"
     numbers = {"runs": str(len(runs)), "different options": str(len(different))}
     files.write(out, page(title, "Compared.", numbers, sections))
+    tell(f"open {out}")
     return {"report": out, "runs": list(runs), "different": [row[0] for row in different]}
 
 

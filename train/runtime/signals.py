@@ -90,5 +90,6 @@ class Interrupt:
 
 def _leave(sentence: str, code: int) -> None:
     """Ends the process at once, wherever its main thread is."""
-    print(sentence, file=sys.stderr, flush=True)
+    clear = "\r\x1b[K" if sys.stderr.isatty() else ""  # a progress line
+    os.write(sys.stderr.fileno(), f"{clear}{sentence}\n".encode())
     os._exit(code)
