@@ -60,6 +60,7 @@ def build_model(config: Config, classes: int, given: nn.Module | None = None) ->
         raise UserError(
             f"model.num_classes={chosen.num_classes}, but the data has {classes} classes"
         )
+    own.check_options(chosen.options)
     needed = pretrained.needed_options(config.init, chosen.name)
     options: dict[str, Any] = {**needed, **chosen.options, "dtype": DTYPES[chosen.dtype]}
     num_classes = chosen.num_classes or classes

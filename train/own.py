@@ -10,7 +10,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -122,6 +122,13 @@ class Network(nn.Module):
             shape = jnp.shape(out.logits)
             raise UserError(f"the network returns {shape}; it must be (N, {self.num_classes})")
         return out
+
+
+def check_options(options: Iterable[str]) -> None:
+    """Raises UserError where a network's options name what has an option of its own."""
+    for name in ("num_classes", "dtype"):
+        if name in options:
+            raise UserError(f"model.options.{name} is called model.{name}")
 
 
 def create(name: str, *, num_classes: int | None = None, dtype: Any = None, **options: Any):

@@ -155,8 +155,9 @@ def keep_options(config: Config) -> None:
 
 def of_model(config: Config, option: str) -> Any:
     """The type of an option of the config's model: that of its default."""
-    from train.own import create
+    from train.own import check_options, create
 
+    check_options([option])
     try:
         model = create(config.model.name)
         create(config.model.name, **{option: getattr(model, option, None)})

@@ -147,7 +147,8 @@ class Run:
         self.folder = epath.Path(workdir).expanduser()
         path = self.folder / "config.json"
         if not path.exists():
-            raise UserError(f"{workdir} is no run folder: it has no config.json")
+            why = "it has no config.json" if self.folder.is_dir() else "it does not exist"
+            raise UserError(f"{workdir} is no run folder: {why}")
         self._values = read_config(path)
         self.config: configs.Config = configs.from_dict(self._values)
         self.class_names = tuple(self._values["class_names"])

@@ -251,6 +251,11 @@ def _from_hub(record: Record, what: str) -> Path:
         raise _needs("huggingface_hub") from error
     try:
         return Path(hf_hub_download(_repository(record), record.file))
+    except errors.LocalEntryNotFoundError as error:  # which is also an EntryNotFoundError
+        raise WeightsError(
+            f"{what} cannot be fetched from {record.where}, which does not answer: without a "
+            f"network, put it at {cache() / place(record)}"
+        ) from error
     except (errors.RepositoryNotFoundError, errors.EntryNotFoundError) as error:
         raise WeightsError(f"{what} was not found at {record.where}") from error
     except Exception as error:  # several libraries' own classes

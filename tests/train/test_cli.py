@@ -106,6 +106,7 @@ def test_help_lists_every_option():
         (["--config.model.options.dropuot=0.1"], "lenet5 has no option 'dropuot'"),
         (["--config.model.dtype=float18"], "model.dtype='float18' is unknown; did you mean"),
         (["--config.model.num_classes=3"], "model.num_classes=3, but the data has 10 classes"),
+        (["--config.model.options.num_classes=3"], "num_classes is called model.num_classes"),
         (
             ["--config.optim.schedule=cosin"],
             "optim.schedule='cosin' is unknown; did you mean cosine",

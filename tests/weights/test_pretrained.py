@@ -226,6 +226,18 @@ def test_a_file_of_the_hub_from_a_mirror(server):
     assert fetch.fetch(record).read_bytes() == b"values"
 
 
+def test_the_hub_without_a_network(server, monkeypatch):
+    import huggingface_hub
+
+    def unanswered(*_):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("cannot connect")
+
+    monkeypatch.delenv("CNNJAX_MIRROR")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unanswered)
+    text = sentence("timm/inception_v3.tf_adv_in1k")
+    assert "which does not answer: without a network, put it at" in text and "not found" not in text
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

@@ -53,7 +53,10 @@ def advice(
     """What to do about the numbers of `stats`: a line for each thing."""
     lines = []
     if grey:
-        lines.append("the images are grey: --config.data.channels=1 reads one channel of three")
+        lines.append(
+            "the images are grey: --config.data.channels=1 reads one channel of three, with the "
+            "mean and std below"
+        )
         mean, std = mean[:1], std[:1]
     flags = [
         f'--config.data.{name}="{tuple(round(float(x), 3) for x in values)}"'

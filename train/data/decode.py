@@ -22,4 +22,6 @@ def decode_as_training(data: bytes, channels: int, *, exif: bool, max_pixels: in
     try:
         return tf.io.decode_jpeg(data, channels=channels).numpy()
     except tf.errors.InvalidArgumentError as error:
-        raise BadImage(error.message.split(" [Op:")[0]) from None
+        # "{{function_node …}} jpeg::Uncompress failed. … [Op:DecodeJpeg] name: "
+        reason = error.message.split(" [Op:")[0].rpartition("}} ")[2]
+        raise BadImage(reason) from None

@@ -268,8 +268,8 @@ def report_left_out(shown: str, left_out: Counter[str]) -> None:
         f"{count} {suffix or 'without'}" for suffix, count in left_out.most_common(5)
     )
     print(
-        f"{shown}: {left_out.total()} files are left out, because they do not have the suffix of "
-        f"an image ({suffixes})",
+        f"{shown}: files without the suffix of an image are left out: {left_out.total()} "
+        f"({suffixes})",
         file=sys.stderr,
         flush=True,
     )
