@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from cnnjax.spelling import nearest
 from train.errors import UserError
 
 PIXELS = 8192  # the longest side of an image that a command takes
@@ -37,6 +38,20 @@ class Parser(argparse.ArgumentParser):
         """The other options, of those that are declared so far."""
         known = [action.option_strings[0] for action in self._actions if action.option_strings]
         return tuple(option for option in known if option not in (*options, "-h"))
+
+    def error(self, message: str):
+        """A sentence with the nearest option, in place of argparse's usage of many lines.
+
+        Raises:
+            UserError: always.
+        """
+        unknown = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
+        if message.startswith("unrecognized") and unknown.startswith("-"):
+            known = [name for name in self._option_string_actions if name.startswith("--")]
+            hint = nearest(unknown, known)
+            message = f"unknown argument {unknown!r}"
+            message += f"; {hint}" if hint.startswith("did you mean") else ""
+        raise UserError(f"{message} ({self.prog} --help lists the options)")
 
     def parse_known_args(self, args=None, namespace=None):
         return self._checked(super().parse_known_args(args, namespace))

@@ -15,10 +15,11 @@ import pytest
 
 from tests.helpers import ROOT, command
 from tests.train.test_preemption import limit_files
-from train import recipe
+from train import predict, recipe
 from train.__main__ import main
 from train.config import describe
 from train.errors import DataError, DivergedError, UserError
+from train.export.__main__ import main as export
 
 LENET = str(ROOT / "configs/lenet_mnist.py")
 TINY = [
@@ -191,6 +192,13 @@ def test_a_mistake_prints_one_line_and_no_trace(tmp_path):
         and done.stderr.count("\n") == 1
     )
     assert done.stdout == ""
+
+
+def test_a_misspelt_option_of_a_command_is_answered_with_the_nearest():
+    with pytest.raises(UserError, match="unknown argument '--workdr'; did you mean --workdir"):
+        predict.main(["--workdr=runs/x", "a.jpg"])
+    with pytest.raises(UserError, match=r"are required: --out \(python -m train.export --help"):
+        export(["--workdir=runs/x"])
 
 
 def test_broken_recipes(tmp_path):
