@@ -141,6 +141,8 @@ def headline(evaluation: Evaluation) -> dict[str, str]:
         "95 % sure": f"{low:.1%} – {high:.1%}",
         "mistakes": f"{wrong:,} of {count:,}",
     }
+    if common := majority(evaluation.split):
+        told[f"always answering {short(cli.printable(common[0]))}"] = f"{common[1]:.1%}"
     if len(found) > 1:
         told["balanced accuracy: mean of the classes"] = f"{np.mean(list(found.values())):.1%}"
         told[f"lowest recall: {short(least)}"] = f"{found[least]:.1%}"
