@@ -11,8 +11,8 @@ weights of the same network and train the classifier alone at first:
 
 Values: our choice.
 Expected: it depends on the photographs; `python -m train.report` shows which ones go wrong.
-What was really run: lenet5 and inception_v1_bn on crops of two photographs (configs/README.md);
-folders of generated images, in the tests; no published set of photographs.
+What was really run: lenet5, inception_v1_bn and inception_v2 on crops of photographs
+(configs/README.md); folders of generated images, in the tests; no published set of photographs.
 """
 
 from train.config import Augment, Checkpoint, Config, Data, Log, Loss, Model, Optim, Transform
@@ -38,7 +38,7 @@ def get_config(folder: str = "photos") -> Config:
         ),
         optim=Optim(
             name="sgd",
-            lr=0.01,  # 0.05 is too much for some networks: see configs/README.md
+            lr=0.01,  # at 0.05 a rare class was lost: configs/README.md
             momentum=0.9,
             nesterov=True,
             weight_decay=1e-4,
