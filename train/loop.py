@@ -280,7 +280,8 @@ class Training:
             took = f", after {duration(time.perf_counter() - self.began)}"
         asked = self.task.eval_split
         told = accuracy(self.result, self.config.data.eval_split, multi_label=asked.multi_label)
-        took += against_majority(self.result, majority(asked))
+        if poor := against_majority(self.result, majority(asked)):
+            took += f"{poor}; more epochs or a lower optim.lr may help"
         return f"{told}{took}\nnext: python -m train.report --workdir={self.workdir}"
 
     def compile(self, batch: dict[str, Any]) -> Callable:
