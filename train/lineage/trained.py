@@ -110,7 +110,12 @@ CLAIMS: tuple[Training, ...] = (
             "En AlexNet con ReLU la pérdida de entrenamiento baja a 1,0 en menos pasos que con "
             "tanh.",
         ),
-        SHORT,
+        Text(
+            "48 updates on images of 63 pixels show how training begins, not where it ends. A run "
+            "that never gets there counts as 49.",
+            "48 actualizaciones con imágenes de 63 píxeles muestran cómo empieza el entrenamiento, "
+            "no dónde termina. Una ejecución que no llega cuenta como 49.",
+        ),
         "activation_alexnet",
         ("tanh", "relu"),
         "steps_to_1.0",
