@@ -37,7 +37,7 @@ class Lock:
         if fcntl is None or "://" in path:
             return
         try:
-            file = open(os.path.join(path, NAME), "a+b", buffering=0)  # noqa: SIM115
+            file = open(os.path.join(path, NAME), "a+b", buffering=0)  # noqa: SIM115 (held)
         except OSError:  # a folder that cannot be written: saving says so
             return
         try:

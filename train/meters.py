@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -85,7 +86,10 @@ class Window:
 
     def idle(self) -> bool:
         """Whether the devices have done everything that they were given."""
-        return not self._pending or self._pending[-1][1]["loss"].is_ready()  # type: ignore[attr-defined]
+        if not self._pending:
+            return True
+        loss: Any = self._pending[-1][1]["loss"]  # jax.Array does not declare is_ready
+        return loss.is_ready()
 
     def wait(self, ahead: int) -> None:
         """Until at most `ahead` steps are under way."""

@@ -32,7 +32,7 @@ def first_lines(task: Task, workdir: str) -> str:
         ),
     ]
     if harder := harder_in_training(config, task):
-        reasons = " and ".join([", ".join(harder[:-1]), harder[-1]] if harder[1:] else harder)
+        reasons = " and ".join(filter(None, [", ".join(harder[:-1]), harder[-1]]))
         lines.append(("loss", f"higher in rows of training than of evaluation: {reasons}"))
     wide = min(columns(), 100)
     return "\n".join(

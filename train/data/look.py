@@ -1,4 +1,7 @@
-"""Looking at data: broken files, training examples, statistics."""
+"""Looking at data: broken files, training examples, statistics.
+
+One file, because the three name splits and read images alike.
+"""
 
 import sys
 import textwrap
@@ -20,7 +23,7 @@ from train.data.counts import counts as class_counts
 from train.data.pipeline import Batch, read, train_batches
 from train.data.plan import Plan
 from train.data.sources import folder, load
-from train.data.sources.arrays import MissingSplit, one_class
+from train.data.sources.arrays import MissingSplit, one_class, split_kind
 from train.data.split import Split, Stream, in_words
 from train.data.threads import ahead, threads
 from train.errors import DataError
@@ -98,7 +101,8 @@ def as_training(path: str) -> list[str]:
         DataError: the splits have different classes.
     """
     if splits := folder.splits_of(path, path):
-        return [*classes_of(f"folder:{path}", splits), *missing(f"folder:{path}", "val")]
+        evaluated = any(split_kind(name) in ("val", "test") for name in splits)
+        return classes_of(f"folder:{path}", splits if evaluated else [*splits, "val"])
     try:
         lines = classes_of(f"folder:{path}", ["train", "test"])
     except DataError as error:  # any folder of images may be checked
@@ -107,21 +111,19 @@ def as_training(path: str) -> list[str]:
 
 
 def classes_of(source: str, splits: list[str]) -> list[str]:
-    """A line for each split: its classes and how many images they have.
+    """A line for each split: its classes and how many images they have, or that it is missing.
 
     Raises:
         DataError: the splits have different classes.
     """
-    return [f"{name}: {describe(load(source, name))}" for name in splits]
+    return [class_line(source, name) for name in splits]
 
 
-def missing(source: str, split: str) -> list[str]:
-    """A line if a split is missing; of a folder, val may be called test as well."""
+def class_line(source: str, name: str) -> str:
     try:
-        load(source, split)
+        return f"{name}: {describe(load(source, name))}"
     except MissingSplit as error:
-        return [f"not ready for training: {error}"]
-    return []
+        return f"not ready for training: {error}"
 
 
 def say(text: str) -> None:
@@ -244,10 +246,8 @@ def stats(config: Config, split_name: str = "", limit: int = 10_000) -> dict[str
     """
     name = split_name or config.data.train_split
     split = load(config.data.source, name)
-    source, held_out = config.data.source, config.data.eval_split
-    lacks = missing(source, held_out)
-    others = {config.data.train_split, *(() if lacks else (held_out,))} - {name}
-    for line in [*classes_of(source, [name, *others]), *lacks]:
+    others = {config.data.train_split, config.data.eval_split} - {name}
+    for line in [f"{name}: {describe(split)}", *classes_of(config.data.source, sorted(others))]:
         say(line)
     counts = of_labels(split.labels, len(split.class_names))
     sums, squares = np.zeros(1), np.zeros(1)

@@ -127,7 +127,7 @@ def make_builder(
     tensorflow_datasets = import_tfds()
     core, features = tensorflow_datasets.core, tensorflow_datasets.features
     with core.registered.skip_registration():
-
+        # The base comes from a package that is imported here, so the type checker does not know it.
         class Folder(core.GeneratorBasedBuilder):  # type: ignore[name-defined, misc]
             VERSION = core.Version("1.0.0")
             code_path = None  # TFDS would look for checksums next to this file

@@ -1,4 +1,7 @@
-"""One evaluation: the answers of networks to a split, every number of them, and the files."""
+"""One evaluation: the answers of networks to a split, every number of them, and the files.
+
+One file, because one command, a watch and a comparison write the same result.
+"""
 
 import dataclasses
 import json

@@ -2,6 +2,8 @@
 
 All of it is numpy on the host, from log-probabilities (N, K) and labels (N,), or (N, K) zeros and
 ones for several labels an image.
+
+One function a number, for one label and for several.
 """
 
 from collections.abc import Sequence

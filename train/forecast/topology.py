@@ -169,7 +169,7 @@ def devices(topology: str) -> list[Any]:
     # A host has 2x2 chips unless it is told otherwise.
     single = {"chips_per_host_bounds": (1, 1, 1)} if count_chips(topology) == 1 else {}
     try:
-        import libtpu  # noqa: F401
+        import libtpu  # noqa: F401 (whether it is there)
 
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **single)
     except ImportError:

@@ -1,6 +1,8 @@
 """Data of the user's own: whatever has a length and gives (image, label) by index.
 
 A torch or Hugging Face data set, a grain source, a pandas table of paths, two arrays.
+
+One file, because most of it says in a sentence what an object of another kind lacks.
 """
 
 import contextlib

@@ -199,6 +199,8 @@ class Prepared(Split):
         self._image, self._label, self._several = image, label, several
         self._name = f"{source}, {split}"
 
+    # Read when they are first asked for: the base class has them as plain values.
+
     @functools.cached_property
     def counted(self) -> np.ndarray | None:  # type: ignore[override]
         """For sets of `OF_SOME_CLASSES`, the classes that occur in the whole split."""
