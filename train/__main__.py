@@ -13,7 +13,9 @@ import sys
 if __name__ == "__main__":  # first of all: a signal may come while the rest is imported
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda *_: os._exit(75))
-    if sys.stderr.isatty():  # XLA's alarm of a slow compilation would break into the progress line
+    if (
+        sys.stderr and sys.stderr.isatty()
+    ):  # XLA's alarm of a slow compilation would break into the progress line
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from train import cli, errors

@@ -199,9 +199,10 @@ def check_loss(
     variables = {"params": shapes.params, "batch_stats": shapes.batch_stats}
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
     forward = partial(model.apply, train=True, mutable=["batch_stats"])
-    outputs, _ = jax.eval_shape(
-        lambda *inputs: forward(*inputs, rngs={"dropout": jax.random.key(0)}), variables, images
-    )
+    # BatchNorm's averages over the devices need the step's axis.
+    traced = jax.make_jaxpr(forward, axis_env=[(step.AXIS, 1)], return_shape=True)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    _, (outputs, _) = traced(variables, images, rngs={"dropout": key})
     try:
         _, parts = jax.eval_shape(loss, outputs, labels)
     except UserError:

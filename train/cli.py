@@ -45,8 +45,9 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UserError: always.
         """
-        unknown = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
-        if message.startswith("unrecognized") and unknown.startswith("-"):
+        _, _, unknown = message.partition("unrecognized arguments: ")
+        unknown = unknown.partition("=")[0].partition(" ")[0]
+        if unknown.startswith("-"):
             known = [name for name in self._option_string_actions if name.startswith("--")]
             hint = nearest(unknown, known)
             message = f"unknown argument {unknown!r}"

@@ -518,6 +518,7 @@ def test_a_loss_is_tried_with_what_the_step_hands_it():
     with pytest.raises(UserError, match="the loss fails"):
         checked(of_mixed)
     checked(of_heads, "inception_v1")
+    checked(lambda outputs, labels: outputs.logits.mean(), "vgg11_bn")  # synced over the devices
 
 
 @pytest.mark.parametrize(

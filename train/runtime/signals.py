@@ -90,6 +90,7 @@ class Interrupt:
 
 def _leave(sentence: str, code: int) -> None:
     """Ends the process at once, wherever its main thread is."""
-    clear = "\r\x1b[K" if sys.stderr.isatty() else ""  # a progress line
-    os.write(sys.stderr.fileno(), f"{clear}{sentence}\n".encode())
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # closed, or a lost terminal
+        clear = "\r\x1b[K" if sys.stderr.isatty() else ""  # a progress line
+        os.write(sys.stderr.fileno(), f"{clear}{sentence}\n".encode())
     os._exit(code)

@@ -87,7 +87,8 @@ def train_apart(run: Run) -> None:
     if code:
         lines = (run.folder / "log.txt").read_text().splitlines() or [""]
         sentence = lines[-1].removeprefix("error: ") or f"the process ended with code {code}"
-        raise Preempted(sentence) if code == Preempted.exit_code else Failed(sentence, code)
+        ended = code in (Preempted.exit_code, -signal.SIGTERM, -signal.SIGUSR1)
+        raise Preempted(sentence) if ended else Failed(sentence, code)
 
 
 @contextlib.contextmanager

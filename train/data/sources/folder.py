@@ -100,7 +100,7 @@ def folder(path: str, split: str) -> Files:
     if not splits:
         return _held_out(root, subfolders(root), split, path)
     train = synonym("train", splits, path)
-    if splits == [train] and split_kind(split) != "train":
+    if splits == [train] and split_kind(split) in ("val", "test"):
         raise MissingSplit(
             f"{path} has no split {split!r}: create {path}/{split}, or use {path}/{train}, of "
             "which a fifth is held out"
