@@ -38,7 +38,7 @@ def get_config(folder: str = "photos") -> Config:
         ),
         optim=Optim(
             name="sgd",
-            lr=0.01,  # at 0.05 a rare class was lost: configs/README.md
+            lr=0.01,  # at 0.05 a rare class was learned worse: configs/README.md
             momentum=0.9,
             nesterov=True,
             weight_decay=1e-4,

@@ -13,9 +13,9 @@ import sys
 if __name__ == "__main__":  # first of all: a signal may come while the rest is imported
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda *_: os._exit(75))
-    if (
-        sys.stderr and sys.stderr.isatty()
-    ):  # XLA's alarm of a slow compilation would break into the progress line
+    # On a terminal XLA's log, such as its alarm of a slow compilation, would break into the
+    # progress line; TF_CPP_MIN_LOG_LEVEL=0 shows it.
+    if sys.stderr and sys.stderr.isatty():
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from train import cli, errors

@@ -20,6 +20,7 @@ from train.__main__ import main
 from train.config import describe
 from train.errors import DataError, DivergedError, UserError
 from train.export.__main__ import main as export
+from train.report import __main__ as report
 
 LENET = str(ROOT / "configs/lenet_mnist.py")
 TINY = [
@@ -197,6 +198,9 @@ def test_a_mistake_prints_one_line_and_no_trace(tmp_path):
 def test_a_misspelt_option_of_a_command_is_answered_with_the_nearest():
     with pytest.raises(UserError, match="unknown argument '--workdr'; did you mean --workdir"):
         predict.main(["--workdr=runs/x", "a.jpg"])
+    for blank in ("", "  "):
+        with pytest.raises(UserError, match="unrecognized arguments"):
+            report.main([blank])
     with pytest.raises(UserError, match=r"are required: --out \(python -m train.export --help"):
         export(["--workdir=runs/x"])
 

@@ -151,7 +151,7 @@ def test_a_signal_goes_to_the_process_that_trains(tmp_path, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_signal_that_comes_before_the_process_that_trains(monkeypatch):
+def test_a_signal_that_comes_before_the_process_that_trains(tmp_path, monkeypatch):
     """It would end the sweep, and leave the process behind."""
     start = subprocess.Popen
 
@@ -160,8 +160,10 @@ def test_a_signal_that_comes_before_the_process_that_trains(monkeypatch):
         return start(*arguments, **options)
 
     monkeypatch.setattr(subprocess, "Popen", late)
-    with training.signals_passed_on([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
-        assert child.wait(timeout=30) == -signal.SIGTERM
+    monkeypatch.setattr(training, "TRAIN", [sys.executable, "-c", "import time; time.sleep(60)"])
+    path = str(ROOT / "configs/lineage_mnist5k.py")
+    with pytest.raises(Preempted):
+        training.train(grid.plan(path, str(tmp_path), {"recipe": ["vgg11"]}))
 
 
 def test_a_grid_over_the_argument_of_a_recipe(tmp_path):

@@ -122,7 +122,7 @@ def classes_of(source: str, splits: list[str]) -> list[str]:
 def class_line(source: str, name: str) -> str:
     try:
         return f"{name}: {describe(load(source, name))}"
-    except MissingSplit as error:
+    except MissingSplit as error:  # any folder of images may be looked at
         return f"not ready for training: {error}"
 
 

@@ -159,10 +159,10 @@ def _check_level(root: str, classes: list[str], shown: str) -> None:
             f"the splits are the upper folders, as in {shown}/{inside[0][0]}/{classes[0]}"
         )
     for name, names in zip(classes, inside):
-        kinds = {split_kind(below) for below in names} - {""}
-        if {"train"} < kinds or (kinds == {"train"} and len(classes) == 1):
+        below = [inner for inner in names if split_kind(inner)]
+        if below and splits_of(f"{root}/{name}", f"{shown}/{name}"):
             raise DataError(
-                f"{shown}/{name} is no class, since it has splits ({', '.join(names)}): "
+                f"{shown}/{name} is no class, since it has splits ({', '.join(below)}): "
                 f"for its images use {shown}/{name}"
             )
     if len(classes) != 1:
