@@ -58,7 +58,7 @@ lineage: $(VENV)/.ready ## train 15 networks on small digits, write runs/lineage
 claims: $(VENV)/.ready ## test what the papers claim, write runs/claims/lineage.html (an hour; it resumes)
 	$(PY) -m train.lineage
 
-TPU := alexnet_owt,vgg16,inception_v1_bn,inception_v3
+TPU := alexnet_owt,vgg16,inception_v1_bn,inception_v3,inception_v4,inception_resnet_v2
 
 tpu: $(VENV)/.tpu ## compile the large networks for TPUs, compare with the committed figures (minutes)
 	$(PY) -m train.benchmark --what=tpu --model=$(TPU)

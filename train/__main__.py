@@ -58,7 +58,8 @@ def parse(argv: list[str] | None) -> tuple:
     add(
         "--topology",
         default="",
-        help="with --dry_run: TPUs that are not here, as in v5e:8x8; several: v5e:4x4,v5e:8x8",
+        help="with --dry_run: TPUs or GPUs that are not here, as in v5e:8x8 or h100:8; several: "
+        "v5e:4x4,v5e:8x8",
     )
     cluster = parser.add_argument_group(
         "several processes (SLURM, Open MPI and TPU pods are recognised)"

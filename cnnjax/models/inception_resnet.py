@@ -76,27 +76,29 @@ class Mixed5b(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         conv = self.conv
-        b1, b5, b33 = side_by_side(
+        b1, b5, b33, pool = side_by_side(
             x,
             conv(96, (1, 1), name="branch1x1"),
             conv(48, (1, 1), name="branch5x5_1"),
             conv(64, (1, 1), name="branch3x3dbl_1"),
+            self.pool_conv(64, name="branch_pool"),
         )
         b5 = conv(64, (5, 5), name="branch5x5_2")(b5)
         b33 = conv(96, (3, 3), name="branch3x3dbl_2")(b33)
         b33 = conv(96, (3, 3), name="branch3x3dbl_3")(b33)
-        pool = self.pool_conv(64, name="branch_pool")(x)
         return jnp.concatenate([b1, b5, b33, pool], axis=-1)
 
 
-def first_layers(conv: Callable[..., nn.Module], x: jax.Array) -> jax.Array:
+def first_layers(
+    conv: Callable[..., nn.Module], x: jax.Array, *, before_pool: bool = False
+) -> jax.Array:
     """The first layers of both stems and of Inception-v3: (N, 299, 299, C) -> (N, 71, 71, 192)."""
     x = conv(32, (3, 3), strides=2, padding="VALID", name="conv1a")(x)  # 149
     x = conv(32, (3, 3), padding="VALID", name="conv2a")(x)  # 147
-    x = conv(64, (3, 3), name="conv2b")(x)
+    x = conv(64, (3, 3), name="conv2b")(x, before_pool=True)
     x = MaxPool(3, 2, name="pool3a")(x)  # 73
     x = conv(80, (1, 1), name="conv3b")(x)
-    return conv(192, (3, 3), padding="VALID", name="conv4a")(x)  # 71
+    return conv(192, (3, 3), padding="VALID", name="conv4a")(x, before_pool=before_pool)  # 71
 
 
 def stem_v1(
@@ -111,7 +113,7 @@ def stem_v2(
     conv: Callable[..., nn.Module], pool_conv: Callable[..., nn.Module], x: jax.Array
 ) -> jax.Array:
     """As released: (N, 299, 299, C) -> (N, 35, 35, 320)."""
-    x = first_layers(conv, x)
+    x = first_layers(conv, x, before_pool=True)
     x = MaxPool(3, 2, name="pool5a")(x)  # 35
     return Mixed5b(conv, pool_conv, name="mixed5b")(x)
 

@@ -47,6 +47,7 @@ from cnnjax.models.layers import (
     local_response_norm,
     max_pool,
     require_size,
+    side_by_side,
 )
 from cnnjax.spelling import choice
 
@@ -114,14 +115,19 @@ class Mixed(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        conv, widths, reduce, largest = self.conv, self.widths, self.reductions, self.largest
-        b1 = conv(widths.conv1x1, (1, 1), name="branch1x1")(x)
-        b3 = conv(widths.reduce3x3, (1, 1), name="branch3x3_reduce")(x) if reduce else x
+        conv, widths, largest = self.conv, self.widths, self.largest
+        b1 = conv(widths.conv1x1, (1, 1), name="branch1x1")
+        if self.reductions:
+            b3 = conv(widths.reduce3x3, (1, 1), name="branch3x3_reduce")
+            b5 = conv(widths.reduce5x5, (1, 1), name="branch5x5_reduce")
+            b1, b3, b5 = side_by_side(x, b1, b3, b5)
+        else:
+            b1, b3, b5 = b1(x), x, x
         b3 = conv(widths.conv3x3, (3, 3), name="branch3x3")(b3)
-        b5 = conv(widths.reduce5x5, (1, 1), name="branch5x5_reduce")(x) if reduce else x
         b5 = conv(widths.conv5x5, (largest, largest), name="branch5x5")(b5)
         pool = max_pool(x, 3, 1, "SAME")
-        pool = conv(widths.pool_proj, (1, 1), name="branch_pool")(pool) if reduce else pool
+        if self.reductions:
+            pool = conv(widths.pool_proj, (1, 1), name="branch_pool")(pool)
         return jnp.concatenate([b1, b3, b5, pool], axis=-1)
 
 
@@ -173,12 +179,15 @@ class InceptionV1(nn.Module):
         head = partial(GridAuxHead, self.num_classes, conv, hidden, *aux_options)
 
         if whole:
-            x = conv(64, (7, 7), strides=2, padding=edges.conv1, name="conv1")(x)  # 112
+            conv1 = conv(64, (7, 7), strides=2, padding=edges.conv1, name="conv1")
+            x = conv1(x, before_pool=True) if self.batch_norm else conv1(x)  # 112
             x = lrn(pool(3, name="pool1")(x))  # 56
         else:
             x = conv(64, (3, 3), name="conv1")(x)
         x = conv(64, (1, 1), name="conv2_reduce")(x)
-        x = lrn(conv(192, (3, 3), name="conv2")(x))
+        conv2 = conv(192, (3, 3), name="conv2")
+        at_once = self.batch_norm and whole and not self.lrn  # pooling comes next
+        x = conv2(x, before_pool=True) if at_once else lrn(conv2(x))
         aux = []
         for number, modules in STAGES.items():
             window = self.window5 if number == 5 else 3

@@ -45,6 +45,7 @@ from cnnjax.models.layers import (
     global_avg_pool,
     max_pool,
     require_size,
+    side_by_side,
 )
 from cnnjax.spelling import choice
 
@@ -119,10 +120,13 @@ class Mixed(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         conv, widths = self.conv, self.widths
         reduce = partial(conv, kernel=(1, 1), kernel_init=reduction_init)
-        b1 = conv(widths.conv1x1, (1, 1), name="branch1x1")(x)
-        b3 = reduce(widths.reduce3x3, name="branch3x3_reduce")(x)
+        b1, b3, b33 = side_by_side(
+            x,
+            conv(widths.conv1x1, (1, 1), name="branch1x1"),
+            reduce(widths.reduce3x3, name="branch3x3_reduce"),
+            reduce(widths.reduce_double, name="branch3x3dbl_reduce"),
+        )
         b3 = conv(widths.conv3x3, (3, 3), name="branch3x3")(b3)
-        b33 = reduce(widths.reduce_double, name="branch3x3dbl_reduce")(x)
         b33 = conv(widths.double3x3, (3, 3), name="branch3x3dbl_1")(b33)
         b33 = conv(widths.double3x3, (3, 3), name="branch3x3dbl_2")(b33)
         project = dict(kernel_init=projection_init, name="branch_pool")
@@ -146,9 +150,12 @@ class Reduction(nn.Module):
         conv, widths = self.conv, self.widths
         reduce = partial(conv, kernel=(1, 1), kernel_init=reduction_init)
         halve = partial(conv, kernel=(3, 3), strides=2, padding=self.padding)
-        b3 = reduce(widths.reduce3x3, name="branch3x3_reduce")(x)
+        b3, b33 = side_by_side(
+            x,
+            reduce(widths.reduce3x3, name="branch3x3_reduce"),
+            reduce(widths.reduce_double, name="branch3x3dbl_reduce"),
+        )
         b3 = halve(widths.conv3x3, name="branch3x3")(b3)
-        b33 = reduce(widths.reduce_double, name="branch3x3dbl_reduce")(x)
         b33 = conv(widths.double3x3, (3, 3), name="branch3x3dbl_1")(b33)
         b33 = halve(widths.double3x3, name="branch3x3dbl_2")(b33)
         return jnp.concatenate([b3, b33, max_pool(x, 3, 2, "SAME")], axis=-1)
@@ -211,10 +218,11 @@ class InceptionV2(nn.Module):
         if self.separable:
             x = SeparableConv(self.dtype, name="conv1")(x)  # 112
         else:
-            x = conv(64, (7, 7), strides=2, padding=edges.conv7x7, name="conv1")(x)  # 112
+            conv1 = conv(64, (7, 7), strides=2, padding=edges.conv7x7, name="conv1")
+            x = conv1(x, before_pool=True)  # 112
         x = MaxPool(3, 2, edges.pool, name="pool1")(x)  # 56
         x = conv(64, (1, 1), kernel_init=projection_init, name="conv2_reduce")(x)
-        x = conv(192, (3, 3), name="conv2")(x)
+        x = conv(192, (3, 3), name="conv2")(x, before_pool=True)
         x = MaxPool(3, 2, edges.pool, name="pool2")(x)  # 28
         aux = []
         for name, widths in MODULES.items():

@@ -88,11 +88,12 @@ class InceptionA(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         conv = self.conv
-        b1, b5, b3 = side_by_side(
+        b1, b5, b3, pool = side_by_side(
             x,
             conv(64, (1, 1), name="branch1x1"),
             conv(48, (1, 1), name="branch5x5_1"),
             conv(64, (1, 1), name="branch3x3dbl_1"),
+            self.pool_conv(self.projection, name="branch_pool"),
         )
         b5 = conv(64, (5, 5), name="branch5x5_2")(b5)
         if self.factorized:
@@ -100,7 +101,6 @@ class InceptionA(nn.Module):
             b3 = conv(96, (3, 3), name="branch3x3dbl_3")(b3)
         else:
             b3 = conv(96, (5, 5), name="branch3x3dbl_2")(b3)
-        pool = self.pool_conv(self.projection, name="branch_pool")(x)
         return jnp.concatenate([b1, b5, b3, pool], axis=-1)
 
 
@@ -134,11 +134,12 @@ class InceptionB(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         conv, c = self.conv, self.bottleneck
-        b1, b7, b77 = side_by_side(
+        b1, b7, b77, pool = side_by_side(
             x,
             conv(192, (1, 1), name="branch1x1"),
             conv(c, (1, 1), name="branch7x7_1"),
             conv(c, (1, 1), name="branch7x7dbl_1"),
+            self.pool_conv(192, name="branch_pool"),
         )
         if self.factorized:
             b7 = conv(c, (1, 7), name="branch7x7_2")(b7)
@@ -151,7 +152,6 @@ class InceptionB(nn.Module):
             b7 = conv(192, (7, 7), name="branch7x7_2")(b7)
             b77 = conv(c, (7, 7), name="branch7x7dbl_2")(b77)
             b77 = conv(192, (7, 7), name="branch7x7dbl_3")(b77)
-        pool = self.pool_conv(192, name="branch_pool")(x)
         return jnp.concatenate([b1, b7, b77, pool], axis=-1)
 
 
@@ -241,11 +241,11 @@ class InceptionV3(nn.Module):
 
         x = conv(32, (3, 3), strides=stem.strides, padding="VALID", name="conv1a")(x)  # 149
         x = conv(32, (3, 3), padding="VALID", name="conv2a")(x)  # 147
-        x = conv(64, (3, 3), name="conv2b")(x)
+        x = conv(64, (3, 3), name="conv2b")(x, before_pool=stem.pool)
         if stem.pool:
             x = MaxPool(3, 2, name="pool3a")(x)  # 73
         x = conv(80, (1, 1), padding="VALID", name="conv3b")(x)
-        x = conv(192, (3, 3), padding="VALID", name="conv4a")(x)  # 71
+        x = conv(192, (3, 3), padding="VALID", name="conv4a")(x, before_pool=True)  # 71
         x = MaxPool(3, 2, name="pool5a")(x)  # 35
         for name, projection in PROJECTION.items():
             x = a(projection, conv, pool_conv, self.factorized, name=name)(x)

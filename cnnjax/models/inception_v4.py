@@ -115,16 +115,16 @@ class InceptionA(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         conv = self.conv
-        b1, b3, b33 = side_by_side(
+        b1, b3, b33, pool = side_by_side(
             x,
             conv(96, (1, 1), name="branch1x1"),
             conv(64, (1, 1), name="branch3x3_1"),
             conv(64, (1, 1), name="branch3x3dbl_1"),
+            self.pool_conv(96, name="branch_pool"),
         )
         b3 = conv(96, (3, 3), name="branch3x3_2")(b3)
         b33 = conv(96, (3, 3), name="branch3x3dbl_2")(b33)
         b33 = conv(96, (3, 3), name="branch3x3dbl_3")(b33)
-        pool = self.pool_conv(96, name="branch_pool")(x)
         return jnp.concatenate([b1, b3, b33, pool], axis=-1)
 
 
@@ -155,11 +155,12 @@ class InceptionB(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         conv = self.conv
-        b1, b7, b77 = side_by_side(
+        b1, b7, b77, pool = side_by_side(
             x,
             conv(384, (1, 1), name="branch1x1"),
             conv(192, (1, 1), name="branch7x7_1"),
             conv(192, (1, 1), name="branch7x7dbl_1"),
+            self.pool_conv(128, name="branch_pool"),
         )
         b7 = conv(224, (1, 7), name="branch7x7_2")(b7)
         b7 = conv(256, (7, 1), name="branch7x7_3")(b7)
@@ -167,7 +168,6 @@ class InceptionB(nn.Module):
         b77 = conv(224, (1, 7), name="branch7x7dbl_3")(b77)
         b77 = conv(224, (7, 1), name="branch7x7dbl_4")(b77)
         b77 = conv(256, (1, 7), name="branch7x7dbl_5")(b77)
-        pool = self.pool_conv(128, name="branch_pool")(x)
         return jnp.concatenate([b1, b7, b77, pool], axis=-1)
 
 

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnjax.ops import pooling
 from cnnjax.ops.convolve import convolve, convolve_together
-from cnnjax.ops.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
+from cnnjax.ops.platform import is_plain
+from cnnjax.ops.pooling import Rising, adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
 
 __all__ = [
     "ACTIVATIONS",
@@ -97,7 +97,8 @@ class Conv(nn.Conv):
             with nn.override_named_call(False):
                 x = bare(x)
             bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
-            return pooling.bias_relu_max_pool(x, bias.astype(x.dtype), *self.pool)
+            biased = Rising(x, lambda x, bias: nn.relu(x + bias), (bias.astype(x.dtype),))
+            return max_pool(biased, *self.pool)
         x = _undecorated(nn.Conv)(self, x)
         return self.activation(x) if self.activation else x
 
@@ -172,19 +173,88 @@ class ConvBN(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, product: jax.Array | None = None) -> jax.Array:
-        """`product` is the convolution's result, where it is there already."""
-        given = None if product is None else lambda *_, **__: product
-        x = _conv_bn(self, x, given or convolve)
+    def __call__(
+        self, x: jax.Array, product: jax.Array | None = None, *, before_pool: bool = False
+    ) -> jax.Array | Rising:
+        """`product` is the convolution's result, where it is there already.
+
+        With `before_pool` the result goes to `max_pool` only, which in training is given a
+        `Rising`: BatchNorm and ReLU may come after the pooling.
+        """
+        norm = self.norm(name="bn")
+        if before_pool and _rises(self, norm):
+            return _conv_bn_relu(self, norm, x)
+        x = _conv(self, x, convolve if product is None else lambda *_, **__: product)
+        x = self.activation(norm(x))
         return max_pool(x, *self.pool) if self.pool else x
 
 
-def _conv_bn(layer: ConvBN, x: jax.Array, convolve: Callable[..., jax.Array]) -> jax.Array:
-    """Applies a `ConvBN` whose convolution is computed by `convolve`."""
+class PooledConvBN(ConvBN):
+    """3x3 average pooling, then a 1x1 `ConvBN`: (N, H, W, C) -> (N, H, W, features).
+
+    The last branch of most Inception modules. Pooling sums over pixels and the convolution over
+    channels, so their order does not change the result. The code convolves first and thus pools
+    fewer channels.
+    """
+
+    kernel: tuple[int, int] = (1, 1)
+    norm: Callable[..., nn.Module] = nn.BatchNorm
+    count_pad: bool = False  # whether to divide by 9 at the edges too
+
+    @nn.compact
+    def __call__(self, x: jax.Array, product: jax.Array | None = None) -> jax.Array:
+        """`product` is the convolution's result before the pooling, where it is there already."""
+
+        def convolve_and_pool(*args: Any, **options: Any) -> jax.Array:
+            x = convolve(*args, **options) if product is None else product
+            return avg_pool(x, 3, 1, "SAME", count_pad=self.count_pad)
+
+        return self.activation(self.norm(name="bn")(_conv(self, x, convolve_and_pool)))
+
+
+def _conv(layer: ConvBN, x: jax.Array, convolve: Callable[..., jax.Array]) -> jax.Array:
+    """The convolution of a `ConvBN`, computed by `convolve`."""
     options = dict(use_bias=layer.use_bias, kernel_init=layer.kernel_init, dtype=layer.dtype)
     shape = layer.features, layer.kernel, layer.strides, layer.padding
-    x = Conv(*shape, conv_general_dilated=convolve, name="conv", **options)(x)
-    return layer.activation(layer.norm(name="bn")(x))
+    return Conv(*shape, conv_general_dilated=convolve, name="conv", **options)(x)
+
+
+def _rises(layer: ConvBN, norm: nn.BatchNorm) -> bool:
+    """Whether `_conv_bn_relu` is for this layer: in training, once it has its variables."""
+    if layer.activation is not nn.relu or layer.use_bias or is_plain():
+        return False
+    return not norm.use_running_average and "batch_stats" in norm.variables
+
+
+def _conv_bn_relu(layer: ConvBN, norm: nn.BatchNorm, x: jax.Array) -> Rising:
+    """A `ConvBN` in training, up to BatchNorm and ReLU, whose statistics are there already.
+
+    Where its scale is negative, BatchNorm does not rise but falls. There the kernel changes its
+    sign, and with it the map and the scale.
+    """
+    params, averages = (norm.variables[kind] for kind in ("params", "batch_stats"))
+    sign: Any = 1
+    if norm.use_scale:
+        sign = jnp.where(params["scale"] < 0, -1, 1)
+        params = params | {"scale": sign * params["scale"]}
+
+    def signed(x: jax.Array, kernel: jax.Array, *args: Any, **options: Any) -> jax.Array:
+        return convolve(x, kernel * jnp.asarray(sign, kernel.dtype), *args, **options)
+
+    x = _conv(layer, x, signed)
+    measure = layer.norm(momentum=0.0, parent=None)  # its averages are the batch's statistics
+    unused = {"batch_stats": jax.tree.map(jnp.zeros_like, averages)}
+    _, batch = measure.apply({"params": params} | unused, x, mutable=["batch_stats"])
+    found = batch["batch_stats"] | {"mean": sign * batch["batch_stats"]["mean"]}
+    for key, value in found.items():
+        average = norm.momentum * averages[key] + (1 - norm.momentum) * value
+        norm.put_variable("batch_stats", key, average)
+    by_batch = layer.norm(use_running_average=True, parent=None)
+
+    def norm_relu(x: jax.Array, variables: Any) -> jax.Array:
+        return nn.relu(by_batch.apply(variables, x))
+
+    return Rising(x, norm_relu, ({"params": params} | batch,))
 
 
 def side_by_side(x: jax.Array, *layers: nn.Module) -> list[jax.Array]:
@@ -201,27 +271,6 @@ def side_by_side(x: jax.Array, *layers: nn.Module) -> list[jax.Array]:
     return [layer(x, product) for layer, product in zip(layers, products)]
 
 
-class PooledConvBN(ConvBN):
-    """3x3 average pooling, then a 1x1 `ConvBN`: (N, H, W, C) -> (N, H, W, features).
-
-    The last branch of most Inception modules. Pooling sums over pixels and the convolution over
-    channels, so their order does not change the result. The code convolves first and thus pools
-    fewer channels.
-    """
-
-    kernel: tuple[int, int] = (1, 1)
-    norm: Callable[..., nn.Module] = nn.BatchNorm
-    count_pad: bool = False  # whether to divide by 9 at the edges too
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        def convolve_and_pool(*args: Any, **options: Any) -> jax.Array:
-            x = convolve(*args, **options)
-            return avg_pool(x, 3, 1, "SAME", count_pad=self.count_pad)
-
-        return _conv_bn(self, x, convolve_and_pool)
-
-
 # ----------------------------------------------------------------------------- without parameters
 
 
@@ -232,8 +281,8 @@ class MaxPool(nn.Module):
     stride: int
     padding: Padding = "VALID"
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return pooling.max_pool(x, self.window, self.stride, self.padding, name=None)
+    def __call__(self, x: jax.Array | Rising) -> jax.Array:
+        return max_pool(x, self.window, self.stride, self.padding, name=None)
 
 
 class AvgPool(nn.Module):
@@ -244,7 +293,7 @@ class AvgPool(nn.Module):
     padding: Padding = "VALID"
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return pooling.avg_pool(x, self.window, self.stride, self.padding, name=None)
+        return avg_pool(x, self.window, self.stride, self.padding, name=None)
 
 
 def local_response_norm(

@@ -1,6 +1,7 @@
 """Pooling of maps (N, H, W, C). On a CPU it is made of shifted slices, whose gradient is fast."""
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,19 +18,50 @@ from cnnjax.ops.strided import windows
 Padding = str | Sequence[tuple[int, int]]
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rising:
+    """A map and a function that is yet to be applied to each of its numbers, and never decreases.
+
+    Such a function leaves the largest number of a window the largest, so it may come after max
+    pooling. There it acts on the smaller map.
+
+    Attributes:
+        map: (N, H, W, C).
+        function: of the map and the operands.
+        operands: arrays, or trees of them.
+    """
+
+    map: jax.Array
+    function: Callable[..., jax.Array] = dataclasses.field(metadata={"static": True})
+    operands: tuple
+
+    @property
+    def value(self) -> jax.Array:
+        return self.function(self.map, *self.operands)
+
+
 def max_pool(
-    x: jax.Array, window: int, stride: int, padding: Padding = "VALID", *, name: str | None = "pool"
+    x: jax.Array | Rising,
+    window: int,
+    stride: int,
+    padding: Padding = "VALID",
+    *,
+    name: str | None = "pool",
 ) -> jax.Array:
     """Square max pooling: (N, H, W, C) -> (N, H', W', C). Padding never wins.
 
     Args:
-        x: the map.
+        x: the map. The function of a `Rising` comes after the pooling where that is faster.
         window: side of the window.
         stride: distance between windows.
         padding: "VALID", "SAME", pairs for rows and columns, or "CEIL". "CEIL" is Caffe's rule: the
             last window may extend beyond the edge, so that no cell is left out.
         name: labels the pooling in traces and tables. None: the module around it is its label.
     """
+    if isinstance(x, Rising):
+        pool = partial(max_pool, window=window, stride=stride, padding=padding, name=name)
+        return _pool_rising(x, pool)
     if padding == "CEIL":
         padding = [
             (0, -(size - window) % stride if size > window else window - size)
@@ -48,23 +80,17 @@ def max_pool(
         )
 
 
-def bias_relu_max_pool(
-    x: jax.Array, bias: jax.Array, window: int, stride: int, *, name: str | None = "pool"
-) -> jax.Array:
-    """`max_pool(relu(x + bias), window, stride)`: (N, H, W, C) -> (N, H', W', C).
+def _pool_rising(x: Rising, pool: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    function = x.function
 
-    The maximum of a window is the same before and after both. Where that is faster, they come last
-    and change the smaller map.
-    """
-    pool = partial(max_pool, window=window, stride=stride, name=name)
+    def in_order(x: jax.Array, *operands: Any) -> jax.Array:
+        return pool(function(x, *operands))
 
-    def in_order(x: jax.Array, bias: jax.Array) -> jax.Array:
-        return pool(nn.relu(x + bias))
+    def pool_first(x: jax.Array, *operands: Any) -> jax.Array:
+        return function(pool(x), *operands)
 
-    def pool_first(x: jax.Array, bias: jax.Array) -> jax.Array:
-        return nn.relu(pool(x) + bias)
-
-    return by_platform(x, bias, cpu=in_order, default=in_order if is_plain() else pool_first)
+    first = in_order if is_plain() else pool_first
+    return by_platform(x.map, *x.operands, cpu=in_order, default=first)
 
 
 def avg_pool(

@@ -14,6 +14,7 @@ from train.__main__ import main
 from train.build import Task
 from train.errors import UserError
 from train.forecast import hlo, topology
+from train.forecast.chips import GIB, chip_of, count_chips
 from train.parallel import Parallel
 
 LENET = f"{ROOT}/configs/lenet_1998.py"
@@ -39,7 +40,7 @@ def test_a_step_for_four_tpus(lenet, mapping):
     assert step.work.collectives == (4 * parameters + 8,)
     assert step.donated == 14  # of 14 arrays: 12 of parameters, two counts of steps
     assert step.work.branches == 0
-    assert step.fits and 4 * parameters < step.arguments < step.total < topology.GIB
+    assert step.fits and 4 * parameters < step.arguments < step.total < GIB
     assert 0 < step.work.seconds < 1e-3
 
 
@@ -65,6 +66,12 @@ def test_the_verdict_on_memory(images, fits):
             "data.batch_size=12 must be a multiple of the 16 chips of v5e:4x4",
         ),
         (["--topology=v5e:2x2", "--config.parallel.devices=2"], "parallel.devices is for this"),
+        (["--topology=h100:2x4"], "--topology=h100:2x4 must be a GPU and how many, as in h100:8"),
+        (["--topology=h100:12"], "so more than 8 must be a multiple of it"),
+        (
+            ["--topology=h100:16", "--config.data.batch_size=24"],
+            "data.batch_size=24 must be a multiple of the 16 chips of h100:16",
+        ),
     ],
 )
 def test_mistakes_end_before_anything_is_compiled(monkeypatch, arguments, sentence):
@@ -85,15 +92,32 @@ def test_a_missing_libtpu(monkeypatch):
         topology.devices("v5e:2x2")
 
 
-def step_of(config, name="v5e:8x8", total=10 * topology.GIB):
+def test_a_missing_cuda_plugin(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"h100:8 needs jax's CUDA plugin: pip install 'jax\[cuda"):
+        topology.devices("h100:8")
+
+
+@pytest.mark.skipif(
+    not importlib.util.find_spec("jax_cuda12_plugin"), reason="pip install 'jax[cuda12]'"
+)
+@pytest.mark.parametrize("gpus", [1, 8, 16])
+def test_a_step_for_gpus(lenet, gpus):
+    step = topology.compile_step(lenet, f"h100:{gpus}")
+    assert (step.devices, step.kind) == (gpus, "NVIDIA H100 80GB HBM3")
+    assert step.work.collectives == ((240_008,) if gpus > 1 else ())
+    assert step.donated == 14 and step.fits and 240_000 < step.arguments < step.total < GIB
+
+
+def step_of(config, name="v5e:8x8", total=10 * GIB):
     """As `compile_step`, without compiling: bfloat16 halves the memory, others save a byte."""
     if config.model.dtype == "bfloat16":
         total /= 2
     elif config.parallel.accumulate > 1 or config.model.options or config.model.keep != "auto":
         total -= 1
-    chips = topology.count_chips(name)
+    chips = count_chips(name)
     work = hlo.Work(1e12 / chips, 1e9 / chips, 0.02 / chips, (100, 300), 0)
-    fits = total < topology.chip_of(name).memory
+    fits = total < chip_of(name).memory
     return topology.Step(name, chips, "TPU v5 lite", "pmap", fits, 2**20, int(total), work, 14)
 
 
@@ -104,12 +128,12 @@ def forecast_of(monkeypatch, names, total):
 
 
 def test_several_topologies_make_a_table(monkeypatch, capsys):
-    result = forecast_of(monkeypatch, "v5e:4x4,v5e:8x8", 10 * topology.GIB)
+    result = forecast_of(monkeypatch, "v5e:4x4,v5e:8x8", 10 * GIB)
     rows = result["topologies"]
     assert list(rows) == ["v5e:4x4", "v5e:8x8"] and result["batch_size"] == 256
     for row, chips in zip(rows.values(), (16, 64)):
         assert row["devices"] == chips and row["fits"] and "remedies" not in row
-        assert row["device_bytes"] == 10 * topology.GIB
+        assert row["device_bytes"] == 10 * GIB
         assert row["bound_ms"] == pytest.approx(20 / chips)
         assert row["images_per_second_bound"] == pytest.approx(256 * chips / 0.02)
         assert row["collectives"] == 2 and row["collective_bytes"] == 400
@@ -119,9 +143,7 @@ def test_several_topologies_make_a_table(monkeypatch, capsys):
 
 
 def test_remedies_are_tried_where_memory_is_short(monkeypatch, capsys):
-    tried = forecast_of(monkeypatch, "v5e:8x8", 20 * topology.GIB)["topologies"]["v5e:8x8"][
-        "remedies"
-    ]
+    tried = forecast_of(monkeypatch, "v5e:8x8", 20 * GIB)["topologies"]["v5e:8x8"]["remedies"]
     assert {name: row["fits"] for name, row in tried.items()} == {
         "model.dtype=bfloat16": True,
         "parallel.accumulate=2": False,
@@ -132,6 +154,26 @@ def test_remedies_are_tried_where_memory_is_short(monkeypatch, capsys):
     said = capsys.readouterr().err
     assert "does NOT fit, 20 of 15.75 GiB a chip" in said
     assert "model.dtype=bfloat16: fits, 10 of 15.75 GiB a chip" in said
+
+
+def test_of_gpus_memory_and_exchanges_are_told(monkeypatch, capsys):
+    rows = forecast_of(monkeypatch, "v5e:4x4,h100:16", 30 * GIB)["topologies"]
+    timed = {"multiply_adds", "traffic_bytes", "bound_ms", "images_per_second_bound"}
+    assert {*rows["v5e:4x4"]} - {*rows["h100:16"]} == timed | {"share_of_peak", "remedies"}
+    assert rows["h100:16"]["fits"] and rows["h100:16"]["collective_bytes"] == 400
+    said = capsys.readouterr().err
+    assert "fits, 30 of 59.33 GiB a chip" in said and "no bound of time" in said
+    assert said.splitlines()[-1].split() == [
+        "h100:16",
+        "16",
+        "yes",
+        "30.00",
+        "-",
+        "-",
+        "-",
+        "-",
+        "0.0",
+    ]
 
 
 PROGRAM = """\

@@ -1,15 +1,19 @@
 """Pooling on a CPU against Flax's plain pooling: values, gradients, types and NaN."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.models.layers import Conv, ConvBN, PooledConvBN
-from cnnjax.ops import plain
+from cnnjax.models.layers import Conv, ConvBN, MaxPool, PooledConvBN
+from cnnjax.ops import plain, pooling
 from cnnjax.ops.pooling import avg_pool, max_pool
 from cnnjax.ops.strided import windows
+from tests.helpers import assert_trees_close
 
 CASES = [
     (2, 2, "VALID"),
@@ -156,16 +160,100 @@ def test_max_pooling_commutes_with_bias_and_relu(window, stride, dtype):
     np.testing.assert_allclose(bias, expected[-1], rtol=1e-5 if dtype == jnp.float32 else 0.05)
 
 
+class AsOnAccelerators:
+    """A context in which the ways of accelerators run, on a CPU."""
+
+    def __init__(self, patch):
+        self.patch = patch
+
+    def __enter__(self):
+        self.patch.setattr(pooling, "by_platform", lambda *xs, default, **_: default(*xs))
+
+    def __exit__(self, *_):
+        self.patch.undo()
+
+
+def train_layer(layer, variables, x, pool, apart):
+    """(result, gradients, running averages) of a layer and the max pooling after it."""
+
+    def total(params, x):
+        every = variables | {"params": params}
+        y, averages = layer.apply(every, x, mutable=["batch_stats"], before_pool=not apart)
+        y = pool(y)
+        return jnp.sum(jnp.cos(y.astype(jnp.float32))), (y, averages)
+
+    gradients, (y, averages) = jax.jit(jax.grad(total, (0, 1), has_aux=True))(
+        variables["params"], x
+    )
+    return y, gradients, averages
+
+
+def layers(dtype):
+    """BatchNorm with scales of both signs, and with none."""
+    normal = nn.initializers.normal(1.0)
+    for scale in (True, False):
+        norm = partial(
+            nn.BatchNorm,
+            use_running_average=False,
+            momentum=0.9,
+            use_scale=scale,
+            scale_init=normal,
+            bias_init=normal,
+            dtype=dtype,
+        )
+        yield ConvBN(4, (3, 3), norm, dtype=dtype)
+
+
+@pytest.mark.parametrize("pool", [MaxPool(3, 2, "SAME"), MaxPool(3, 2, "CEIL")])
+def test_a_layer_may_come_after_its_max_pooling(pool, monkeypatch):
+    """On a CPU and on accelerators: the same values and gradients.
+
+    In bfloat16 several numbers round to the same maximum. Pooling before the rounding of BatchNorm
+    finds the right one, so its gradients are no further from those of float32.
+    """
+    for layer, half in zip(layers(jnp.float32), layers(jnp.bfloat16), strict=True):
+        variables = layer.init(jax.random.key(1), image())
+        if "scale" in variables["params"].get("bn", {}):
+            scale = variables["params"]["bn"]["scale"]
+            assert scale.min() < 0 < scale.max()
+
+        def train(layer, apart, variables=variables):
+            y, gradients, averages = train_layer(layer, variables, image(), pool, apart)
+            return (y, averages), jax.flatten_util.ravel_pytree(gradients)[0]
+
+        def on_accelerators(layer, train=train):
+            with AsOnAccelerators(monkeypatch):
+                return train(layer, apart=False)
+
+        values, exact = train(layer, apart=True)
+        for found, gradients in (train(layer, apart=False), on_accelerators(layer)):
+            assert_trees_close(found, values, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(gradients, exact, rtol=1e-3, atol=1e-3)
+
+        values, gradients = train(half, apart=True)
+        limit = 1.1 * jnp.linalg.norm(gradients - exact)
+        for found, gradients in (train(half, apart=False), on_accelerators(half)):
+            assert_trees_close(found, values, rtol=0.01, atol=0.03)
+            assert jnp.linalg.norm(gradients - exact) <= limit
+
+
 def test_accelerators_pool_first():
     """And the plain functions do not."""
-    layer = Conv(4, (3, 3), activation=nn.relu, pool=(2, 2))
-    variables = layer.init(jax.random.key(0), image())
+    biased = Conv(4, (3, 3), activation=nn.relu, pool=(2, 2))
+    for layer in (biased, *layers(jnp.float32)):
+        variables = layer.init(jax.random.key(0), image())
 
-    def order():
-        traced = jax.jit(lambda *arguments: layer.apply(*arguments)).trace(variables, image())
-        text = traced.lower(lowering_platforms=("tpu",)).as_text()
-        return text.index("reduce_window") < text.index("stablehlo.add")
+        def train(variables, x, layer=layer):
+            if layer is biased:
+                return layer.apply(variables, x)
+            y, averages = layer.apply(variables, x, mutable=["batch_stats"], before_pool=True)
+            return MaxPool(2, 2)(y), averages
 
-    assert order()
-    with plain():
-        assert not order()
+        def pools_first(train=train, variables=variables):
+            traced = jax.jit(lambda *arguments: train(*arguments)).trace(variables, image())
+            text = traced.lower(lowering_platforms=("tpu",)).as_text()
+            return text.index("reduce_window") < text.index("call @relu")
+
+        assert pools_first()
+        with plain():
+            assert not pools_first()

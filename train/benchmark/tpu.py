@@ -13,7 +13,8 @@ from train.benchmark.race import say
 from train.config import Config
 from train.errors import UserError
 from train.forecast import figures
-from train.forecast.topology import GIB, compile_step
+from train.forecast.chips import GIB
+from train.forecast.topology import compile_step
 
 HERE = Path(__file__).parent
 FILE = HERE / "tpu.json"
@@ -24,6 +25,8 @@ IMAGES = {  # on the chip
     "vgg16": 128,
     "inception_v1_bn": 256,
     "inception_v3": 128,
+    "inception_v4": 128,
+    "inception_resnet_v2": 128,
 }
 KEPT = ("bound_ms", "share_of_peak", "traffic_bytes", "device_bytes")
 TOLERANCE = 0.01

@@ -1,8 +1,8 @@
-"""What a recipe will take on TPUs that are not here: whether it fits, how fast it can be at most.
+"""What a recipe will take on TPUs and GPUs that are not here: does it fit, how fast can it be?
 
-The step is compiled by the TPU's own compiler. Memory is what the compiler assigns. Times are lower
-bounds: each operation at the published peaks of the chip, and nothing for the wires between chips.
-Trust their ratios.
+The step is compiled by the chip's own compiler. Memory is what the compiler assigns. Times are
+lower bounds: each operation at the published peaks of the chip, and nothing for the wires between
+chips. Trust their ratios. Of a program for GPUs only memory and exchanges are known.
 """
 
 import dataclasses
@@ -13,13 +13,20 @@ from typing import Any
 from cnnjax import create_model
 from train.config import Config
 from train.errors import UserError
-from train.forecast.topology import GIB, Step, compile_step, count_chips
+from train.forecast.chips import GIB, chip_of, count_chips
+from train.forecast.topology import Step, compile_step
 from train.schema import check
 
-NOTE = """\
+NOTES = {
+    "tpu": """\
 bounds     each operation at the chip's published peaks (cloud.google.com/tpu/docs), one after
            another, without the wires between chips; from the program that XLA optimizes at its
-           default effort"""
+           default effort""",
+    "cuda": """\
+GPUs       compiled without a GPU: no bound of time, and the memory is without the workspaces of
+           cuDNN, which chooses its algorithms on the device. jax takes three quarters of the
+           device's memory, unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise""",
+}
 
 
 def forecast(config: Config, topologies: list[str]) -> dict[str, Any]:
@@ -27,13 +34,13 @@ def forecast(config: Config, topologies: list[str]) -> dict[str, Any]:
 
     Args:
         config: of the run; `data.batch_size` is that of the whole batch on all of them.
-        topologies: "v5e:8x8" and so on.
+        topologies: "v5e:8x8", "h100:8" and so on.
 
     Returns:
         {"model", "batch_size", "topologies": {name: its figures}}.
 
     Raises:
-        UserError: a topology is unknown, the batch does not divide, or libtpu is missing.
+        UserError: a topology is unknown, the batch does not divide, or the compiler is missing.
     """
     check(config)
     for topology in topologies:  # all of them, before minutes of compilation
@@ -51,7 +58,8 @@ def forecast(config: Config, topologies: list[str]) -> dict[str, Any]:
                 other = compile_step(changed, topology)
                 tried[name] = figures(other, config.data.batch_size)
                 say(f"           {name}: {verdict(other)}")
-    say(NOTE)
+    for platform in dict.fromkeys(chip_of(topology).platform for topology in topologies):
+        say(NOTES[platform])
     if len(topologies) > 1:
         say(table(found))
     return {
@@ -99,23 +107,27 @@ def remedies(config: Config, devices: int) -> Iterator[tuple[str, Config]]:
 
 
 def figures(step: Step, batch_size: int) -> dict[str, Any]:
-    """JSON; the figures of one chip, and the speed of all."""
+    """JSON; the figures of one chip, and for TPUs the speed of all."""
     work, chip = step.work, step.chip
-    return {
+    known = {
         "devices": step.devices,
         "device_bytes": step.total,
         "argument_bytes": step.arguments,
         "chip_bytes": int(chip.memory),
         "fits": step.fits,
+        "collectives": len(work.collectives),
+        "collective_bytes": sum(work.collectives),
+        "largest_collective_bytes": max(work.collectives, default=0),
+        "donated": step.donated,
+    }
+    if chip.platform == "cuda":
+        return known
+    return known | {
         "multiply_adds": int(work.multiply_adds),
         "traffic_bytes": int(work.bytes),
         "bound_ms": 1e3 * work.seconds,
         "images_per_second_bound": batch_size / work.seconds,
         "share_of_peak": work.multiply_adds / chip.multiply_adds / work.seconds,
-        "collectives": len(work.collectives),
-        "collective_bytes": sum(work.collectives),
-        "largest_collective_bytes": max(work.collectives, default=0),
-        "donated": step.donated,
     }
 
 
@@ -125,8 +137,7 @@ def verdict(step: Step) -> str:
 
 
 def describe(step: Step, config: Config) -> str:
-    work, chip, batch = step.work, step.chip, config.data.batch_size
-    alone = (1e3 * work.multiply_adds / chip.multiply_adds, 1e3 * work.bytes / chip.bandwidth)
+    work, batch = step.work, config.data.batch_size
     lines = [
         f"{step.topology:10} {step.devices} x {step.kind}, by {step.mapping}, "
         f"{batch // step.devices} of {batch} images on each",
@@ -138,17 +149,29 @@ def describe(step: Step, config: Config) -> str:
         lines.append(
             "           (libtpu compiles ahead for one of a v4's two cores; the memory is of both)"
         )
-    lines += [
+    if step.chip.platform == "tpu":
+        lines += describe_time(step, batch)
+    lines.append(
+        f"exchange   {len(work.collectives)} collectives, {sum(work.collectives) / 1e6:,.3g} MB, "
+        f"the largest {max(work.collectives, default=0) / 1e6:,.3g} MB"
+    )
+    return "\n".join(lines)
+
+
+def describe_time(step: Step, batch: int) -> list[str]:
+    work, chip = step.work, step.chip
+    alone = (1e3 * work.multiply_adds / chip.multiply_adds, 1e3 * work.bytes / chip.bandwidth)
+    return [
         f"work       {work.multiply_adds / 1e9:,.3g} G multiply-adds and "
         f"{work.bytes / 1e9:,.3g} GB of traffic a chip",
         f"bound      {1e3 * work.seconds:.3g} ms a step at least "
         f"(arithmetic alone {alone[0]:.3g}, traffic alone {alone[1]:.3g}), "
         f"{batch / work.seconds:,.0f} images/s at most, "
         f"{alone[0] / (1e3 * work.seconds):.0%} of the peak",
-        f"exchange   {len(work.collectives)} collectives, {sum(work.collectives) / 1e6:,.3g} MB, "
-        f"the largest {max(work.collectives, default=0) / 1e6:,.3g} MB",
     ]
-    return "\n".join(lines)
+
+
+TIMED = ("bound ms", "images/s", "a chip", "of peak")  # columns that GPUs leave empty
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
@@ -163,8 +186,12 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         "of peak": lambda row: f"{row['share_of_peak']:.0%}",
         "exchanged MB": lambda row: f"{row['collective_bytes'] / 1e6:,.1f}",
     }
-    rows = [["", *columns]]
-    rows += [[name, *(cell(row) for cell in columns.values())] for name, row in found.items()]
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        timed = "bound_ms" in row
+        return [cell(row) if timed or name not in TIMED else "-" for name, cell in columns.items()]
+
+    rows = [["", *columns], *([name, *cells(row)] for name, row in found.items())]
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))])

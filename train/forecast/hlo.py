@@ -98,6 +98,11 @@ def read(text: str, *, multiply_adds: float, bandwidth: float) -> Work:
     return work._replace(seconds=max(work.seconds, work.bytes / bandwidth))
 
 
+def collectives(text: str) -> tuple[int, ...]:
+    """The bytes that a device puts into each exchange."""
+    return Reader(text, math.inf, math.inf).work().collectives
+
+
 def donated(text: str) -> int:
     """How many results take the memory of an argument."""
     return len(re.findall(r"(?:may|must)-alias", text.partition("\n")[0]))

@@ -1,14 +1,18 @@
-"""Compiles a recipe's training step for TPUs that are not here.
+"""Compiles a recipe's training step for TPUs and GPUs that are not here.
 
 libtpu (`pip install 'cnnjax[tpu]'`) holds the TPU's own compiler, which needs no TPU. Each step is
 compiled in a process of its own, `python -m train.forecast.topology`. It ends when XLA has
 optimized the program and given every array its place in memory. It does not wait for the machine
 code, which takes most of the time and changes neither.
+
+For GPUs, jax's CUDA plugin (`pip install 'jax[cuda12]'`) compiles from a description of the device.
+It needs no driver. What it would measure on a GPU, it does not know: the fastest algorithm of each
+convolution, and the memory in which that works.
 """
 
 import glob
+import importlib.util
 import json
-import math
 import os
 import re
 import subprocess
@@ -19,13 +23,14 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cnnjax.spelling import nearest
 from train import config as configs
 from train import errors
 from train.errors import UserError
 from train.forecast import hlo
+from train.forecast.chips import GIB, GPUS_OF_A_NODE, H100, Chip, chip_of, count_chips
 
-# Without these libtpu asks the network which machine this is, and takes a lock for real chips.
+# Without these libtpu asks the network which machine this is, and takes a lock for real chips, and
+# the CUDA plugin looks for a driver.
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -33,39 +38,11 @@ ENVIRONMENT = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
-GIB = 2**30
 # Below this many bytes of free memory the program is compiled to the end: its code takes some too.
 TIGHT = GIB // 4
-
-
-class Chip(NamedTuple):
-    """A kind of TPU: its published peaks, and the memory that libtpu grants a program.
-
-    Attributes:
-        flops: a second, in bfloat16.
-        bandwidth: bytes a second, of its memory.
-        memory: bytes.
-    """
-
-    flops: float
-    bandwidth: float
-    memory: float
-
-    @property
-    def multiply_adds(self) -> float:
-        return self.flops / 2
-
-
-# Peaks: https://cloud.google.com/tpu/docs/v4 and so on. Memory: libtpu's message "exceeds available
-# HBM"; of a v4 that of both cores, 15.25 GiB each.
-CHIPS = {
-    "v4": Chip(275e12, 1200e9, 30.5 * GIB),
-    "v5e": Chip(197e12, 819e9, 15.75 * GIB),
-    "v5p": Chip(459e12, 2765e9, 95.74 * GIB),
-    "v6e": Chip(918e12, 1638e9, 31.25 * GIB),
-}
 
 
 class Step(NamedTuple):
@@ -75,7 +52,7 @@ class Step(NamedTuple):
         topology, devices, kind, mapping: "v5e:8x8", 64, "TPU v5 lite", "pmap".
         fits: whether a chip's memory holds it.
         arguments, total: bytes of memory: state and batch; those and all temporaries.
-        work: operations, traffic and exchanges.
+        work: operations, traffic and exchanges; for GPUs exchanges only.
         donated: how many arrays of the state are updated in place.
     """
 
@@ -94,30 +71,6 @@ class Step(NamedTuple):
         return chip_of(self.topology)
 
 
-def chip_of(topology: str) -> Chip:
-    return CHIPS[topology.partition(":")[0]]
-
-
-def count_chips(topology: str) -> int:
-    """The chips of a topology such as "v5e:8x8".
-
-    Raises:
-        UserError: it is not one.
-    """
-    kind, _, grid = topology.partition(":")
-    if kind not in CHIPS:
-        hint = nearest(kind, CHIPS)
-        raise UserError(f"--topology={topology}: no such chip; {hint}")
-    if not re.fullmatch(r"[1-9]\d?(x[1-9]\d?){1,2}", grid):
-        raise UserError(f"--topology={topology} must be a chip and its grid, as in v5e:8x8")
-    sides = [int(side) for side in grid.split("x")]
-    if math.prod(sides) > 1 and (sides[0] % 2 or sides[1] % 2):
-        raise UserError(
-            f"--topology={topology}: a host has 2x2 chips, so the first two sides must be even"
-        )
-    return math.prod(sides)
-
-
 def compile_step(
     config: configs.Config, topology: str, *, module: str = "train.forecast.topology"
 ) -> Step:
@@ -129,7 +82,7 @@ def compile_step(
         module: whose `main` compiles.
 
     Raises:
-        UserError: libtpu is missing or refuses the topology, or the config is wrong.
+        UserError: the compiler is missing or refuses the topology, or the config is wrong.
     """
     count_chips(topology)
     request = {"config": configs.to_dict(config), "topology": topology}
@@ -142,7 +95,9 @@ def compile_step(
             text=True,
         )
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+        lines = done.stderr.strip().splitlines() or ["it ended without a word"]
+        named = [line for line in lines if re.match(r"error: |[\w.]*(Error|Exception): ", line)]
+        last = (named or lines)[-1]
         checks = re.search(r"Check failed: (.*)", done.stderr)
         if checks:  # libtpu aborts
             last = f"--topology={topology}: libtpu cannot compile for it: {checks[1].strip()}"
@@ -162,10 +117,12 @@ def devices(topology: str) -> list[Any]:
     """The chips of a topology, to compile for.
 
     Raises:
-        UserError: libtpu is missing, or knows no such topology.
+        UserError: the compiler is missing, or knows no such topology.
     """
     from jax.experimental import topologies
 
+    if chip_of(topology).platform == "cuda":
+        return gpus(topology)
     # A host has 2x2 chips unless it is told otherwise.
     single = {"chips_per_host_bounds": (1, 1, 1)} if count_chips(topology) == 1 else {}
     try:
@@ -182,6 +139,25 @@ def devices(topology: str) -> list[Any]:
     # Both cores of a v4 are listed, but its machines show one device for the two.
     listed: list[Any] = list(found.devices)
     return [d for d in listed if d.device_kind != "TPU v4" or d.core_on_chip == 0]
+
+
+def gpus(topology: str) -> list[Any]:
+    """The same for GPUs, of which a node has eight."""
+    from jax.experimental import topologies
+
+    if not any(map(importlib.util.find_spec, ("jax_cuda12_plugin", "jax_cuda13_plugin"))):
+        raise UserError(
+            f"--topology={topology} needs jax's CUDA plugin: pip install 'jax[cuda12]' (Linux)"
+        )
+    count = count_chips(topology)
+    each = min(count, GPUS_OF_A_NODE)
+    found = topologies.get_topology_desc(
+        platform="cuda",
+        topology_name="NVIDIA H100 80GB HBM3",
+        target_config=H100,
+        topology=f"1x{count // each}x{each}",
+    )
+    return list(found.devices)
 
 
 def main() -> dict[str, Any]:
@@ -201,6 +177,8 @@ def main() -> dict[str, Any]:
         "mapping": task.spread.mapping,
     }
     lowered = task.step.lower(*dry_run.arguments(task))
+    if chip_of(topology).platform == "cuda":
+        return of_gpu(lowered.compile(), about)
     outcome = Outcome(folder, about)
     threading.Thread(target=outcome.wait, daemon=True).start()
     try:
@@ -210,6 +188,20 @@ def main() -> dict[str, Any]:
             raise
         return outcome.last("after_optimizations.txt", fits=about["kind"] == "TPU v4")
     return outcome.last(FINAL, fits=True)
+
+
+def of_gpu(compiled: Any, about: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a `Step` for GPUs."""
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    total = memory.argument_size_in_bytes + results + memory.temp_size_in_bytes
+    return about | {
+        "fits": total <= chip_of(about["topology"]).memory,
+        "arguments": memory.argument_size_in_bytes,
+        "total": total,
+        "work": hlo.Work(collectives=hlo.collectives(text))._asdict(),
+        "donated": hlo.donated(text),
+    }
 
 
 FINAL = "after_optimizations_after_buffer_assignment.txt"
