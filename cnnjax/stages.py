@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from cnnjax.ops.pooling import Rising
+from cnnjax.ops.pooling import Deferred
 
 CLASSIFIERS = ("head", "output", "aux")  # prefixes of the names of layers that give logits
 
@@ -58,7 +58,7 @@ def apply_with_stages(
             out = call(*args, **kwargs)
         finally:
             under_way.remove(name)
-        out = out.value if isinstance(out, Rising) else out
+        out = out.value if isinstance(out, Deferred) else out
         if isinstance(out, jax.Array):
             if shifts and name in shifts:
                 out = out + shifts[name]

@@ -121,8 +121,6 @@ class Layer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         row, (kernel_init, bias_init) = self.row, self.inits
-        pool = (3, 2) if row.pool else None
-        fused = not row.lrn and self.activation is nn.relu  # pooling and activation are one layer
         conv = Conv(
             row.features,
             (row.kernel, row.kernel),
@@ -133,14 +131,10 @@ class Layer(nn.Module):
             bias_init=bias_init,
             dtype=self.dtype,
             activation=self.activation,
-            pool=pool if fused else None,
             name="conv",
         )
-        x = conv(x)
-        if fused:
-            return x
-        x = local_response_norm(x) if row.lrn else x
-        return max_pool(x, *pool) if pool else x
+        x = local_response_norm(conv(x)) if row.lrn else conv(x, before_pool=row.pool)
+        return max_pool(x, 3, 2) if row.pool else x
 
 
 class AlexNet(nn.Module):

@@ -57,6 +57,7 @@ from cnnjax.models.layers import (
     side_by_side,
 )
 from cnnjax.ops.activation import relu_of_sum
+from cnnjax.ops.pooling import Deferred
 
 BN_DECAY = 0.9  # timm and facenet-pytorch; TF-slim 0.9997, facenet 0.995, Keras 0.99
 BN_EPSILON = 1e-3  # all of them
@@ -91,7 +92,7 @@ class Mixed5b(nn.Module):
 
 def first_layers(
     conv: Callable[..., nn.Module], x: jax.Array, *, before_pool: bool = False
-) -> jax.Array:
+) -> jax.Array | Deferred:
     """The first layers of both stems and of Inception-v3: (N, 299, 299, C) -> (N, 71, 71, 192)."""
     x = conv(32, (3, 3), strides=2, padding="VALID", name="conv1a")(x)  # 149
     x = conv(32, (3, 3), padding="VALID", name="conv2a")(x)  # 147
@@ -105,16 +106,16 @@ def stem_v1(
     conv: Callable[..., nn.Module], pool_conv: Callable[..., nn.Module], x: jax.Array
 ) -> jax.Array:
     """Figure 14: (N, 299, 299, C) -> (N, 35, 35, 256)."""
-    x = first_layers(conv, x)
-    return conv(256, (3, 3), strides=2, padding="VALID", name="conv4b")(x)  # 35
+    maps = first_layers(conv, x)
+    return conv(256, (3, 3), strides=2, padding="VALID", name="conv4b")(maps)  # 35
 
 
 def stem_v2(
     conv: Callable[..., nn.Module], pool_conv: Callable[..., nn.Module], x: jax.Array
 ) -> jax.Array:
     """As released: (N, 299, 299, C) -> (N, 35, 35, 320)."""
-    x = first_layers(conv, x, before_pool=True)
-    x = MaxPool(3, 2, name="pool5a")(x)  # 35
+    maps = first_layers(conv, x, before_pool=True)
+    x = MaxPool(3, 2, name="pool5a")(maps)  # 35
     return Mixed5b(conv, pool_conv, name="mixed5b")(x)
 
 

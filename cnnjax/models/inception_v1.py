@@ -180,14 +180,13 @@ class InceptionV1(nn.Module):
 
         if whole:
             conv1 = conv(64, (7, 7), strides=2, padding=edges.conv1, name="conv1")
-            x = conv1(x, before_pool=True) if self.batch_norm else conv1(x)  # 112
+            x = conv1(x, before_pool=True)  # 112
             x = lrn(pool(3, name="pool1")(x))  # 56
         else:
             x = conv(64, (3, 3), name="conv1")(x)
         x = conv(64, (1, 1), name="conv2_reduce")(x)
         conv2 = conv(192, (3, 3), name="conv2")
-        at_once = self.batch_norm and whole and not self.lrn  # pooling comes next
-        x = conv2(x, before_pool=True) if at_once else lrn(conv2(x))
+        x = lrn(conv2(x)) if self.lrn else conv2(x, before_pool=whole)
         aux = []
         for number, modules in STAGES.items():
             window = self.window5 if number == 5 else 3

@@ -11,7 +11,7 @@ from jax import lax
 
 from cnnjax.ops.convolve import convolve, convolve_together
 from cnnjax.ops.platform import is_plain
-from cnnjax.ops.pooling import Rising, adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
+from cnnjax.ops.pooling import Deferred, adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
 
 __all__ = [
     "ACTIVATIONS",
@@ -79,28 +79,32 @@ def _undecorated(layer: Any) -> Callable[..., jax.Array]:
     return layer.__call__.__wrapped__
 
 
-class Conv(nn.Conv):
-    """`nn.Conv` with an activation: (N, H, W, C) -> (N, H', W', features).
+def _may_defer(layer: nn.Module) -> bool:
+    """Whether a layer before a pooling may leave its last functions to it.
 
-    `pool` adds max pooling after a ReLU: its window and stride.
+    Not where its result is looked at: `capture_intermediates` expects a map.
     """
+    return not is_plain() and not layer.is_mutable_collection("intermediates")
+
+
+class Conv(nn.Conv):
+    """`nn.Conv` with an activation: (N, H, W, C) -> (N, H', W', features)."""
 
     conv_general_dilated: Any = convolve
     activation: Activation | None = None
-    pool: tuple[int, int] | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        if self.pool:
-            bare = self.clone(parent=self, use_bias=False, activation=None, pool=None, name="bare")
-            nn.share_scope(self, bare)  # its kernel is this layer's
-            with nn.override_named_call(False):
-                x = bare(x)
-            bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
-            biased = Rising(x, lambda x, bias: nn.relu(x + bias), (bias.astype(x.dtype),))
-            return max_pool(biased, *self.pool)
-        x = _undecorated(nn.Conv)(self, x)
-        return self.activation(x) if self.activation else x
+    def __call__(self, x: jax.Array, *, before_pool: bool = False) -> jax.Array | Deferred:
+        """With `before_pool` the result goes straight to `max_pool`, which may apply the ReLU."""
+        if not before_pool or self.activation is not nn.relu or not _may_defer(self):
+            x = _undecorated(nn.Conv)(self, x)
+            return self.activation(x) if self.activation else x
+        bare = self.clone(parent=self, use_bias=False, activation=None, name="bare")
+        nn.share_scope(self, bare)  # its kernel is this layer's
+        with nn.override_named_call(False):
+            x = bare(x)
+        bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
+        return Deferred(x, lambda x, bias: nn.relu(x + bias), (bias.astype(x.dtype),))
 
 
 class Dense(nn.Dense):
@@ -115,9 +119,9 @@ class Dense(nn.Dense):
 
 
 class ConvRelu(nn.Module):
-    """Convolution with a bias, ReLU, max pooling if `pool` is its window and stride.
+    """Convolution with a bias, ReLU: (N, H, W, C) -> (N, H', W', features).
 
-    (N, H, W, C) -> (N, H', W', features). A network without BatchNorm uses it in place of `ConvBN`.
+    A network without BatchNorm uses it in place of `ConvBN`.
     """
 
     features: int
@@ -126,14 +130,15 @@ class ConvRelu(nn.Module):
     padding: Padding = "SAME"
     kernel_init: Callable = nn.initializers.lecun_normal()
     bias_init: Callable = nn.initializers.zeros
-    pool: tuple[int, int] | None = None
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, *, before_pool: bool = False) -> jax.Array | Deferred:
+        """`before_pool` as in `Conv`."""
         inits = dict(kernel_init=self.kernel_init, bias_init=self.bias_init)
-        options = dict(dtype=self.dtype, activation=nn.relu, pool=self.pool, name="conv", **inits)
-        return Conv(self.features, self.kernel, self.strides, self.padding, **options)(x)
+        options = dict(dtype=self.dtype, activation=nn.relu, name="conv", **inits)
+        conv = Conv(self.features, self.kernel, self.strides, self.padding, **options)
+        return conv(x, before_pool=before_pool)
 
 
 def batch_norm(network: nn.Module, train: bool) -> Callable[..., nn.Module]:
@@ -168,25 +173,23 @@ class ConvBN(nn.Module):
     padding: Padding = "SAME"
     use_bias: bool = False
     activation: Activation = nn.relu
-    pool: tuple[int, int] | None = None  # window and stride of max pooling after it
     kernel_init: Callable = nn.initializers.lecun_normal()
     dtype: Any = None
 
     @nn.compact
     def __call__(
         self, x: jax.Array, product: jax.Array | None = None, *, before_pool: bool = False
-    ) -> jax.Array | Rising:
+    ) -> jax.Array | Deferred:
         """`product` is the convolution's result, where it is there already.
 
-        With `before_pool` the result goes to `max_pool` only, which in training is given a
-        `Rising`: BatchNorm and ReLU may come after the pooling.
+        With `before_pool` the result goes straight to `max_pool`, which in training may apply
+        BatchNorm and ReLU.
         """
         norm = self.norm(name="bn")
-        if before_pool and _rises(self, norm):
+        if before_pool and product is None and _may_defer_norm(self, norm):
             return _conv_bn_relu(self, norm, x)
         x = _conv(self, x, convolve if product is None else lambda *_, **__: product)
-        x = self.activation(norm(x))
-        return max_pool(x, *self.pool) if self.pool else x
+        return self.activation(norm(x))
 
 
 class PooledConvBN(ConvBN):
@@ -219,42 +222,44 @@ def _conv(layer: ConvBN, x: jax.Array, convolve: Callable[..., jax.Array]) -> ja
     return Conv(*shape, conv_general_dilated=convolve, name="conv", **options)(x)
 
 
-def _rises(layer: ConvBN, norm: nn.BatchNorm) -> bool:
-    """Whether `_conv_bn_relu` is for this layer: in training, once it has its variables."""
-    if layer.activation is not nn.relu or layer.use_bias or is_plain():
+def _may_defer_norm(layer: ConvBN, norm: nn.BatchNorm) -> bool:
+    """Whether to defer BatchNorm and ReLU: in training, after initialisation."""
+    if layer.activation is not nn.relu or layer.use_bias or not _may_defer(layer):
         return False
     return not norm.use_running_average and "batch_stats" in norm.variables
 
 
-def _conv_bn_relu(layer: ConvBN, norm: nn.BatchNorm, x: jax.Array) -> Rising:
-    """A `ConvBN` in training, up to BatchNorm and ReLU, whose statistics are there already.
+def _conv_bn_relu(layer: ConvBN, norm: nn.BatchNorm, x: jax.Array) -> Deferred:
+    """A `ConvBN` in training, with BatchNorm and ReLU deferred.
 
-    Where its scale is negative, BatchNorm does not rise but falls. There the kernel changes its
-    sign, and with it the map and the scale.
+    The statistics are those of the whole map. Where BatchNorm's scale is negative, kernel and scale
+    are negated, so that BatchNorm increases.
     """
     params, averages = (norm.variables[kind] for kind in ("params", "batch_stats"))
-    sign: Any = 1
-    if norm.use_scale:
-        sign = jnp.where(params["scale"] < 0, -1, 1)
-        params = params | {"scale": sign * params["scale"]}
+    scale = params.get("scale", jnp.ones(layer.features))
+    sign = jnp.where(scale < 0, -1.0, 1.0)
 
     def signed(x: jax.Array, kernel: jax.Array, *args: Any, **options: Any) -> jax.Array:
-        return convolve(x, kernel * jnp.asarray(sign, kernel.dtype), *args, **options)
+        return convolve(x, kernel * sign.astype(kernel.dtype), *args, **options)
 
     x = _conv(layer, x, signed)
-    measure = layer.norm(momentum=0.0, parent=None)  # its averages are the batch's statistics
-    unused = {"batch_stats": jax.tree.map(jnp.zeros_like, averages)}
-    _, batch = measure.apply({"params": params} | unused, x, mutable=["batch_stats"])
-    found = batch["batch_stats"] | {"mean": sign * batch["batch_stats"]["mean"]}
-    for key, value in found.items():
-        average = norm.momentum * averages[key] + (1 - norm.momentum) * value
-        norm.put_variable("batch_stats", key, average)
-    by_batch = layer.norm(use_running_average=True, parent=None)
+    dtype = nn.dtypes.canonicalize_dtype(x, *params.values(), dtype=norm.dtype)
+    with jax.named_scope("bn"):
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        moments = jnp.stack([wide.mean((0, 1, 2)), lax.square(wide).mean((0, 1, 2))])
+        mean, squares = lax.pmean(moments, norm.axis_name) if norm.axis_name else moments
+        var = jnp.maximum(0.0, squares - lax.square(mean))
+        for key, value in (("mean", sign * mean), ("var", var)):
+            average = norm.momentum * averages[key] + (1 - norm.momentum) * value
+            norm.put_variable("batch_stats", key, average)
+        scale = lax.rsqrt(var + norm.epsilon) * (sign * scale)
 
-    def norm_relu(x: jax.Array, variables: Any) -> jax.Array:
-        return nn.relu(by_batch.apply(variables, x))
+    def norm_relu(x: jax.Array, mean: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+        with jax.named_scope("bn"):
+            x = ((x - mean) * scale + bias).astype(dtype)
+        return nn.relu(x)
 
-    return Rising(x, norm_relu, ({"params": params} | batch,))
+    return Deferred(x, norm_relu, (mean, scale, params["bias"]))
 
 
 def side_by_side(x: jax.Array, *layers: nn.Module) -> list[jax.Array]:
@@ -281,7 +286,7 @@ class MaxPool(nn.Module):
     stride: int
     padding: Padding = "VALID"
 
-    def __call__(self, x: jax.Array | Rising) -> jax.Array:
+    def __call__(self, x: jax.Array | Deferred) -> jax.Array:
         return max_pool(x, self.window, self.stride, self.padding, name=None)
 
 

@@ -73,10 +73,10 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for number, kernel in enumerate(self.kernels, 1):
-            pool = (2, 2) if number == len(self.kernels) and not self.lrn else None
-            x = self.conv(self.channels, (kernel, kernel), pool=pool, name=f"conv{number}")(x)
-            x = local_response_norm(x) if self.lrn else x
-        return max_pool(x, 2, 2) if self.lrn else x
+            conv = self.conv(self.channels, (kernel, kernel), name=f"conv{number}")
+            last = number == len(self.kernels)
+            x = local_response_norm(conv(x)) if self.lrn else conv(x, before_pool=last)
+        return max_pool(x, 2, 2)
 
 
 class VGG(nn.Module):

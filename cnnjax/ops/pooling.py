@@ -20,8 +20,8 @@ Padding = str | Sequence[tuple[int, int]]
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Rising:
-    """A map and a function that is yet to be applied to each of its numbers, and never decreases.
+class Deferred:
+    """A map, and a non-decreasing function that is still to be applied to each of its numbers.
 
     Such a function leaves the largest number of a window the largest, so it may come after max
     pooling. There it acts on the smaller map.
@@ -42,7 +42,7 @@ class Rising:
 
 
 def max_pool(
-    x: jax.Array | Rising,
+    x: jax.Array | Deferred,
     window: int,
     stride: int,
     padding: Padding = "VALID",
@@ -52,16 +52,16 @@ def max_pool(
     """Square max pooling: (N, H, W, C) -> (N, H', W', C). Padding never wins.
 
     Args:
-        x: the map. The function of a `Rising` comes after the pooling where that is faster.
+        x: the map. The function of a `Deferred` comes after the pooling where that is faster.
         window: side of the window.
         stride: distance between windows.
         padding: "VALID", "SAME", pairs for rows and columns, or "CEIL". "CEIL" is Caffe's rule: the
             last window may extend beyond the edge, so that no cell is left out.
         name: labels the pooling in traces and tables. None: the module around it is its label.
     """
-    if isinstance(x, Rising):
+    if isinstance(x, Deferred):
         pool = partial(max_pool, window=window, stride=stride, padding=padding, name=name)
-        return _pool_rising(x, pool)
+        return _pool_deferred(x, pool)
     if padding == "CEIL":
         padding = [
             (0, -(size - window) % stride if size > window else window - size)
@@ -80,7 +80,7 @@ def max_pool(
         )
 
 
-def _pool_rising(x: Rising, pool: Callable[[jax.Array], jax.Array]) -> jax.Array:
+def _pool_deferred(x: Deferred, pool: Callable[[jax.Array], jax.Array]) -> jax.Array:
     function = x.function
 
     def in_order(x: jax.Array, *operands: Any) -> jax.Array:

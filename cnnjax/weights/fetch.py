@@ -252,9 +252,12 @@ def _from_hub(record: Record, what: str) -> Path:
     try:
         return Path(hf_hub_download(_repository(record), record.file))
     except errors.LocalEntryNotFoundError as error:  # which is also an EntryNotFoundError
+        response = getattr(error.__cause__, "response", None)
+        why = "which does not answer: without a network, put"
+        if response is not None:
+            why = f"which answers {response.status_code}: try again later, or put"
         raise WeightsError(
-            f"{what} cannot be fetched from {record.where}, which does not answer: without a "
-            f"network, put it at {cache() / place(record)}"
+            f"{what} cannot be fetched from {record.where}, {why} it at {cache() / place(record)}"
         ) from error
     except (errors.RepositoryNotFoundError, errors.EntryNotFoundError) as error:
         raise WeightsError(f"{what} was not found at {record.where}") from error

@@ -21,6 +21,7 @@ from train.__main__ import main as train
 from train.classifier import from_weights, match_classes
 from train.errors import CheckpointError, DataError, UserError
 from train.evaluate.__main__ import main as evaluate
+from train.evaluate.__main__ import tell_of_fifth
 from train.export.__main__ import main as export
 
 
@@ -185,12 +186,10 @@ def test_a_subset_is_the_same_network_over_fewer_classes(folder):
 
 
 def test_a_folder_without_train_is_evaluated_in_part_and_says_so(tmp_path, capsys):
-    """Unless all of it is asked for."""
+    """Where the split is for evaluation."""
     place = write_folder(tmp_path) / "train"
-    arguments = ["--workdir=missing", f"--data=folder:{place}"]
-    for more, told in (([], True), (["--split=all"], False)):
-        with pytest.raises(UserError):
-            evaluate([*arguments, *more])
+    for split, told in (("validation", True), ("test", True), ("train", False), ("all", False)):
+        tell_of_fifth(f"folder:{place}", split)
         assert (f"{place} has no folder train: a fifth of its" in capsys.readouterr().err) == told
     images = len(list(place.rglob("*.jpg")))
     assert len(data.load(f"folder:{place}", "all")) == images

@@ -84,7 +84,8 @@ def test_every_experiment_has_a_claim():
 
 def test_own_data_takes_the_place_of_the_digits(tmp_path):
     run = training.plan("flip", str(tmp_path), "folder:photos")[0]
-    assert (run.config.data.source, run.config.data.train_split) == ("folder:photos", "train")
+    found = run.config.data
+    assert (found.source, found.train_split, found.eval_split) == ("folder:photos", "train", "test")
 
 
 @pytest.mark.parametrize("name", QUICK)

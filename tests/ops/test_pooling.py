@@ -8,11 +8,13 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import freeze
 
 from cnnjax.models.layers import Conv, ConvBN, MaxPool, PooledConvBN
 from cnnjax.ops import plain, pooling
 from cnnjax.ops.pooling import avg_pool, max_pool
 from cnnjax.ops.strided import windows
+from cnnjax.stages import apply_with_stages
 from tests.helpers import assert_trees_close
 
 CASES = [
@@ -141,7 +143,7 @@ def test_max_pooling_commutes_with_bias_and_relu(window, stride, dtype):
         return nn.relu(y + variables["params"]["bias"].astype(dtype))
 
     def ours(variables, x):
-        return layer.clone(pool=(window, stride)).apply(variables, x)
+        return max_pool(layer.apply(variables, x, before_pool=True), window, stride)
 
     def results(way):
         def total(variables, x):
@@ -158,19 +160,6 @@ def test_max_pooling_commutes_with_bias_and_relu(window, stride, dtype):
     for a, b in zip(first, expected[:-1], strict=True):
         np.testing.assert_array_equal(a, b)
     np.testing.assert_allclose(bias, expected[-1], rtol=1e-5 if dtype == jnp.float32 else 0.05)
-
-
-class AsOnAccelerators:
-    """A context in which the ways of accelerators run, on a CPU."""
-
-    def __init__(self, patch):
-        self.patch = patch
-
-    def __enter__(self):
-        self.patch.setattr(pooling, "by_platform", lambda *xs, default, **_: default(*xs))
-
-    def __exit__(self, *_):
-        self.patch.undo()
 
 
 def train_layer(layer, variables, x, pool, apart):
@@ -222,7 +211,8 @@ def test_a_layer_may_come_after_its_max_pooling(pool, monkeypatch):
             return (y, averages), jax.flatten_util.ravel_pytree(gradients)[0]
 
         def on_accelerators(layer, train=train):
-            with AsOnAccelerators(monkeypatch):
+            with monkeypatch.context() as patch:
+                patch.setattr(pooling, "by_platform", lambda *xs, default, **_: default(*xs))
                 return train(layer, apart=False)
 
         values, exact = train(layer, apart=True)
@@ -239,13 +229,10 @@ def test_a_layer_may_come_after_its_max_pooling(pool, monkeypatch):
 
 def test_accelerators_pool_first():
     """And the plain functions do not."""
-    biased = Conv(4, (3, 3), activation=nn.relu, pool=(2, 2))
-    for layer in (biased, *layers(jnp.float32)):
+    for layer in (Conv(4, (3, 3), activation=nn.relu), *layers(jnp.float32)):
         variables = layer.init(jax.random.key(0), image())
 
         def train(variables, x, layer=layer):
-            if layer is biased:
-                return layer.apply(variables, x)
             y, averages = layer.apply(variables, x, mutable=["batch_stats"], before_pool=True)
             return MaxPool(2, 2)(y), averages
 
@@ -257,3 +244,32 @@ def test_accelerators_pool_first():
         assert pools_first()
         with plain():
             assert not pools_first()
+
+
+class Stem(nn.Module):
+    """A convolution with BatchNorm, and the pooling after it."""
+
+    @nn.compact
+    def __call__(self, x):
+        norm = partial(nn.BatchNorm, use_running_average=False)
+        x = ConvBN(4, (3, 3), norm, name="conv1")(x, before_pool=True)
+        return MaxPool(2, 2, name="pool1")(x)
+
+
+def test_a_layer_whose_result_is_looked_at_gives_it():
+    """In training too: as a stage, with a shift, and to `capture_intermediates`."""
+    stem = Stem()
+    variables = freeze(stem.init(jax.random.key(0), image()))
+    options = dict(mutable=["batch_stats", "intermediates"])
+    (y, _), stages = apply_with_stages(stem, variables, image(), mutable=["batch_stats"])
+    np.testing.assert_allclose(max_pool(stages["conv1"], 2, 2), y, rtol=1e-5, atol=1e-5)
+    assert stages["pool1"] is y
+
+    shift = {"conv1": jnp.ones_like(stages["conv1"])}
+    apply = partial(apply_with_stages, stem, variables, image(), mutable=["batch_stats"])
+    (shifted, _), _ = apply(shifts=shift)
+    np.testing.assert_allclose(shifted, y + 1, rtol=1e-5, atol=1e-5)
+
+    _, found = stem.apply(variables, image(), capture_intermediates=True, **options)
+    (conv1,) = found["intermediates"]["conv1"]["__call__"]
+    np.testing.assert_allclose(conv1, stages["conv1"], rtol=1e-5, atol=1e-5)

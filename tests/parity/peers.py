@@ -6,7 +6,6 @@ import math
 import time
 import warnings
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -134,22 +133,11 @@ def load(path, model, source, **options):
 # auxiliary heads
 
 
-def without_dropout(pretrained):
-    fields = {name: 0.0 for name in ("dropout", "aux_dropout") if hasattr(pretrained.model, name)}
-    return dataclasses.replace(pretrained, model=pretrained.model.clone(**fields))
-
-
-@contextlib.contextmanager
-def frozen_statistics():
-    """BatchNorm uses its moving statistics, whatever the network tells it."""
-
-    def freeze(call, args, kwargs, context):
-        if isinstance(context.module, nn.BatchNorm):
-            object.__setattr__(context.module, "use_running_average", True)
-        return call(*args, **kwargs)
-
-    with nn.intercept_methods(freeze):
-        yield
+def without_dropout(pretrained, **fields):
+    """And with other values of some fields."""
+    names = [name for name in ("dropout", "aux_dropout") if hasattr(pretrained.model, name)]
+    model = pretrained.model.clone(**dict.fromkeys(names, 0.0), **fields)
+    return dataclasses.replace(pretrained, model=model)
 
 
 @contextlib.contextmanager
@@ -188,8 +176,7 @@ def compare_heads(name, pretrained, network, size):
     x = images(size)
     with training(network, frozen=True):
         expected = their_logits(network, x)
-    with frozen_statistics():
-        outputs, _ = ours(without_dropout(pretrained), x, train=True)
+    outputs, _ = ours(without_dropout(pretrained, bn_frozen=True), x, train=True)
     found = [
         difference(a, b) for a, b in zip((outputs.logits, *outputs.aux), expected, strict=True)
     ]

@@ -13,7 +13,6 @@ import pytest
 from tests.parity.peers import (
     LIMIT,
     difference,
-    frozen_statistics,
     images,
     load,
     modules,
@@ -163,8 +162,7 @@ def test_inception(name, model, stages, size, tmp_path):
     assert pretrained.model.num_classes == 1000
     end_points = compare(name, pretrained, graph, size, stages, lambda x: x[:, 1:])
     if name == "inception_v3":  # its graph has the head in evaluation too
-        with frozen_statistics():
-            outputs, _ = ours(without_dropout(pretrained), images(size), train=True)
+        outputs, _ = ours(without_dropout(pretrained, bn_frozen=True), images(size), train=True)
         found = difference(outputs.aux[0], end_points["AuxLogits"][:, 1:])
         print(f"slim {name} head at {size}: {found:.1e}")
         assert found <= LIMIT
@@ -291,8 +289,7 @@ def test_checkpoint_of_slims_names(model, stages, layers, scope, tap, head_names
         )
         assert max(found, worst) <= LIMIT
         if size == 299:
-            with frozen_statistics():
-                outputs, _ = ours(without_dropout(pretrained), x, train=True)
+            outputs, _ = ours(without_dropout(pretrained, bn_frozen=True), x, train=True)
             found = difference(outputs.aux[0], apply(their_maps[tap])[:, 1:])
             print(f"slim {model} head at {size}: {found:.1e}")
             assert found <= LIMIT

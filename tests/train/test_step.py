@@ -14,7 +14,7 @@ import pytest
 
 from cnnjax import Outputs, create_model
 from cnnjax.models.layers import ConvBN
-from cnnjax.ops.pooling import global_avg_pool
+from cnnjax.ops.pooling import global_avg_pool, max_pool
 from tests.helpers import assert_trees_close
 from train import losses, state, step
 from train.config import Augment, Loss
@@ -25,8 +25,8 @@ from train.parallel import Parallel
 
 
 class Small(nn.Module):
-    """A network with everything a step has to carry: BatchNorm, an auxiliary head, optional
-    dropout.
+    """A network with everything a step has to carry: BatchNorm, also before a pooling, an auxiliary
+    head, optional dropout.
     """
 
     num_classes: int = 10
@@ -42,7 +42,7 @@ class Small(nn.Module):
             momentum=0.9,
             axis_name=self.bn_axis,
         )
-        x = ConvBN(8, (3, 3), norm, name="conv1")(x)
+        x = max_pool(ConvBN(8, (3, 3), norm, name="conv1")(x, before_pool=True), 2, 2)
         aux = (nn.Dense(self.num_classes, name="aux")(global_avg_pool(x)),) if train else ()
         x = ConvBN(8, (3, 3), norm, strides=2, name="conv2")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(global_avg_pool(x))

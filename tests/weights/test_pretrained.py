@@ -229,13 +229,24 @@ def test_a_file_of_the_hub_from_a_mirror(server):
 def test_the_hub_without_a_network(server, monkeypatch):
     import huggingface_hub
 
-    def unanswered(*_):
-        raise huggingface_hub.errors.LocalEntryNotFoundError("cannot connect")
+    cause = None
 
+    def unanswered(*_):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("cannot connect") from cause
+
+    name = "timm/inception_v3.tf_adv_in1k"
     monkeypatch.delenv("CNNJAX_MIRROR")
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unanswered)
-    text = sentence("timm/inception_v3.tf_adv_in1k")
+    text = sentence(name)
     assert "which does not answer: without a network, put it at" in text and "not found" not in text
+    cause = Exception()
+    cause.response = SimpleNamespace(status_code=429)
+    assert "which answers 429: try again later, or put it at" in sentence(name)
+
+    path = Path(text.partition("put it at ")[2])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"values")
+    assert fetch.fetch(named.find_record(name)) == path
 
 
 @pytest.mark.parametrize(

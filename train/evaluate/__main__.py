@@ -18,12 +18,14 @@ from etils import epath
 
 from train import cli, data, errors
 from train.config import Data
+from train.data.sources.arrays import split_kind
 from train.data.sources.folder import check_folder, splits_of
 from train.errors import UserError, tell
 from train.evaluate.evaluation import evaluate_all, from_runs, short, watch
 from train.evaluate.predictions import compare
 from train.evaluate.protocols import PROTOCOLS
 from train.options import add_weights, one_of, published
+from train.run import Run
 from train.start import start
 
 
@@ -70,13 +72,6 @@ def main(argv: list[str] | None = None) -> dict:
     if args.compare:
         return compare(*args.compare)
     start()
-    if args.data.startswith("folder:") and not args.split:
-        path = args.data.removeprefix("folder:")
-        if not splits_of(check_folder(path), path):
-            tell(
-                f"{path} has no folder train: a fifth of its images, by their names, is evaluated; "
-                "--split=all takes all"
-            )
     folder = epath.Path(args.out) if args.out else None
     options: dict[str, Any] = dict(
         protocol=args.protocol,
@@ -90,6 +85,8 @@ def main(argv: list[str] | None = None) -> dict:
     if args.watch:
         if len(args.workdir) != 1:
             raise UserError("--watch needs one --workdir")
+        if args.data and not args.split:
+            tell_of_fifth(args.data, Run(args.workdir[0]).config.data.eval_split)
         options |= dict(source=args.data, folder=folder, raw=args.raw, dtype=args.dtype)
         return short(watch(args.workdir[0], args.split, **options))
     if args.workdir:
@@ -103,7 +100,21 @@ def main(argv: list[str] | None = None) -> dict:
             raise UserError(f"{owner} needs --data=SOURCE: folder:DIR, tfds:NAME, npz:FILE, …")
         split_name = args.split or Data().eval_split
         split, classifiers = data.load(args.data, split_name), published(args, args.data)
+    if not args.split:
+        tell_of_fifth(args.data, split_name)
     return short(evaluate_all(classifiers, split, split_name, folder, **options))
+
+
+def tell_of_fifth(source: str, split: str) -> None:
+    """Warns that a folder without splits is evaluated only in part."""
+    path = source.removeprefix("folder:")
+    if path == source or split_kind(split) not in ("val", "test"):
+        return
+    if not splits_of(check_folder(path), path):
+        tell(
+            f"{path} has no folder train: a fifth of its images, by their names, is evaluated; "
+            "--split=all takes all"
+        )
 
 
 if __name__ == "__main__":

@@ -43,10 +43,10 @@ SHORT = Text(
     "dónde termina.",
 )
 TINY = Text(
-    "About a hundred updates at the smallest images that the network takes. The paper trains on "
-    "ImageNet for weeks.",
-    "Alrededor de cien actualizaciones con las imágenes más pequeñas que la red admite. El "
-    "artículo entrena con ImageNet durante semanas.",
+    "40 to 60 updates at the smallest images that the network takes, tested on 400 digits. The "
+    "paper trains on ImageNet for weeks.",
+    "De 40 a 60 actualizaciones con las imágenes más pequeñas que la red admite, probadas con 400 "
+    "dígitos. El artículo entrena con ImageNet durante semanas.",
 )
 NARROWS = {
     "crop": ("Random crops", "Recortes aleatorios"),
@@ -216,9 +216,9 @@ CLAIMS: tuple[Training, ...] = (
                 "pasos con BatchNorm que sin él.",
             ),
             Text(
-                "250 updates of 32 images. The switch also exchanges the initial weights, as each "
+                "100 updates of 32 images. The switch also exchanges the initial weights, as each "
                 "network's authors chose them. An update whose loss is not a number is left out.",
-                "250 actualizaciones de 32 imágenes. El interruptor cambia también los pesos "
+                "100 actualizaciones de 32 imágenes. El interruptor cambia también los pesos "
                 "iniciales, como los eligieron los autores de cada red. Se omite toda "
                 "actualización cuya pérdida no sea un número.",
             ),

@@ -37,12 +37,17 @@ def plan(name: str, workdir: str, source: str = "") -> list[grid.Run]:
     Args:
         name: a key of `EXPERIMENTS`.
         workdir: the folder of all experiments.
-        source: data in place of the digits, such as folder:photos; all of it is trained on.
+        source: data in place of the digits, such as folder:photos; all of it is trained on, and
+            its split `test` is evaluated.
     """
     chosen: Experiment = EXPERIMENTS[name]
     overrides = chosen.flags()
     if source:
-        overrides += [f"--config.data.source={source}", "--config.data.train_split=train"]
+        overrides += [
+            f"--config.data.source={source}",
+            "--config.data.train_split=train",
+            "--config.data.eval_split=test",
+        ]
     folder = str(epath.Path(workdir) / name)
     values = {chosen.switch: list(chosen.values)}
     return grid.plan(chosen.recipe, folder, values, overrides, chosen.seeds)

@@ -9,6 +9,7 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import PurePath
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ SUFFIXES = (
     *(".tif", ".tiff", ".ppm", ".pgm"),
 )
 
-_reported: set[str] = set()  # the folders whose left-out files this process has reported
+_reported: set[PurePath] = set()  # the folders whose left-out files this process has reported
 
 
 class Entry(NamedTuple):
@@ -257,10 +258,14 @@ def scan(root: str, classes: list[str], shown: str) -> tuple[list[str], np.ndarr
 
 
 def report_left_out(shown: str, left_out: Counter[str]) -> None:
-    """Says once, and in the first process alone, how many files are left out."""
-    if not left_out or shown in _reported:
+    """Says once, and in the first process alone, how many files are left out.
+
+    What was said of a folder is not said again of the folders below it.
+    """
+    folder = PurePath(shown)
+    if not left_out or not _reported.isdisjoint((folder, *folder.parents)):
         return
-    _reported.add(shown)
+    _reported.add(folder)
     jax = sys.modules.get("jax")
     if jax and jax.distributed.is_initialized() and jax.process_index():
         return
