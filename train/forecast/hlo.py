@@ -1,4 +1,4 @@
-"""Reads the program that XLA has optimized for a TPU (its HLO text): work, traffic, collectives.
+"""Reads the program that XLA has optimized (its HLO text): work, traffic, collectives.
 
 The least time is a roofline, operation by operation (Williams, Waterman, Patterson: Roofline,
 2009). An operation takes at least the time of its arithmetic, and at least that of its traffic to
