@@ -93,7 +93,10 @@ class Mixed5b(nn.Module):
 def first_layers(
     conv: Callable[..., nn.Module], x: jax.Array, *, before_pool: bool = False
 ) -> jax.Array | Deferred:
-    """The first layers of both stems and of Inception-v3: (N, 299, 299, C) -> (N, 71, 71, 192)."""
+    """The first layers of both stems and of Inception-v3: (N, 299, 299, C) -> (N, 71, 71, 192).
+
+    With `before_pool` the result goes straight to a max pooling.
+    """
     x = conv(32, (3, 3), strides=2, padding="VALID", name="conv1a")(x)  # 149
     x = conv(32, (3, 3), padding="VALID", name="conv2a")(x)  # 147
     x = conv(64, (3, 3), name="conv2b")(x, before_pool=True)

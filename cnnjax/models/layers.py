@@ -232,8 +232,9 @@ def _may_defer_norm(layer: ConvBN, norm: nn.BatchNorm) -> bool:
 def _conv_bn_relu(layer: ConvBN, norm: nn.BatchNorm, x: jax.Array) -> Deferred:
     """A `ConvBN` in training, with BatchNorm and ReLU deferred.
 
-    The statistics are those of the whole map. Where BatchNorm's scale is negative, kernel and scale
-    are negated, so that BatchNorm increases.
+    It has the formulas of `nn.BatchNorm`, which measures and normalises the same map. Here the
+    statistics are those of the whole map, and the pooled one is normalised. Where BatchNorm's scale
+    is negative, kernel and scale are negated, so that BatchNorm increases.
     """
     params, averages = (norm.variables[kind] for kind in ("params", "batch_stats"))
     scale = params.get("scale", jnp.ones(layer.features))

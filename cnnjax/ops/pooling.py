@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnjax.ops.platform import by_platform, is_plain
+from cnnjax.ops.platform import by_platform
 from cnnjax.ops.strided import windows
 
 Padding = str | Sequence[tuple[int, int]]
@@ -89,8 +89,7 @@ def _pool_deferred(x: Deferred, pool: Callable[[jax.Array], jax.Array]) -> jax.A
     def pool_first(x: jax.Array, *operands: Any) -> jax.Array:
         return function(pool(x), *operands)
 
-    first = in_order if is_plain() else pool_first
-    return by_platform(x.map, *x.operands, cpu=in_order, default=first)
+    return by_platform(x.map, *x.operands, cpu=in_order, default=pool_first)
 
 
 def avg_pool(

@@ -98,6 +98,7 @@ def count_chips(topology: str) -> int:
 
 
 def count_gpus(topology: str, number: str) -> int:
+    """The same of GPUs, whose nodes have eight each."""
     if not re.fullmatch(r"[1-9]\d{0,3}", number):
         raise UserError(f"--topology={topology} must be a GPU and how many, as in h100:8")
     if int(number) > GPUS_OF_A_NODE and int(number) % GPUS_OF_A_NODE:
