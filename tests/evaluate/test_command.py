@@ -20,6 +20,7 @@ from train import data, predict
 from train.__main__ import main as train
 from train.classifier import from_weights, match_classes
 from train.errors import CheckpointError, DataError, UserError
+from train.evaluate import __main__ as command
 from train.evaluate.__main__ import main as evaluate
 from train.evaluate.__main__ import tell_of_fifth
 from train.export.__main__ import main as export
@@ -183,6 +184,19 @@ def test_a_subset_is_the_same_network_over_fewer_classes(folder):
     classifier = make(folder, classes=("emu", "dog", *CLASSES[:3]))
     columns = match_classes(CLASSES, classifier, subset=True)
     assert columns.tolist() == [2, 3, 4, 1]
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_the_command_says_that_it_takes_a_fifth(folder, tmp_path, capsys, monkeypatch, asked):
+    """Unless a split is named."""
+    place = write_folder(tmp_path) / "train"
+    monkeypatch.setattr(command, "from_runs", lambda *_, **__: ([], [], "test", None))
+    monkeypatch.setattr(command, "evaluate_all", lambda *_, **__: {})
+    monkeypatch.setattr(command, "short", lambda result: result)
+    evaluate(
+        [f"--workdir={folder}", f"--data=folder:{place}", *(["--split=test"] if asked else [])]
+    )
+    assert ("a fifth of its images" in capsys.readouterr().err) != asked
 
 
 def test_a_folder_without_train_is_evaluated_in_part_and_says_so(tmp_path, capsys):
