@@ -14,6 +14,7 @@ from tests.data.pictures import encoded, options, photo, write_folder
 from train import data
 from train.config import Augment
 from train.data import Plan, bad, look
+from train.data.decode import decode_as_training
 from train.errors import DataError, UserError
 
 PHOTO = photo(60, 80)
@@ -134,6 +135,12 @@ def test_exif_rotation_is_an_option(tmp_path):
         square = expected[16:64, 6:54] if exif else expected[6:54, 16:64]
         middle, expected_middle = (x[20:28, 20:28].mean((0, 1)) for x in (evaluated, square))
         assert np.abs(middle - expected_middle).max() < 12
+
+
+def test_the_reason_is_the_decoders_without_its_place_in_a_program():
+    with pytest.raises(BadImage, match=r"^[\w ,.:/]+$") as caught:
+        decode_as_training(BROKEN["cut jpeg"][0], 3, exif=False, max_pixels=10**6)
+    assert "Invalid JPEG" in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", BROKEN)

@@ -13,7 +13,7 @@ from train.evaluate import statistics
 from train.lineage import measures
 from train.run import Run
 
-QUANTITIES = ("loss", "gap", "confidence", "calibration")
+QUANTITIES = ("gap", "confidence", "calibration")
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +43,11 @@ def test_quantities_are_those_of_the_answers(run):
     found = {name: measures.measure(run, name) for name in QUANTITIES}
     scores, labels = logits(run, "test[:100]")
     logs = statistics.log_softmax(scores)
-    assert found["loss"] == pytest.approx(-logs[np.arange(100), labels].mean(), rel=1e-4)
+    loss = -logs[np.arange(100), labels].mean()
     assert found["confidence"] == pytest.approx(np.exp(logs.max(-1)).mean(), rel=1e-4)
     assert 0 <= found["calibration"] <= 1
     trained = measures.cross_entropy(*measures.answers(run, "train[:200]"))
-    assert found["gap"] == pytest.approx(found["loss"] - trained, rel=1e-4)
+    assert found["gap"] == pytest.approx(loss - trained, rel=1e-4)
     kept = json.loads((run.folder / measures.FILE).read_text())
     assert kept == found
 
@@ -61,6 +61,7 @@ def test_steps_to_a_loss_are_of_the_classifier_alone(run):
     expected = next(step for step, loss in losses.items() if loss <= fifth)
     assert measures.steps_to(run, fifth) == expected
     assert measures.steps_to(run, 0.0) == 9  # never
+    assert measures.final_loss(run) == pytest.approx((losses[7] + losses[8]) / 2)
 
 
 def test_the_gradient_of_the_first_layers_is_that_of_the_objective(run, monkeypatch):

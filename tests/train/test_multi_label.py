@@ -281,6 +281,17 @@ def test_crops_and_ensembles_average_what_each_class_has(finished, average):
     np.testing.assert_allclose(np.exp(found), expected, atol=1e-5)
 
 
+def test_an_average_of_certain_sigmoids_is_not_certain(finished):
+    """float32 rounds them to 1, of whose complement the logarithm would be that of nothing."""
+    member = classifier.from_run(Run(str(finished[0])))
+    params = jax.tree.map(jnp.zeros_like, member.variables["params"])
+    params["head"]["bias"] += 60
+    certain = member._replace(variables={"params": params})
+    found = evaluation.answer([certain], wrap(ASKED), "flip").log_probabilities
+    smallest = np.log(np.finfo(np.float32).epsneg)
+    np.testing.assert_allclose(statistics.log_complement(found), smallest, rtol=1e-3)
+
+
 def test_networks_and_data_of_different_kinds_are_refused(finished):
     member = classifier.from_run(Run(str(finished[0])))
     split = wrap(wrong_evaluation(), known=NAMES)

@@ -1,6 +1,7 @@
 """A sweep: which runs it makes, what it does not run again, and what its table says."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -137,18 +138,36 @@ def test_a_large_network_has_a_process_of_its_own(tmp_path, monkeypatch):
         training.train(runs)
 
 
-def test_a_signal_goes_to_the_process_that_trains(tmp_path, monkeypatch):
+def test_several_processes_at_a_time(tmp_path, monkeypatch):
+    """Each waits for the other one."""
     script = (
-        "import os, signal, sys, time\n"
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
-        "os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"
+        "import pathlib, sys, time\n"
+        "folder = pathlib.Path(sys.argv[-1].removeprefix('--workdir=')); (folder / 'on').touch()\n"
+        "while len(list(folder.parent.glob('*/on'))) < 2: time.sleep(0.01)\n"
     )
-    path = str(ROOT / "configs/lineage_mnist5k.py")
+    monkeypatch.setattr(training, "TRAIN", [sys.executable, "-c", script])
+    path, recipes = str(ROOT / "configs/lineage_mnist5k.py"), ["vgg11", "vgg16"]
+    assert training.train(grid.plan(path, str(tmp_path), {"recipe": recipes}), jobs=2) == {}
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_signal_goes_to_the_processes_that_train(tmp_path, monkeypatch, jobs):
+    """It is sent by the last of them. None is begun after it."""
+    script = (
+        "import os, pathlib, signal, sys, time\n"
+        "folder = pathlib.Path(sys.argv[-1].removeprefix('--workdir='))\n"
+        "def end(*_): (folder / 'ended').touch(); sys.exit(75)\n"
+        "signal.signal(signal.SIGTERM, end); (folder / 'on').touch()\n"
+        f"if len(list(folder.parent.glob('*/on'))) == {jobs}: os.kill(os.getppid(), 15)\n"
+        "time.sleep(60)"
+    )
+    path, recipes = str(ROOT / "configs/lineage_mnist5k.py"), ["vgg11", "vgg16", "vgg19"]
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(training, "TRAIN", [sys.executable, "-c", script])
     with pytest.raises(Preempted):
-        training.train(grid.plan(path, str(tmp_path), {"recipe": ["vgg11"]}))
+        training.train(grid.plan(path, str(tmp_path), {"recipe": recipes}), jobs)
     assert signal.getsignal(signal.SIGTERM) is before
+    assert len(list(tmp_path.glob("*/ended"))) == len(list(tmp_path.glob("*/on"))) == jobs
 
 
 def test_a_signal_that_comes_before_the_process_that_trains(tmp_path, monkeypatch):
@@ -156,7 +175,7 @@ def test_a_signal_that_comes_before_the_process_that_trains(tmp_path, monkeypatc
     start = subprocess.Popen
 
     def late(*arguments, **options):
-        signal.raise_signal(signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
         return start(*arguments, **options)
 
     monkeypatch.setattr(subprocess, "Popen", late)

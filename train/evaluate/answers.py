@@ -266,9 +266,7 @@ def _log_mean(
     mean = total / views[:, None]
     if average == "logits":
         return np.asarray(classifier.log_probabilities(jnp.asarray(mean, jnp.float32)))
-    if (
-        classifier.multi_label
-    ):  # a sigmoid that float32 rounds to 1 would cost as if it were certain
+    if classifier.multi_label:  # no sigmoid is 1, though float32 may round it to that
         mean = np.minimum(mean, 1 - np.finfo(np.float32).epsneg)
     return np.log(np.maximum(mean, TINY)).astype(np.float32)
 
@@ -342,8 +340,6 @@ def select_classes(answers: Answers, columns: np.ndarray | None, classes: int) -
         return answers._replace(log_probabilities=logs[:, columns])
     if columns is not None:
         return answers._replace(log_probabilities=np.asarray(jax.nn.log_softmax(logs[:, columns])))
-    return (
-        answers
-        if logs.shape[1] == classes
-        else answers._replace(log_probabilities=logs[:, :classes])
-    )
+    if logs.shape[1] == classes:
+        return answers
+    return answers._replace(log_probabilities=logs[:, :classes])

@@ -24,10 +24,13 @@ def main(argv: list[str] | None = None) -> dict:
     add = parser.add_argument
     add("--claim", action="append", default=[], metavar="NAME", help="test this claim; repeatable")
     add("--workdir", default="runs/claims", help="the folder of the runs, and of the page")
-    add("--data", default="", help="train on this source, as data.source, instead of 400 digits")
+    add("--data", default="", help="train on this source, as data.source, instead of the digits")
     add("--lang", default="en", help="of the page: en or es")
+    jobs = "how many large networks to train at a time; by default two on CPUs, else one"
+    add("--jobs", type=cli.whole("--jobs", 1, 1000), metavar="N", help=jobs)
     add("--page", action="store_true", help="train nothing")
     parser.no_effect("with --claim", lambda args: args.claim, "--lang", "--page")
+    parser.no_effect("with --page", lambda args: args.page, "--jobs")
     args = parser.parse_args(argv)
     choice("--lang", args.lang, LANGUAGES, errors.UserError)
 
@@ -45,7 +48,7 @@ def main(argv: list[str] | None = None) -> dict:
         data.load(args.data, "train")  # a mistake in it is told once, not by every run
     folder = make_folder(args.workdir)
     by_training = [claim for claim in chosen if isinstance(claim, Training)]
-    failed = {} if args.page else training.train(by_training, args.workdir, args.data)
+    failed = {} if args.page else training.train(by_training, args.workdir, args.data, args.jobs)
     results: dict[str, dict[str, Any]] = {}
     found: dict[str, training.Found] = {}
     for claim in chosen:

@@ -17,6 +17,7 @@ from train.evaluate import statistics
 from train.evaluate.evaluation import answer
 from train.lineage.texts import Text
 from train.run import Run
+from train.runtime import programs
 from train.step import objective
 
 FILE = "measures.json"  # in the run folder: what has been measured there
@@ -31,17 +32,17 @@ class Measure(NamedTuple):
     of: Callable[[Run], float]
 
 
-def last(run: Run, key: str) -> float:
-    """A number of the last evaluation."""
-    rows = [row for row in logs.read(run.folder) if row["split"] == run.config.data.eval_split]
-    return float(rows[-1][key])
-
-
 def main_loss(run: Run) -> dict[int, float]:
     """The training cross-entropy of the classifier alone, by step: means since the row before."""
     weight = run.config.loss.main_weight
     rows = (row for row in logs.read(run.folder) if row["split"] == "train")
     return {row["step"]: row.get("main_loss", row["loss"] / weight) for row in rows}
+
+
+def final_loss(run: Run) -> float:
+    """The mean training cross-entropy of the rows of the last quarter of the steps."""
+    last = 0.75 * run.last_step
+    return float(np.mean([loss for step, loss in main_loss(run).items() if step > last]))
 
 
 def steps_to(run: Run, loss: float) -> float:
@@ -84,6 +85,7 @@ def calibration(run: Run) -> float:
 
 def first_gradient(run: Run) -> float:
     """The gradient's norm of the first layers at the initial parameters, mean of some batches."""
+    programs.cache_folder(run.config.parallel.compile_cache)  # seeds differ in no program
     task = Task(run.config)
     state, batches = task.fresh_state(), task.batches(0)
     share: Any = task.step_of_share()
@@ -109,7 +111,9 @@ def unmapped(model: Any) -> dict[str, Any]:
 
 
 MEASURES = {
-    "loss": Measure(Text("test loss", "pérdida en prueba"), partial(last, key="loss")),
+    "final_loss": Measure(
+        Text("training loss at the end", "pérdida de entrenamiento al final"), final_loss
+    ),
     **{
         f"steps_to_{text}": Measure(
             Text(

@@ -43,10 +43,12 @@ SHORT = Text(
     "dónde termina.",
 )
 TINY = Text(
-    "40 to 60 updates at the smallest images that the network takes, tested on 400 digits. The "
-    "paper trains on ImageNet for weeks.",
-    "De 40 a 60 actualizaciones con las imágenes más pequeñas que la red admite, probadas con 400 "
-    "dígitos. El artículo entrena con ImageNet durante semanas.",
+    "40 to 60 updates with the smallest images that the network takes; the paper trains on "
+    "ImageNet for weeks. The test loss says nothing yet: BatchNorm's moving averages are still "
+    "near their initial values.",
+    "De 40 a 60 actualizaciones con las imágenes más pequeñas que la red admite; el artículo "
+    "entrena con ImageNet durante semanas. La pérdida en prueba aún no dice nada: las medias "
+    "móviles de BatchNorm siguen cerca de sus valores iniciales.",
 )
 NARROWS = {
     "crop": ("Random crops", "Recortes aleatorios"),
@@ -61,7 +63,7 @@ AUGMENTATIONS = {
     "flip": (both(f"{ALEXNET}, § 4.1"), ("False", "True"), MIRRORED),
 }
 BATCHNORM = "Ioffe, Szegedy 2015, § 4.2"
-RATES = {"low": "0.003", "middle": "0.03", "high": "0.1"}
+RATES = {"low": "0.001", "middle": "0.003", "high": "0.01"}
 HEADS = {
     "paper": ("1.0 + 0.3 + 0.3", both("Szegedy et al. 2014, § 5")),
     "course": ("0.7 / 0.3", COURSE),
@@ -263,16 +265,16 @@ CLAIMS: tuple[Training, ...] = (
         Text("The stem for 79 pixels", "La entrada para 79 píxeles"),
         both("Szegedy et al. 2015 (Rethinking), § 8"),
         Text(
-            "On images of 79 pixels, the stem that keeps their resolution has a lower test loss "
-            "than the usual one after the same updates. (It also costs 25 times as much.)",
+            "On images of 79 pixels, the stem that keeps their resolution has a lower training "
+            "loss than the usual one after the same updates. (It also costs 25 times as much.)",
             "Con imágenes de 79 píxeles, la entrada que conserva su resolución tiene menor pérdida "
-            "de prueba que la habitual tras las mismas actualizaciones. (También cuesta 25 veces "
-            "más.)",
+            "de entrenamiento que la habitual tras las mismas actualizaciones. (También cuesta 25 "
+            "veces más.)",
         ),
         TINY,
         "stem",
         ("299", "79"),
-        "loss",
+        "final_loss",
         -1,
     ),
     Training(
@@ -280,15 +282,15 @@ CLAIMS: tuple[Training, ...] = (
         Text("Residual connections at equal cost", "Conexiones residuales a igual coste"),
         both(f"{RESIDUAL}, §§ 3.2, 5"),
         Text(
-            "Inception-ResNet-v1 with its shortcuts has a lower test loss after the same updates "
-            "than without them.",
-            "Inception-ResNet-v1 con sus atajos tiene menor pérdida de prueba tras las mismas "
-            "actualizaciones que sin ellos.",
+            "Inception-ResNet-v1 with its shortcuts has a lower training loss after the same "
+            "updates than without them.",
+            "Inception-ResNet-v1 con sus atajos tiene menor pérdida de entrenamiento tras las "
+            "mismas actualizaciones que sin ellos.",
         ),
         TINY,
         "residual",
         ("False", "True"),
-        "loss",
+        "final_loss",
         -1,
     ),
     Training(
@@ -296,15 +298,15 @@ CLAIMS: tuple[Training, ...] = (
         Text("Scaled residuals", "Residuos escalados"),
         both(f"{RESIDUAL}, § 3.3"),
         Text(
-            "Without scaling (factor 1.0) the test loss after the same updates is higher than with "
-            "the factor 0.1.",
-            "Sin escalar (factor 1,0) la pérdida de prueba tras las mismas actualizaciones es "
-            "mayor que con el factor 0,1.",
+            "Without scaling (factor 1.0) the training loss after the same updates is higher than "
+            "with the factor 0.1.",
+            "Sin escalar (factor 1,0) la pérdida de entrenamiento tras las mismas actualizaciones "
+            "es mayor que con el factor 0,1.",
         ),
         TINY,
         "residual_scale",
         ("0.1", "1.0"),
-        "loss",
+        "final_loss",
         1,
     ),
 )

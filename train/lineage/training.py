@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 from etils import epath
 
 from train import seeds
@@ -53,8 +54,16 @@ def plan(name: str, workdir: str, source: str = "") -> list[grid.Run]:
     return grid.plan(chosen.recipe, folder, values, overrides, chosen.seeds)
 
 
-def train(claims: Sequence[Training], workdir: str, source: str = "") -> dict[str, tuple[str, int]]:
+def train(
+    claims: Sequence[Training], workdir: str, source: str = "", jobs: int | None = None
+) -> dict[str, tuple[str, int]]:
     """Trains what the claims need and has not finished, and measures it.
+
+    Args:
+        claims: rows of `trained.CLAIMS`.
+        workdir: the folder of all experiments.
+        source: as in `plan`.
+        jobs: how many large networks at a time; None for two on CPUs, and one elsewhere.
 
     Returns:
         The runs that failed, as `train.sweep.training.train`.
@@ -64,7 +73,8 @@ def train(claims: Sequence[Training], workdir: str, source: str = "") -> dict[st
         for name in dict.fromkeys(claim.experiment for claim in claims)
         for run in plan(name, workdir, source)
     ]
-    failed = sweeping.train(runs)
+    on_cpus = jax.default_backend() == "cpu"
+    failed = sweeping.train(runs, jobs or (2 if on_cpus else 1))
     for claim in claims:
         look(claim, workdir, source)
     return failed

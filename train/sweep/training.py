@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from typing import Any
 
 import jax
@@ -29,30 +31,30 @@ class Failed(UserError):
         self.exit_code = exit_code
 
 
-def train(runs: Sequence[Run]) -> dict[str, tuple[str, int]]:
-    """Trains the runs that have not finished, one after the other.
+def train(runs: Sequence[Run], jobs: int = 1) -> dict[str, tuple[str, int]]:
+    """Trains the runs that have not finished.
 
-    Small ones are trained in this process, which saves their start; each other one has a process
-    of its own, whose XLA and memory are set up for it. What a run says while it trains goes to
-    `log.txt` in its folder. A run that fails does not end the others.
+    Small ones are trained in this process, one after the other, which saves their start. Then each
+    other one has a process of its own, whose XLA and memory are set up for it. What a run says
+    while it trains goes to `log.txt` in its folder. A run that fails does not end the others.
+
+    Args:
+        runs: of `grid.plan`.
+        jobs: how many processes at a time.
 
     Returns:
         For each run that failed, by the name of its folder, why, and the exit code.
 
     Raises:
-        Preempted: a signal asked for the end; the run so far is saved.
+        Preempted: a signal asked for the end; the runs so far are saved.
     """
     failed = {}
-    for number, run in enumerate(runs, start=1):
-        name = run.folder.name
-        label = f"[{number}/{len(runs)}] {name}"
-        if result(run) is not None:
-            errors.tell(f"{label}: done before")
-            continue
-        began = time.perf_counter()
+
+    def attempt(label: str, run: Run, how: Callable[[Run], None]) -> None:
+        name, began = run.folder.name, time.perf_counter()
         try:
             make_folder(str(run.folder))
-            (train_here if is_small(run.config) else train_apart)(run)
+            how(run)
         except Preempted:
             raise
         except UserError as error:
@@ -62,6 +64,24 @@ def train(runs: Sequence[Run]) -> dict[str, tuple[str, int]]:
             failed[name] = (f"{type(error).__name__}: {error}", 1)
         why = f"failed: {failed[name][0]}" if name in failed else "done"
         errors.tell(f"{label}: {why}, after {time.perf_counter() - began:.0f} s")
+
+    large = []
+    for number, run in enumerate(runs, start=1):
+        label = f"[{number}/{len(runs)}] {run.folder.name}"
+        if result(run) is not None:
+            errors.tell(f"{label}: done before")
+        elif is_small(run.config):
+            attempt(label, run, train_here)
+        else:
+            large.append((label, run))
+    with Children() as children, ThreadPoolExecutor(jobs) as pool:
+        train_apart = partial(_train_apart, children)
+        futures = [pool.submit(attempt, label, run, train_apart) for label, run in large]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # after a signal, or Ctrl-C
     return failed
 
 
@@ -72,44 +92,43 @@ def train_here(run: Run) -> None:
     jax.clear_caches()  # the programs of a run, which no other run uses
 
 
-def train_apart(run: Run) -> None:
-    """Trains a run in a process of its own, which gets the signals that ask for an end."""
+class Children:
+    """A context of processes that get this one's SIGTERM and SIGUSR1, so that they save and end."""
+
+    def __init__(self) -> None:
+        self._processes: list[subprocess.Popen] = []
+        self._signal: int | None = None  # that has come
+
+    def __enter__(self) -> "Children":
+        numbers = (signal.SIGTERM, signal.SIGUSR1)
+        self._before = {number: signal.signal(number, self._pass_on) for number in numbers}
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _pass_on(self, number: int, _: Any) -> None:
+        self._signal = number
+        for process in self._processes:
+            process.send_signal(number)
+
+    def run(self, command: list[str], **options: Any) -> int:
+        """Runs a command to its end; its exit code."""
+        with subprocess.Popen(command, **options) as process:
+            self._processes.append(process)
+            if self._signal:  # it came before the process was there
+                process.send_signal(self._signal)
+            return process.wait()
+
+
+def _train_apart(children: Children, run: Run) -> None:
+    """Trains a run in a process of its own."""
     command = [*TRAIN, *run.arguments, f"--workdir={run.folder}"]
-    with (
-        (run.folder / "log.txt").open("a") as log,
-        signals_passed_on(command, stdout=subprocess.DEVNULL, stderr=log) as child,
-    ):
-        try:
-            code = child.wait()
-        except KeyboardInterrupt:  # of the terminal, which the child has got too
-            child.wait()
-            raise
+    with (run.folder / "log.txt").open("a") as log:
+        code = children.run(command, stdout=subprocess.DEVNULL, stderr=log)
     if code:
         lines = (run.folder / "log.txt").read_text().splitlines() or [""]
         sentence = lines[-1].removeprefix("error: ") or f"the process ended with code {code}"
         ended = code in (Preempted.exit_code, -signal.SIGTERM, -signal.SIGUSR1)
         raise Preempted(sentence) if ended else Failed(sentence, code)
-
-
-@contextlib.contextmanager
-def signals_passed_on(command: list[str], **options: Any) -> Iterator[subprocess.Popen]:
-    """A child process that gets SIGTERM and SIGUSR1, so that it saves its run and ends.
-
-    They are caught before it starts: at once they would end this process and leave the child.
-    """
-    children: list[subprocess.Popen] = []
-    early: list[int] = []  # what came before there was a child
-
-    def pass_on(number: int, _: Any) -> None:
-        children[0].send_signal(number) if children else early.append(number)
-
-    numbers = (signal.SIGTERM, signal.SIGUSR1)
-    before = [signal.signal(number, pass_on) for number in numbers]
-    try:
-        children.append(subprocess.Popen(command, **options))
-        for number in early:
-            children[0].send_signal(number)
-        yield children[0]
-    finally:
-        for number, handler in zip(numbers, before):
-            signal.signal(number, handler)
