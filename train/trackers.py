@@ -1,4 +1,5 @@
-"""Trackers that a run's rows also go to. Each is a function that makes (track, close).
+"""Trackers that a run's rows also go to. Each is a function that makes (track, close), where
+`close` is told whether the run failed.
 
 A tracker that fails, without a network say, is named and left out; training goes on.
 """
@@ -15,7 +16,7 @@ from etils import epath
 
 from train.errors import UserError, tell
 
-Tracker = tuple[Callable[[int, dict[str, float]], Any], Callable[[], Any]]
+Tracker = tuple[Callable[[int, dict[str, float]], Any], Callable[[bool], Any]]
 
 
 class Where(NamedTuple):
@@ -43,7 +44,7 @@ def tensorboard(where: Where) -> Tracker:
         for name, value in values.items():
             writer.add_scalar(name, value, step)
 
-    return track, writer.close
+    return track, lambda failed: writer.close()
 
 
 def wandb(where: Where) -> Tracker:
@@ -57,7 +58,10 @@ def wandb(where: Where) -> Tracker:
         config=where.config,
         dir=str(where.workdir),
     )
-    return lambda step, values: run.log(values, step=step), run.finish
+    return (
+        lambda step, values: run.log(values, step=step),
+        lambda failed: run.finish(exit_code=int(failed)),
+    )
 
 
 def mlflow(where: Where) -> Tracker:
@@ -85,7 +89,10 @@ def mlflow(where: Where) -> Tracker:
         for name, value in values.items():
             client.log_metric(run.info.run_id, name, value, step=step)
 
-    return track, lambda: client.set_terminated(run.info.run_id)
+    def close(failed: bool) -> None:
+        client.set_terminated(run.info.run_id, "FAILED" if failed else "FINISHED")
+
+    return track, close
 
 
 def trackio(where: Where) -> Tracker:
@@ -94,7 +101,7 @@ def trackio(where: Where) -> Tracker:
     trackio.init(
         project=where.project, name=where.id, config=where.config, resume="allow", embed=False
     )
-    return lambda step, values: trackio.log(values, step=step), trackio.finish
+    return lambda step, values: trackio.log(values, step=step), lambda failed: trackio.finish()
 
 
 TRACKERS: dict[str, Callable[[Where], Tracker]] = {
@@ -147,6 +154,8 @@ class Trackers:
                 self._leave_out(name, error)
 
     def close(self) -> None:
+        """To be called while the exception, if any, that ends the run is handled."""
+        failed = sys.exc_info()[0] is not None
         for _, close in self._open.values():
             with contextlib.suppress(Exception):
-                close()
+                close(failed)

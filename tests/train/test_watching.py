@@ -14,7 +14,7 @@ from tests.helpers import ROOT
 from train import logs, meters, recipe
 from train.__main__ import main
 from train.build import Task
-from train.errors import CheckpointError, UserError
+from train.errors import CheckpointError, DivergedError, UserError
 from train.logs import Metrics
 from train.trackers import PACKAGES, TRACKERS
 
@@ -34,7 +34,8 @@ def test_lines_trace_and_trackers(tmp_path, monkeypatch, capsys):
     """
     told = []
     run = types.SimpleNamespace(
-        log=lambda values, step: told.append((step, values)), finish=lambda: told.append("finished")
+        log=lambda values, step: told.append((step, values)),
+        finish=lambda exit_code: told.append(exit_code),
     )
     started = {}
     monkeypatch.setitem(
@@ -77,7 +78,20 @@ def test_lines_trace_and_trackers(tmp_path, monkeypatch, capsys):
         and started["id"].startswith("run-")
         and started["config"]["optim"]["lr"]
     )
-    assert told[0][0] == 4 and told[0][1]["train/loss"] == row["loss"] and told[-1] == "finished"
+    assert told[0][0] == 4 and told[0][1]["train/loss"] == row["loss"] and told[-1] == 0
+
+
+def test_a_tracker_is_told_that_a_run_fails(tmp_path, monkeypatch):
+    told = []
+    run = types.SimpleNamespace(finish=lambda exit_code: told.append(exit_code))
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **_: run))
+    with pytest.raises(DivergedError):
+        try:
+            rows = Metrics(tmp_path, to=("wandb",))
+            raise DivergedError("the loss is nan")
+        finally:
+            rows.close()
+    assert told == [1]
 
 
 @pytest.mark.parametrize("name", TRACKERS)
