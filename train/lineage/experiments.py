@@ -70,7 +70,7 @@ EXPERIMENTS = {
         f"{BASE}:inception_v3",
         "model.options.stem",
         ("299", "79"),
-        (*DEEP, "data.size=79", "data.batch_size=8", "epochs=0.08"),
+        (*DEEP, "data.size=79", "data.batch_size=8", "epochs=0.06"),
     ),
     "residual": Experiment(RESNET, "model.options.residual", ("False", "True"), DEEP),
     "residual_scale": Experiment(

@@ -43,10 +43,10 @@ SHORT = Text(
     "dónde termina.",
 )
 TINY = Text(
-    "40 to 60 updates with the smallest images that the network takes; the paper trains on "
+    "30 to 60 updates with the smallest images that the network takes; the paper trains on "
     "ImageNet for weeks. The test loss says nothing yet: BatchNorm's moving averages are still "
     "near their initial values.",
-    "De 40 a 60 actualizaciones con las imágenes más pequeñas que la red admite; el artículo "
+    "De 30 a 60 actualizaciones con las imágenes más pequeñas que la red admite; el artículo "
     "entrena con ImageNet durante semanas. La pérdida en prueba aún no dice nada: las medias "
     "móviles de BatchNorm siguen cerca de sus valores iniciales.",
 )

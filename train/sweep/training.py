@@ -74,6 +74,7 @@ def train(runs: Sequence[Run], jobs: int = 1) -> dict[str, tuple[str, int]]:
             attempt(label, run, train_here)
         else:
             large.append((label, run))
+    large.sort(key=lambda item: item[1].seed)  # for runs at a time that compile no program twice
     with Children() as children, ThreadPoolExecutor(jobs) as pool:
         train_apart = partial(_train_apart, children)
         futures = [pool.submit(attempt, label, run, train_apart) for label, run in large]
