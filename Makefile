@@ -56,7 +56,7 @@ lineage: $(VENV)/.ready ## train 15 networks on small digits, write runs/lineage
 	$(PY) -m train.sweep --config=configs/lineage_mnist5k.py --workdir=runs/lineage --grid.recipe=$(LINEAGE) --seeds=$(or $(SEEDS),1)
 
 claims: $(VENV)/.ready ## test what the papers claim, write runs/claims/lineage.html (an hour; it resumes)
-	$(PY) -m train.lineage
+	$(PY) -m train.lineage --jobs=2
 
 TPU := alexnet_owt,vgg16,inception_v1_bn,inception_v3,inception_v4,inception_resnet_v2
 

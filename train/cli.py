@@ -10,6 +10,7 @@ from train.errors import UserError
 
 PIXELS = 8192  # the longest side of an image that a command takes
 BATCH = 2**20
+JOBS = "how many large networks to train at a time; more than one only where they share CPUs"
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,6 +1,6 @@
 """Tests what the papers claim, and writes the page `lineage.html`.
 
-python -m train.lineage                    # everything: up to an hour on two cores; it resumes
+python -m train.lineage --jobs=2           # everything: an hour on two cores; it resumes
 python -m train.lineage --claim=relu       # one claim, and no page
 python -m train.lineage --page --lang=es   # the page of what has been run, in Spanish
 python -m train.lineage --data=folder:photos --workdir=runs/photo_claims
@@ -26,8 +26,7 @@ def main(argv: list[str] | None = None) -> dict:
     add("--workdir", default="runs/claims", help="the folder of the runs, and of the page")
     add("--data", default="", help="train on this source, as data.source, instead of the digits")
     add("--lang", default="en", help="of the page: en or es")
-    jobs = "how many large networks to train at a time; by default two on CPUs, else one"
-    add("--jobs", type=cli.whole("--jobs", 1, 1000), metavar="N", help=jobs)
+    add("--jobs", type=cli.whole("--jobs", 1, 1000), default=1, metavar="N", help=cli.JOBS)
     add("--page", action="store_true", help="train nothing")
     parser.no_effect("with --claim", lambda args: args.claim, "--lang", "--page")
     parser.no_effect("with --page", lambda args: args.page, "--jobs")

@@ -4,7 +4,6 @@ import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 from etils import epath
 
 from train import seeds
@@ -55,7 +54,7 @@ def plan(name: str, workdir: str, source: str = "") -> list[grid.Run]:
 
 
 def train(
-    claims: Sequence[Training], workdir: str, source: str = "", jobs: int | None = None
+    claims: Sequence[Training], workdir: str, source: str = "", jobs: int = 1
 ) -> dict[str, tuple[str, int]]:
     """Trains what the claims need and has not finished, and measures it.
 
@@ -63,7 +62,7 @@ def train(
         claims: rows of `trained.CLAIMS`.
         workdir: the folder of all experiments.
         source: as in `plan`.
-        jobs: how many large networks at a time; None for two on CPUs, and one elsewhere.
+        jobs: how many large networks at a time.
 
     Returns:
         The runs that failed, as `train.sweep.training.train`.
@@ -73,8 +72,7 @@ def train(
         for name in dict.fromkeys(claim.experiment for claim in claims)
         for run in plan(name, workdir, source)
     ]
-    on_cpus = jax.default_backend() == "cpu"
-    failed = sweeping.train(runs, jobs or (2 if on_cpus else 1))
+    failed = sweeping.train(runs, jobs)
     for claim in claims:
         look(claim, workdir, source)
     return failed

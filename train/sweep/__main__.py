@@ -22,8 +22,7 @@ def main(argv: list[str] | None = None) -> dict:
     add("--config", default="", help="a recipe, as in python -m train; --config.KEY=VALUE for all")
     add("--workdir", required=True, help="the folder of the run folders, sweep.json and sweep.md")
     add("--seeds", type=cli.whole("--seeds", 1, 1000), default=1, help="runs of each setting")
-    jobs = "how many large networks to train at a time; more than one only where they share CPUs"
-    add("--jobs", type=cli.whole("--jobs", 1, 1000), default=1, metavar="N", help=jobs)
+    add("--jobs", type=cli.whole("--jobs", 1, 1000), default=1, metavar="N", help=cli.JOBS)
     add("--metric", default="top1", help="of the last evaluation: top1, loss, f1, …")
     parser.epilog = (
         "--grid.KEY=A,B: the values of an option; several grids are crossed. "
