@@ -20,7 +20,7 @@ RESNET = f"{BASE}:inception_resnet_v1"
 TRAINING = ("data.eval_split=test[:100]", *PLAIN)  # for claims that are about training only
 SHORT = ("data.batch_size=32", "optim.warmup=0.1", *TRAINING)
 SGD = ("optim.name=sgd", "optim.schedule=constant", "optim.clip=0", "optim.weight_decay=0")
-BN = ("model.options.aux=False", "epochs=0.8", "on_nan=skip", *SHORT, *SGD, "optim.warmup=0")
+BN = ("model.options.aux=False", "epochs=0.48", "on_nan=skip", *SHORT, *SGD, "optim.warmup=0")
 DEEP = ("data.batch_size=16", "epochs=0.24", "optim.warmup=0.05", *TRAINING)
 AUGMENTED = ("epochs=40", "data.channels=3", *FEW)
 

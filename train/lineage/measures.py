@@ -39,10 +39,10 @@ def main_loss(run: Run) -> dict[int, float]:
     return {row["step"]: row.get("main_loss", row["loss"] / weight) for row in rows}
 
 
-def final_loss(run: Run) -> float:
-    """The mean training cross-entropy of the rows of the last quarter of the steps."""
-    last = 0.75 * run.last_step
-    return float(np.mean([loss for step, loss in main_loss(run).items() if step > last]))
+def later_loss(run: Run) -> float:
+    """The mean training cross-entropy of the second half of the steps."""
+    half = run.last_step / 2
+    return float(np.mean([loss for step, loss in main_loss(run).items() if step > half]))
 
 
 def steps_to(run: Run, loss: float) -> float:
@@ -111,8 +111,12 @@ def unmapped(model: Any) -> dict[str, Any]:
 
 
 MEASURES = {
-    "final_loss": Measure(
-        Text("training loss at the end", "pérdida de entrenamiento al final"), final_loss
+    "later_loss": Measure(
+        Text(
+            "training loss in the second half",
+            "pérdida de entrenamiento en la segunda mitad",
+        ),
+        later_loss,
     ),
     **{
         f"steps_to_{text}": Measure(
