@@ -268,8 +268,8 @@ CLAIMS: tuple[Training, ...] = (
             "On images of 79 pixels, the stem that keeps their resolution has a lower training "
             "loss than the usual one over the same updates. (It also costs 25 times as much.)",
             "Con imágenes de 79 píxeles, la entrada que conserva su resolución tiene menor pérdida "
-            "de entrenamiento que la habitual tras las mismas actualizaciones. (También cuesta 25 "
-            "veces más.)",
+            "de entrenamiento que la habitual durante las mismas actualizaciones. (También cuesta "
+            "25 veces más.)",
         ),
         TINY,
         "stem",
@@ -284,7 +284,7 @@ CLAIMS: tuple[Training, ...] = (
         Text(
             "Inception-ResNet-v1 with its shortcuts has a lower training loss over the same "
             "updates than without them.",
-            "Inception-ResNet-v1 con sus atajos tiene menor pérdida de entrenamiento tras las "
+            "Inception-ResNet-v1 con sus atajos tiene menor pérdida de entrenamiento durante las "
             "mismas actualizaciones que sin ellos.",
         ),
         TINY,
@@ -300,8 +300,8 @@ CLAIMS: tuple[Training, ...] = (
         Text(
             "Without scaling (factor 1.0) the training loss over the same updates is higher than "
             "with the factor 0.1.",
-            "Sin escalar (factor 1,0) la pérdida de entrenamiento tras las mismas actualizaciones "
-            "es mayor que con el factor 0,1.",
+            "Sin escalar (factor 1,0) la pérdida de entrenamiento durante las mismas "
+            "actualizaciones es mayor que con el factor 0,1.",
         ),
         TINY,
         "residual_scale",
