@@ -150,6 +150,17 @@ def test_several_processes_at_a_time(tmp_path, monkeypatch):
     assert training.train(grid.plan(path, str(tmp_path), {"recipe": recipes}), jobs=2) == {}
 
 
+def test_large_networks_of_one_seed_come_first(tmp_path, monkeypatch):
+    """So that those side by side are different programs, and the next ones find these compiled."""
+    script = "import sys; open('order', 'a').write(sys.argv[-1].rpartition('recipe=')[2] + '\\n')"
+    monkeypatch.setattr(training, "TRAIN", [sys.executable, "-c", script])
+    monkeypatch.chdir(tmp_path)
+    path, recipes = str(ROOT / "configs/lineage_mnist5k.py"), ["vgg11", "vgg16"]
+    assert training.train(grid.plan(path, str(tmp_path), {"recipe": recipes}, count=2)) == {}
+    order = (tmp_path / "order").read_text().split()
+    assert order == [f"{name},seed={seed}" for seed in (0, 1) for name in recipes]
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_signal_goes_to_the_processes_that_train(tmp_path, monkeypatch, jobs):
     """It is sent by the last of them. None is begun after it."""
