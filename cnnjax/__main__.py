@@ -17,8 +17,8 @@ cnnjax completion bash               a script that completes these words (also: 
 import argparse
 import dataclasses
 import json
+import os
 import runpy
-import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -207,8 +207,17 @@ def run(command: str) -> None:
 def main() -> int:
     if sys.argv[1:2] and sys.argv[1] in COMMANDS:
         run(sys.argv[1])
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that `… weights | head` ends quietly
+    try:
+        code = answer()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # as in `cnnjax weights | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
+
+
+def answer() -> int:
+    """What needs no trainer; the exit code."""
     if sys.argv[1:2] == ["import"]:
         return import_weights(sys.argv[2:])
     parser = argparse.ArgumentParser(

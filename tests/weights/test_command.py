@@ -1,11 +1,15 @@
 """`python -m cnnjax weights` and `python -m cnnjax import`, as a user runs them."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import numpy as np
 
 from cnnjax import weights
-from tests.helpers import command
+from cnnjax.__main__ import main as cnnjax_command
+from tests.helpers import ROOT, command
 from tests.weights.files import torchvision_tensors, variables, write
 
 MODEL = "inception_v1_bn"
@@ -24,6 +28,24 @@ def test_the_table():
     assert done.returncode == 2 and done.stderr.startswith(
         "error: model='vgg91' is unknown; did you mean vgg"
     )
+
+
+def test_a_closed_pipe_ends_quietly():
+    arguments = [sys.executable, "-m", "cnnjax", "weights"]
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + 13
+
+
+def test_the_command_leaves_its_process_as_it_is(monkeypatch, capsys):
+    """Where it is called as a function, a broken pipe must not end the process later on."""
+    monkeypatch.setattr(sys, "argv", ["cnnjax", "weights", "vgg19"])
+    before = [signal.getsignal(number) for number in signal.valid_signals()]
+    assert cnnjax_command() == 0 and "vgg19" in capsys.readouterr().out
+    assert [signal.getsignal(number) for number in signal.valid_signals()] == before
 
 
 def test_import(tmp_path):
