@@ -1,6 +1,7 @@
 """Small tools of several tests."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,11 @@ def assert_trees_close(actual, expected, atol=0.0, rtol=0.0):
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for (path, a), b in zip(jax.tree.leaves_with_path(actual), jax.tree.leaves(expected)):
         np.testing.assert_allclose(a, b, atol=atol, rtol=rtol, err_msg=jax.tree_util.keystr(path))
+
+
+def signal_handlers():
+    """What this process does on each signal."""
+    return [signal.getsignal(number) for number in signal.valid_signals()]
 
 
 def command(*arguments, timeout=900, env=None, cwd=ROOT):

@@ -15,7 +15,7 @@ from unittest import mock
 import pytest
 
 from tests.data import defects
-from tests.helpers import ROOT
+from tests.helpers import ROOT, signal_handlers
 from train import recipe
 from train.build import Task
 from train.config import describe
@@ -61,14 +61,14 @@ def options(module: str, words: tuple[str, ...]) -> set[str]:
     """The options that `python -m module words… --help` lists."""
     is_package = importlib.util.find_spec(module).submodule_search_locations
     main = importlib.import_module(f"{module}.__main__" if is_package else module).main
-    printed = io.StringIO()
+    printed, before = io.StringIO(), signal_handlers()
     with (
         mock.patch.object(sys, "argv", [module, *words, "--help"]),
         contextlib.redirect_stdout(printed),
         pytest.raises(SystemExit) as end,
     ):
         main()
-    assert not end.value.code
+    assert not end.value.code and signal_handlers() == before
     return set(re.findall(r"(?<![\w-])--[a-z][\w-]*", printed.getvalue()))
 
 

@@ -1,7 +1,6 @@
 """`python -m cnnjax weights` and `python -m cnnjax import`, as a user runs them."""
 
 import json
-import signal
 import subprocess
 import sys
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from cnnjax import weights
 from cnnjax.__main__ import main as cnnjax_command
-from tests.helpers import ROOT, command
+from tests.helpers import ROOT, command, signal_handlers
 from tests.weights.files import torchvision_tensors, variables, write
 
 MODEL = "inception_v1_bn"
@@ -43,9 +42,9 @@ def test_a_closed_pipe_ends_quietly():
 def test_the_command_leaves_its_process_as_it_is(monkeypatch, capsys):
     """Where it is called as a function, a broken pipe must not end the process later on."""
     monkeypatch.setattr(sys, "argv", ["cnnjax", "weights", "vgg19"])
-    before = [signal.getsignal(number) for number in signal.valid_signals()]
+    before = signal_handlers()
     assert cnnjax_command() == 0 and "vgg19" in capsys.readouterr().out
-    assert [signal.getsignal(number) for number in signal.valid_signals()] == before
+    assert signal_handlers() == before
 
 
 def test_import(tmp_path):
