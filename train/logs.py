@@ -69,9 +69,10 @@ class Metrics:
         self._text, self._torn, self._told, self._rows = "", False, False, []
         return True
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
+        """Ends the trackers; `failed` is whether the run ends without its last step."""
         if self._trackers:
-            self._trackers.close()
+            self._trackers.close(failed)
 
 
 def read(workdir: epath.PathLike) -> list[dict[str, Any]]:

@@ -129,8 +129,11 @@ class Training:
         self.attempt = 0
         while True:
             self.restore()
+            failed = True
             try:
-                return self.train()
+                result = self.train()
+                failed = False
+                return result
             except DivergedError as error:
                 if self.config.on_nan != "rollback":
                     raise
@@ -146,7 +149,7 @@ class Training:
             finally:
                 self.trace.close(0)
                 self.progress.close()
-                self.rows.close()
+                self.rows.close(failed)
 
     def restore(self) -> None:
         """The newest checkpoint, or a fresh state; and which attempt this is."""

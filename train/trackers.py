@@ -153,9 +153,7 @@ class Trackers:
             except Exception as error:
                 self._leave_out(name, error)
 
-    def close(self) -> None:
-        """To be called while the exception, if any, that ends the run is handled."""
-        failed = sys.exc_info()[0] is not None
+    def close(self, failed: bool) -> None:
         for _, close in self._open.values():
             with contextlib.suppress(Exception):
                 close(failed)

@@ -83,14 +83,19 @@ def test_lines_trace_and_trackers(tmp_path, monkeypatch, capsys):
 
 def test_a_tracker_is_told_that_a_run_fails(tmp_path, monkeypatch):
     told = []
-    run = types.SimpleNamespace(finish=lambda exit_code: told.append(exit_code))
+    run = types.SimpleNamespace(
+        log=lambda *_, **__: None, finish=lambda exit_code: told.append(exit_code)
+    )
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **_: run))
     with pytest.raises(DivergedError):
-        try:
-            rows = Metrics(tmp_path, to=("wandb",))
-            raise DivergedError("the loss is nan")
-        finally:
-            rows.close()
+        main(
+            [
+                *FLAGS,
+                "--config.optim.lr=1e30",
+                "--config.log.to=('wandb',)",
+                f"--workdir={tmp_path}",
+            ]
+        )
     assert told == [1]
 
 

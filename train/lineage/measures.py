@@ -85,7 +85,7 @@ def calibration(run: Run) -> float:
 
 def first_gradient(run: Run) -> float:
     """The gradient's norm of the first layers at the initial parameters, mean of some batches."""
-    programs.cache_folder(run.config.parallel.compile_cache)  # seeds differ in no program
+    programs.cache_folder(run.config.parallel.compile_cache)  # all seeds have the same programs
     task = Task(run.config)
     state, batches = task.fresh_state(), task.batches(0)
     share: Any = task.step_of_share()
