@@ -208,9 +208,10 @@ def main() -> int:
     if sys.argv[1:2] and sys.argv[1] in COMMANDS:
         run(sys.argv[1])
     try:
-        code = answer()
-        sys.stdout.flush()
-        return code
+        try:
+            return answer()
+        finally:
+            sys.stdout.flush()
     except BrokenPipeError:  # as in `cnnjax weights | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13

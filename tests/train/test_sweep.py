@@ -143,7 +143,10 @@ def test_several_processes_at_a_time(tmp_path, monkeypatch):
     script = (
         "import pathlib, sys, time\n"
         "folder = pathlib.Path(sys.argv[-1].removeprefix('--workdir=')); (folder / 'on').touch()\n"
-        "while len(list(folder.parent.glob('*/on'))) < 2: time.sleep(0.01)\n"
+        "for _ in range(3000):\n"
+        "    if len(list(folder.parent.glob('*/on'))) == 2: sys.exit()\n"
+        "    time.sleep(0.01)\n"
+        "sys.exit(1)"
     )
     monkeypatch.setattr(training, "TRAIN", [sys.executable, "-c", script])
     path, recipes = str(ROOT / "configs/lineage_mnist5k.py"), ["vgg11", "vgg16"]
@@ -173,12 +176,33 @@ def test_a_signal_goes_to_the_processes_that_train(tmp_path, monkeypatch, jobs):
         "time.sleep(60)"
     )
     path, recipes = str(ROOT / "configs/lineage_mnist5k.py"), ["vgg11", "vgg16", "vgg19"]
-    before = signal.getsignal(signal.SIGTERM)
+    before, start = signal.getsignal(signal.SIGTERM), subprocess.Popen
+    begun = []
     monkeypatch.setattr(training, "TRAIN", [sys.executable, "-c", script])
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: begun.append(a) or start(*a, **k))
     with pytest.raises(Preempted):
         training.train(grid.plan(path, str(tmp_path), {"recipe": recipes}), jobs)
     assert signal.getsignal(signal.SIGTERM) is before
-    assert len(list(tmp_path.glob("*/ended"))) == len(list(tmp_path.glob("*/on"))) == jobs
+    assert len(list(tmp_path.glob("*/ended"))) == len(begun) == jobs
+
+
+def test_where_one_is_asked_to_end_all_are(tmp_path, monkeypatch):
+    """By a scheduler that knows of one process, say. The others save and end too."""
+    script = (
+        "import pathlib, signal, sys, time\n"
+        "folder = pathlib.Path(sys.argv[-1].removeprefix('--workdir='))\n"
+        "def end(*_): (folder / 'ended').touch(); sys.exit(75)\n"
+        "signal.signal(signal.SIGTERM, end); (folder / 'on').touch()\n"
+        "asked = 'vgg11' in folder.name\n"
+        "for _ in range(3000):\n"
+        "    if asked and len(list(folder.parent.glob('*/on'))) == 2: sys.exit(75)\n"
+        "    time.sleep(0.01)"
+    )
+    monkeypatch.setattr(training, "TRAIN", [sys.executable, "-c", script])
+    path, recipes = str(ROOT / "configs/lineage_mnist5k.py"), ["vgg11", "vgg16", "vgg19"]
+    with pytest.raises(Preempted):
+        training.train(grid.plan(path, str(tmp_path), {"recipe": recipes}), jobs=2)
+    assert [path.parent.name for path in tmp_path.glob("*/ended")] == ["recipe=vgg16,seed=0"]
 
 
 def test_a_signal_that_comes_before_the_process_that_trains(tmp_path, monkeypatch):

@@ -75,14 +75,20 @@ def train(runs: Sequence[Run], jobs: int = 1) -> dict[str, tuple[str, int]]:
         else:
             large.append((label, run))
     large.sort(key=lambda item: item[1].seed)  # for runs at a time that compile no program twice
+    if not large:
+        return failed
     with Children() as children, ThreadPoolExecutor(jobs) as pool:
         train_apart = partial(_train_apart, children)
         futures = [pool.submit(attempt, label, run, train_apart) for label, run in large]
         try:
             for future in as_completed(futures):
                 future.result()
+        except Preempted:  # whoever asked one to end gets all of them
+            children.end()
+            raise
         finally:
-            pool.shutdown(cancel_futures=True)  # after a signal, or Ctrl-C
+            children.closed = True  # also after Ctrl-C, which a terminal sends to all
+            pool.shutdown(cancel_futures=True)
     return failed
 
 
@@ -98,7 +104,7 @@ class Children:
 
     def __init__(self) -> None:
         self._processes: list[subprocess.Popen] = []
-        self._signal: int | None = None  # that has come
+        self.closed = False  # whether no process is begun any more
 
     def __enter__(self) -> "Children":
         numbers = (signal.SIGTERM, signal.SIGUSR1)
@@ -109,17 +115,28 @@ class Children:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _pass_on(self, number: int, _: Any) -> None:
-        self._signal = number
+    def end(self) -> None:
+        """Asks all to end, unless a signal has done so: a second one would end them unsaved."""
+        if not self.closed:
+            self._pass_on(signal.SIGTERM)
+
+    def _pass_on(self, number: int, _: Any = None) -> None:
+        self.closed = True
         for process in self._processes:
             process.send_signal(number)
 
     def run(self, command: list[str], **options: Any) -> int:
-        """Runs a command to its end; its exit code."""
+        """Runs a command to its end; its exit code.
+
+        Raises:
+            Preempted: a signal has come before.
+        """
+        if self.closed:
+            raise Preempted("stopped by a signal before it began")
         with subprocess.Popen(command, **options) as process:
             self._processes.append(process)
-            if self._signal:  # it came before the process was there
-                process.send_signal(self._signal)
+            if self.closed:  # a signal came before the process was there
+                process.send_signal(signal.SIGTERM)
             return process.wait()
 
 
